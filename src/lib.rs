@@ -1,0 +1,12 @@
+//! sfunnel: a small ruleset in, eBPF instructions out, loaded and attached to tc.
+//!
+//! Data flows one way, and every arrow is one public function:
+//!
+//! ```text
+//! text --parse--> AST --check--> IR --build--> tree --compile--> program --wrap--> ELF --load--> kernel --attach--> hook
+//! ```
+//!
+//! A stage imports only what is to its left. Everything up to `load` is pure.
+
+pub mod diag;
+pub mod ir;
