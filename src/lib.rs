@@ -10,3 +10,7 @@
 
 pub mod diag;
 pub mod ir;
+pub mod codegen;
+pub mod elf;
+pub mod packet;
+pub mod tree;
