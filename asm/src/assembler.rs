@@ -32,10 +32,7 @@ pub(crate) enum What {
 impl Item {
     /// Whether control can go on to the next instruction.
     pub(crate) fn falls_through(&self) -> bool {
-        !matches!(
-            self.what,
-            What::Op(Insn(Op::Exit)) | What::Jump { cond: None, .. }
-        )
+        !matches!(self.what, What::Op(Insn(Op::Exit)) | What::Jump { cond: None, .. })
     }
 }
 
@@ -85,14 +82,8 @@ impl Assembler {
 
     /// A new label, bound nowhere yet. Names are for the listing and need not be unique.
     pub fn label(&mut self, name: impl Into<String>) -> Label {
-        self.labels.push(LabelDef {
-            name: name.into(),
-            at: None,
-        });
-        Label {
-            owner: self.id,
-            index: self.labels.len() - 1,
-        }
+        self.labels.push(LabelDef { name: name.into(), at: None });
+        Label { owner: self.id, index: self.labels.len() - 1 }
     }
 
     /// Puts the label in front of the next instruction.
@@ -134,10 +125,7 @@ impl Assembler {
     /// If the label is another assembler's.
     pub fn jump_if(&mut self, cond: Cond, to: Label) {
         self.check_owner(to);
-        self.append(What::Jump {
-            cond: Some(cond),
-            to,
-        });
+        self.append(What::Jump { cond: Some(cond), to });
     }
 
     /// A comment beside the next instruction; several are joined by commas.
@@ -179,10 +167,7 @@ impl Assembler {
     }
 
     fn append(&mut self, what: What) {
-        let item = Item {
-            what,
-            origin: self.origin,
-        };
+        let item = Item { what, origin: self.origin };
         self.reachable = item.falls_through();
         self.items.push(item);
     }

@@ -51,24 +51,14 @@ struct Fields {
 pub(crate) fn encode(step: &Step, slots: &mut Vec<u64>) -> bool {
     let f = match step {
         Step::Op(insn) => op(insn.0),
-        Step::Jump {
-            cond: Some(cond),
-            off,
-            ..
-        } => jump_if(*cond, *off),
-        Step::Jump {
-            cond: None, off, ..
-        } => Fields {
-            code: CLASS_JMP | JMP_ALWAYS,
-            off: *off,
-            ..Fields::default()
-        },
+        Step::Jump { cond: Some(cond), off, .. } => jump_if(*cond, *off),
+        Step::Jump { cond: None, off, .. } => {
+            Fields { code: CLASS_JMP | JMP_ALWAYS, off: *off, ..Fields::default() }
+        }
         // JA32: the only jump whose distance is the immediate.
-        Step::Long { off, .. } => Fields {
-            code: CLASS_JMP32 | JMP_ALWAYS,
-            imm: off.cast_unsigned(),
-            ..Fields::default()
-        },
+        Step::Long { off, .. } => {
+            Fields { code: CLASS_JMP32 | JMP_ALWAYS, imm: off.cast_unsigned(), ..Fields::default() }
+        }
     };
     let raw = [
         u64::from(f.code)
@@ -131,48 +121,28 @@ fn op(op: Op) -> Fields {
             next_imm: Some(off),
             ..Fields::default()
         },
-        Op::Load {
-            size: s,
-            dst,
-            base,
-            off,
-        } => Fields {
+        Op::Load { size: s, dst, base, off } => Fields {
             code: CLASS_LDX | MODE_MEM | size(s),
             dst: reg(dst),
             src: reg(base),
             off,
             ..Fields::default()
         },
-        Op::Store {
-            size: s,
-            base,
-            off,
-            src,
-        } => Fields {
+        Op::Store { size: s, base, off, src } => Fields {
             code: CLASS_STX | MODE_MEM | size(s),
             dst: reg(base),
             src: reg(src),
             off,
             ..Fields::default()
         },
-        Op::StoreImm {
-            size: s,
-            base,
-            off,
-            imm,
-        } => Fields {
+        Op::StoreImm { size: s, base, off, imm } => Fields {
             code: CLASS_ST | MODE_MEM | size(s),
             dst: reg(base),
             off,
             imm: imm.cast_unsigned(),
             ..Fields::default()
         },
-        Op::AtomicAdd {
-            size: s,
-            base,
-            off,
-            src,
-        } => Fields {
+        Op::AtomicAdd { size: s, base, off, src } => Fields {
             code: CLASS_STX | MODE_ATOMIC | size(s),
             dst: reg(base),
             src: reg(src),
@@ -180,15 +150,10 @@ fn op(op: Op) -> Fields {
             imm: ATOMIC_ADD,
             ..Fields::default()
         },
-        Op::Call(helper) => Fields {
-            code: CLASS_JMP | JMP_CALL,
-            imm: helper.id().into(),
-            ..Fields::default()
-        },
-        Op::Exit => Fields {
-            code: CLASS_JMP | JMP_EXIT,
-            ..Fields::default()
-        },
+        Op::Call(helper) => {
+            Fields { code: CLASS_JMP | JMP_CALL, imm: helper.id().into(), ..Fields::default() }
+        }
+        Op::Exit => Fields { code: CLASS_JMP | JMP_EXIT, ..Fields::default() },
     }
 }
 
@@ -206,14 +171,7 @@ fn with_source(code: u8, dst: Reg, src: Src, off: i16) -> Fields {
         Src::Narrow(Src32::Imm(bits)) => (0, 0, bits),
         Src::Wide(Src64::Imm(value)) => (0, 0, value.cast_unsigned()),
     };
-    Fields {
-        code: code | source,
-        dst: reg(dst),
-        src,
-        off,
-        imm,
-        next_imm: None,
-    }
+    Fields { code: code | source, dst: reg(dst), src, off, imm, next_imm: None }
 }
 
 fn reg(reg: Reg) -> u8 {

@@ -148,48 +148,14 @@ pub(crate) enum Alu {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
-    Alu {
-        op: Alu,
-        dst: Reg,
-        src: Src,
-    },
-    ToBe {
-        dst: Reg,
-        size: Size,
-    },
-    LdImm64 {
-        dst: Reg,
-        imm: u64,
-    },
-    LdMapValue {
-        dst: Reg,
-        map_fd: i32,
-        off: u32,
-    },
-    Load {
-        size: Size,
-        dst: Reg,
-        base: Reg,
-        off: i16,
-    },
-    Store {
-        size: Size,
-        base: Reg,
-        off: i16,
-        src: Reg,
-    },
-    StoreImm {
-        size: Size,
-        base: Reg,
-        off: i16,
-        imm: i32,
-    },
-    AtomicAdd {
-        size: Size,
-        base: Reg,
-        off: i16,
-        src: Reg,
-    },
+    Alu { op: Alu, dst: Reg, src: Src },
+    ToBe { dst: Reg, size: Size },
+    LdImm64 { dst: Reg, imm: u64 },
+    LdMapValue { dst: Reg, map_fd: i32, off: u32 },
+    Load { size: Size, dst: Reg, base: Reg, off: i16 },
+    Store { size: Size, base: Reg, off: i16, src: Reg },
+    StoreImm { size: Size, base: Reg, off: i16, imm: i32 },
+    AtomicAdd { size: Size, base: Reg, off: i16, src: Reg },
     Call(Helper),
     Exit,
 }
@@ -263,32 +229,17 @@ impl Insn {
 
     /// `r1 = *(u16 *)(r2 + 12)`: the rest of the register is cleared
     pub fn load(size: Size, dst: Reg, base: Reg, off: i16) -> Insn {
-        Insn(Op::Load {
-            size,
-            dst,
-            base,
-            off,
-        })
+        Insn(Op::Load { size, dst, base, off })
     }
 
     /// `*(u32 *)(r10 - 16) = w3`
     pub fn store(size: Size, base: Reg, off: i16, src: Reg) -> Insn {
-        Insn(Op::Store {
-            size,
-            base,
-            off,
-            src,
-        })
+        Insn(Op::Store { size, base, off, src })
     }
 
     /// `*(u32 *)(r10 - 16) = 80`: sign-extended for [`Size::D`], cut for the small sizes
     pub fn store_imm(size: Size, base: Reg, off: i16, imm: i32) -> Insn {
-        Insn(Op::StoreImm {
-            size,
-            base,
-            off,
-            imm,
-        })
+        Insn(Op::StoreImm { size, base, off, imm })
     }
 
     /// `lock *(u64 *)(r1 + 8) += r2`: without fetch, which kernels before 5.12 do not have
@@ -297,16 +248,8 @@ impl Insn {
     ///
     /// If the size is not [`Size::W`] or [`Size::D`]: there is no such instruction.
     pub fn atomic_add(size: Size, base: Reg, off: i16, src: Reg) -> Insn {
-        assert!(
-            matches!(size, Size::W | Size::D),
-            "no atomic operation on {size:?}"
-        );
-        Insn(Op::AtomicAdd {
-            size,
-            base,
-            off,
-            src,
-        })
+        assert!(matches!(size, Size::W | Size::D), "no atomic operation on {size:?}");
+        Insn(Op::AtomicAdd { size, base, off, src })
     }
 
     /// `call bpf_skb_store_bytes#9`: R1-R5 are lost, R0 is the result

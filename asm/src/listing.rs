@@ -85,12 +85,7 @@ impl Program {
     fn add_note(&self, text: &mut String, item: usize, column: usize) {
         if let Ok(found) = self.notes.binary_search_by_key(&item, |(at, _)| *at) {
             let (_, note) = &self.notes[found];
-            let _ = write!(
-                text,
-                "{:1$}; {note}",
-                "",
-                column.saturating_sub(text.len()).max(1)
-            );
+            let _ = write!(text, "{:1$}; {note}", "", column.saturating_sub(text.len()).max(1));
         }
     }
 }
@@ -145,16 +140,8 @@ fn comment(out: &mut String, text: &str) {
 fn step_text(step: &Step, names: &[String]) -> String {
     match step {
         Step::Op(insn) => insn.to_string(),
-        Step::Jump {
-            cond,
-            to: Some(label),
-            ..
-        } => jump_text(*cond, &names[*label]),
-        Step::Jump {
-            cond,
-            off,
-            to: None,
-        } => jump_text(*cond, &format!("{off:+}")),
+        Step::Jump { cond, to: Some(label), .. } => jump_text(*cond, &names[*label]),
+        Step::Jump { cond, off, to: None } => jump_text(*cond, &format!("{off:+}")),
         Step::Long { to, .. } => format!("gotol {}", names[*to]),
     }
 }
@@ -176,30 +163,14 @@ impl Display for Insn {
             }
             Op::LdImm64 { dst, imm } => write!(f, "{dst} = {imm:#x} ll"),
             Op::LdMapValue { dst, map_fd, off } => write!(f, "{dst} = map[fd:{map_fd}][0]+{off}"),
-            Op::Load {
-                size,
-                dst,
-                base,
-                off,
-            } => write!(f, "{dst} = {}", Place(size, base, off)),
-            Op::Store {
-                size,
-                base,
-                off,
-                src,
-            } => write!(f, "{} = {}", Place(size, base, off), sized(size, src)),
-            Op::StoreImm {
-                size,
-                base,
-                off,
-                imm,
-            } => write!(f, "{} = {}", Place(size, base, off), Signed(imm)),
-            Op::AtomicAdd {
-                size,
-                base,
-                off,
-                src,
-            } => {
+            Op::Load { size, dst, base, off } => write!(f, "{dst} = {}", Place(size, base, off)),
+            Op::Store { size, base, off, src } => {
+                write!(f, "{} = {}", Place(size, base, off), sized(size, src))
+            }
+            Op::StoreImm { size, base, off, imm } => {
+                write!(f, "{} = {}", Place(size, base, off), Signed(imm))
+            }
+            Op::AtomicAdd { size, base, off, src } => {
                 write!(f, "lock {} += {}", Place(size, base, off), sized(size, src))
             }
             Op::Call(helper) => write!(f, "call {}#{}", helper.name(), helper.id()),
@@ -265,11 +236,7 @@ impl Display for Signed {
 }
 
 fn unsigned(f: &mut fmt::Formatter<'_>, bits: u32) -> fmt::Result {
-    if bits <= LARGEST {
-        write!(f, "{bits}")
-    } else {
-        write!(f, "{bits:#x}")
-    }
+    if bits <= LARGEST { write!(f, "{bits}") } else { write!(f, "{bits:#x}") }
 }
 
 /// A register by the width of the operation.
@@ -291,12 +258,7 @@ impl Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Place(size, base, off) = *self;
         let sign = if off < 0 { '-' } else { '+' };
-        write!(
-            f,
-            "*(u{} *)({base} {sign} {})",
-            u32::from(size.bytes()) * 8,
-            off.unsigned_abs()
-        )
+        write!(f, "*(u{} *)({base} {sign} {})", u32::from(size.bytes()) * 8, off.unsigned_abs())
     }
 }
 

@@ -111,10 +111,7 @@ pub struct Program {
 impl Program {
     /// The program as the kernel of this host takes it, eight bytes a slot.
     pub fn bytes(&self) -> Vec<u8> {
-        self.slots
-            .iter()
-            .flat_map(|&slot| encode::bytes(slot))
-            .collect()
+        self.slots.iter().flat_map(|&slot| encode::bytes(slot)).collect()
     }
 
     /// The length in slots of eight bytes, what the kernel counts as instructions.
@@ -152,35 +149,22 @@ impl Program {
 }
 
 pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
-    let list = List {
-        items: &asm.items,
-        labels: &asm.labels,
-    };
+    let list = List { items: &asm.items, labels: &asm.labels };
     list.check_bound()?;
     let kept = list.live()?;
     let (forms, places) = list.relax(&kept);
     let slots = places.last().copied().unwrap_or(0);
     if slots > MAX_SLOTS {
-        return Err(Error::TooLarge {
-            slots,
-            limit: MAX_SLOTS,
-        });
+        return Err(Error::TooLarge { slots, limit: MAX_SLOTS });
     }
     let steps = list.emit(&forms, &places)?;
     let mut encoded = Vec::with_capacity(slots);
     for placed in &steps {
         if !encode::encode(&placed.step, &mut encoded) {
-            return Err(Error::Encoding {
-                text: list.text(placed.item),
-            });
+            return Err(Error::Encoding { text: list.text(placed.item) });
         }
     }
-    let mut bound: Vec<_> = asm
-        .labels
-        .iter()
-        .enumerate()
-        .filter_map(|(n, def)| Some((def.at?, n)))
-        .collect();
+    let mut bound: Vec<_> = asm.labels.iter().enumerate().filter_map(|(n, def)| Some((def.at?, n))).collect();
     bound.sort_unstable();
     Ok(Program {
         slots: encoded,
@@ -214,9 +198,7 @@ impl List<'_> {
             if let What::Jump { to, .. } = item.what {
                 let def = &self.labels[to.index];
                 if def.at.is_none() {
-                    return Err(Error::Unbound {
-                        label: def.name.clone(),
-                    });
+                    return Err(Error::Unbound { label: def.name.clone() });
                 }
             }
         }
@@ -270,9 +252,7 @@ impl List<'_> {
                 at = next_kept[at + 1];
             }
             if at >= end {
-                return Err(Error::RunsOff {
-                    text: from.map(|item| self.text(item)).unwrap_or_default(),
-                });
+                return Err(Error::RunsOff { text: from.map(|item| self.text(item)).unwrap_or_default() });
             }
             match waiting.pop() {
                 Some((jump, target)) => (from, at) = (Some(jump), target),
@@ -280,26 +260,17 @@ impl List<'_> {
             }
         }
         match (0..end).find(|&at| kept[at] && !reached[at]) {
-            Some(index) => Err(Error::Unreachable {
-                index,
-                text: self.text(index),
-            }),
+            Some(index) => Err(Error::Unreachable { index, text: self.text(index) }),
             None => Ok(kept),
         }
     }
 
     /// The form of each item, and the slot of each and of the end.
     fn relax(&self, kept: &[bool]) -> (Vec<Form>, Vec<usize>) {
-        let mut forms: Vec<Form> = kept
-            .iter()
-            .map(|&k| if k { Form::Short } else { Form::Dropped })
-            .collect();
+        let mut forms: Vec<Form> =
+            kept.iter().map(|&k| if k { Form::Short } else { Form::Dropped }).collect();
         for round in 0..=ROUNDS {
-            let assumed = if round < ROUNDS {
-                Form::Short
-            } else {
-                Form::Long
-            };
+            let assumed = if round < ROUNDS { Form::Short } else { Form::Long };
             let places = self.places(&forms, assumed);
             let mut grown = false;
             for (at, item) in self.items.iter().enumerate() {
@@ -336,12 +307,7 @@ impl List<'_> {
         for (at, item) in self.items.iter().enumerate() {
             let mut slot = places[at];
             let mut place = |step| {
-                steps.push(Placed {
-                    slot,
-                    item: at,
-                    origin: item.origin,
-                    step,
-                });
+                steps.push(Placed { slot, item: at, origin: item.origin, step });
                 slot += 1;
             };
             let (cond, to) = match item.what {
@@ -353,26 +319,16 @@ impl List<'_> {
             };
             // Each form ends with the instruction that goes to the label.
             let away = distance(places[at + 1], places[self.target(to)]);
-            let too_far = |_| Error::Encoding {
-                text: self.text(at),
-            };
+            let too_far = |_| Error::Encoding { text: self.text(at) };
             let to = to.index;
             match forms[at] {
                 Form::Dropped => {}
                 Form::Short => {
                     let off = i16::try_from(away).map_err(too_far)?;
-                    place(Step::Jump {
-                        cond,
-                        off,
-                        to: Some(to),
-                    });
+                    place(Step::Jump { cond, off, to: Some(to) });
                 }
                 Form::Long => {
-                    let hop = |cond| Step::Jump {
-                        cond,
-                        off: 1,
-                        to: None,
-                    };
+                    let hop = |cond| Step::Jump { cond, off: 1, to: None };
                     match cond.map(|cond| cond.inverse().ok_or(cond)) {
                         None => {}
                         Some(Ok(inverse)) => place(hop(Some(inverse))),

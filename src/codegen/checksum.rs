@@ -155,4 +155,3 @@ impl Emit {
         self.bind(present);
     }
 }
-

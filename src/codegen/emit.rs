@@ -100,11 +100,6 @@ impl Emit {
         self.asm.origin(rule.and_then(|rule| u32::try_from(rule).ok()));
     }
 
-    /// A line of prose above what follows.
-    pub(super) fn section(&mut self, text: &str) {
-        self.asm.section(text);
-    }
-
     pub(super) fn op(&mut self, insn: Insn) {
         self.asm.push(insn);
     }

@@ -7,7 +7,7 @@
 use asm::{Cond, Insn, Reg::*};
 
 use super::Link;
-use super::emit::{Emit, IP, L4_LEN, PORTS, SKB, Window};
+use super::emit::{Emit, L4_LEN, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
 use crate::ir::Proto;
 use crate::packet::{ethernet, ipv4, l4, skb};
