@@ -80,11 +80,13 @@ impl Emit {
         Emit { asm, link, pass, fail }
     }
 
-    pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
+    pub(super) fn finish(mut self, can_fail: bool) -> Result<Program, asm::Error> {
         self.bind(self.pass);
         self.exit(UNSPEC);
-        self.bind(self.fail);
-        self.exit(SHOT);
+        if can_fail {
+            self.bind(self.fail);
+            self.exit(SHOT);
+        }
         self.asm.finish()
     }
 

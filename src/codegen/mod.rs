@@ -123,6 +123,7 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
         });
     }
     e.origin(None);
+    let can_fail = !routines.0.is_empty();
     for (Routine { verb, inner, outer }, label) in routines.0 {
         e.bind(label);
         match verb {
@@ -130,5 +131,5 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
             Verb::Unfunnel => unfunnel::emit(&mut e, inner, outer),
         }
     }
-    e.finish()
+    e.finish(can_fail)
 }
