@@ -8,5 +8,9 @@
 //!
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
+pub mod check;
 pub mod diag;
 pub mod ir;
+pub mod syntax;
+
+pub use check::{Checked, read};
