@@ -10,3 +10,5 @@
 
 pub mod diag;
 pub mod ir;
+pub mod kernel;
+pub mod net;
