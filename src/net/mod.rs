@@ -7,6 +7,7 @@ pub mod attach;
 pub mod detach;
 pub mod filter;
 pub mod links;
+pub mod mark;
 pub mod netlink;
 pub mod netns;
 pub mod qdisc;
@@ -20,6 +21,7 @@ pub use attach::{Attached, Attachment, Plan, plan};
 pub use detach::{detach, status};
 pub use filter::{Filter, Hook};
 pub use links::Interface;
+pub use mark::Mark;
 pub use netlink::Netlink;
 
 /// What stands in front of the IP header on an interface.

@@ -1,0 +1,8 @@
+//! Attaching, replacing and removing, on the kernel that runs the tests. Needs root; each test has a network
+//! namespace of its own and touches nothing outside it.
+
+#[path = "attach/support.rs"]
+mod support;
+
+#[path = "attach/library.rs"]
+mod library;
