@@ -1,10 +1,7 @@
 //! `check` and `compile`: pure, for anyone.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-
-use asm::Program;
 
 use super::args::{Check, Compile, Emit};
 use super::rules::Rules;
@@ -25,10 +22,11 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
     let rules = Rules::read(file_source(&args.file)?, console)?;
+    let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
         Emit::Tree => rules.tree.to_string().into_bytes(),
-        Emit::Asm => rules.compile(args.link.into())?.to_string().into_bytes(),
-        Emit::Hex => hex(&rules.compile(args.link.into())?).into_bytes(),
+        Emit::Asm => rules.compile(args.link.into())?.listing(&titles).into_bytes(),
+        Emit::Hex => rules.compile(args.link.into())?.hex(&titles).into_bytes(),
         Emit::Elf => elf::wrap(&[("sfunnel", &rules.compile(args.link.into())?)]),
     };
     match &args.output {
@@ -36,16 +34,4 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
             .map_err(|source| Failure::File { what: format!("cannot write {}", file.display()), source }),
         _ => Ok(console.out.write_all(&data)?),
     }
-}
-
-/// One line a slot: its number, its eight bytes as the kernel gets them, and the instruction that starts there.
-fn hex(program: &Program) -> String {
-    let mut text = String::new();
-    for (slot, bytes) in program.bytes().chunks(8).enumerate() {
-        let bytes: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let instruction = program.text_at(slot).unwrap_or_default();
-        let line = format!("{slot:>5}: {}  {}", bytes.join(" "), instruction.trim());
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
 }

@@ -45,6 +45,12 @@ impl Rules {
         codegen::compile(&self.ruleset, &self.tree, link).map_err(|error| Failure::Internal(error.to_string()))
     }
 
+    /// The rule that a listing is at, as it was written.
+    pub fn title(&self, rule: u32) -> Option<String> {
+        let rule = usize::try_from(rule).ok()?;
+        Some(format!("rule {rule}: {}", self.ruleset.rules.get(rule)?.text))
+    }
+
     /// What the kernel refused, in the user's terms: the rule that the instruction was made for.
     pub fn explain(&self, error: &LoadError, programs: &[(&str, &Program)], color: bool) -> Option<String> {
         let (name, slot) = error.at()?;

@@ -17,19 +17,13 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+pub use crate::codegen::Link;
 pub use attach::{Attached, Attachment, Plan, plan};
 pub use detach::{detach, status};
 pub use filter::{Filter, Hook};
 pub use links::Interface;
 pub use mark::Mark;
 pub use netlink::Netlink;
-
-/// What stands in front of the IP header on an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Link {
-    Ethernet,
-    None,
-}
 
 /// Bytes of `struct tcmsg`: family and padding, ifindex, handle, parent, info.
 const TC_HEADER: usize = 20;
