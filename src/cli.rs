@@ -54,7 +54,7 @@ impl Console<'_> {
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Diagnostics, already said.
-    #[error("nothing was attached")]
+    #[error("the rules are wrong")]
     Rules,
     #[error("{0}")]
     Usage(String),

@@ -8,6 +8,8 @@
 //!
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
+pub mod check;
+pub mod cli;
 pub mod codegen;
 pub mod diag;
 pub mod elf;
@@ -15,4 +17,7 @@ pub mod ir;
 pub mod kernel;
 pub mod net;
 pub mod packet;
+pub mod syntax;
 pub mod tree;
+
+pub use check::{Checked, read};

@@ -6,3 +6,9 @@ mod support;
 
 #[path = "attach/library.rs"]
 mod library;
+
+#[path = "attach/binary.rs"]
+mod binary;
+
+#[path = "attach/confined.rs"]
+mod confined;

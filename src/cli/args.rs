@@ -10,13 +10,14 @@ use crate::net::Link;
 const EXAMPLES: &str = "\
 Examples:
   sfunnel check rules.sf
-  sfunnel attach -i eth0 -d egress --ruleset 'ip udp dport 4739 actions funnel tcp sport 540 dport 179'
+  sfunnel attach -i eth0 -d egress --rules rules.sf
+  sfunnel attach -i eth1 --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
   sfunnel status
   sfunnel detach -i eth0
 
-Without a command, sfunnel is the entry point of its container image: it attaches what the variables
-SFUNNEL_RULESET (or the file /etc/sfunnel/ruleset), IFACES, DIRECTION, NETNS, CLEAN, DEBUG, N_ATTEMPTS and
-RETRY_DELAY say.
+Without a command, sfunnel is the entry point of its container image: it does
+what the variables SFUNNEL_RULESET (or the file /etc/sfunnel/ruleset), IFACES,
+DIRECTION, NETNS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are wrong.";
 
@@ -37,8 +38,9 @@ Examples:
   sfunnel attach -i eth0,eth1 -d both --rules rules.sf
   generate-rules | sfunnel attach --netns blue -i eth0 --rules -
 
-All or nothing: when one interface refuses, the others are put back as they were. The filter stays after
-sfunnel has exited. Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
+All or nothing: when one interface refuses, the others are put back as they were.
+The filter stays after sfunnel has exited.
+Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
     Attach(Attach),
     /// Remove what sfunnel attached, and nothing else
     #[command(after_help = "\

@@ -36,7 +36,7 @@ pub(super) fn attach_to(
     debug: bool,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let rules = Rules::read(source, console)?;
+    let rules = Rules::read(source, console).inspect_err(|_| console.say("nothing was attached"))?;
     let mut netlink = open(target)?;
     if debug {
         console.say("debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded");
@@ -46,7 +46,7 @@ pub(super) fn attach_to(
         match attempt_to_attach(target, &rules, debug, &mut netlink, console) {
             Err(Failure::Net(error)) if error.is_missing_interface() && attempt < patience.attempts => {
                 let Patience { attempts, delay } = patience;
-                console.say(format!("{error}; try {attempt} of {attempts}, the next in {} s", delay.as_secs_f64()));
+                console.say(format!("waiting: {error}; try {attempt} of {attempts}, the next in {} s", delay.as_secs_f64()));
                 thread::sleep(delay);
                 attempt += 1;
             }

@@ -2,7 +2,6 @@
 //!
 //! Independent of `sfunnel::net` where it judges: filters and qdiscs are made and counted here by hand.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -78,7 +77,7 @@ pub fn program(verdict: i32, salt: i32) -> Program {
     kernel::load(&elf(&[("test", &code)]), &["test"]).expect("the program loads").remove(0)
 }
 
-pub const DROP: i32 = 2;
+/// TC_ACT_UNSPEC: the hook's next program decides.
 pub const NEXT: i32 = -1;
 
 /// An object as aya wants it: section, symbol with its exact size, licence.
@@ -179,10 +178,4 @@ pub fn fail(command: &mut Command, code: i32) -> String {
     let output = command.output().expect("the command starts");
     assert_eq!(output.status.code(), Some(code), "{command:?}: {}", talk(&output));
     talk(&output)
-}
-
-/// This thread's network namespace, for others to enter.
-pub fn netns_path() -> PathBuf {
-    let link = fs::read_link("/proc/thread-self").expect("/proc/thread-self");
-    PathBuf::from("/proc").join(link).join("ns/net")
 }
