@@ -13,9 +13,11 @@ use sfunnel::net::{Hook, Interface, Mark, Netlink, qdisc::Qdisc};
 use super::support::*;
 
 const ORIGINAL: &str = "tc_sfunnel.o:[funnel]";
-/// Drops all UDP; the last rule makes two rulesets differ.
-const DROP_UDP: [&str; 2] =
-    ["udp actions drop; tcp dport 1 actions drop", "udp actions drop; tcp dport 2 actions drop"];
+/// Drops all UDP; the other rule makes two rulesets differ.
+const DROP_UDP: [&str; 2] = [
+    "udp actions drop; tcp dport 1 actions funnel udp sport 1 dport 2",
+    "udp actions drop; tcp dport 2 actions funnel udp sport 1 dport 2",
+];
 
 fn attach(iface: &str, rules: &str) -> std::process::Output {
     succeed(sfunnel().args(["attach", "-i", iface, "--ruleset", rules]))
