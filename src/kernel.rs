@@ -41,7 +41,7 @@ pub enum LoadError {
     #[error("not permitted to load a program: {0}")]
     Permission(String),
     #[error("the kernel's verifier refused program `{program}`: {refusal}")]
-    Refused { program: String, refusal: Refusal },
+    Refused { program: String, refusal: Box<Refusal> },
     #[error("cannot load program `{program}`: {source}{}", hint(source))]
     Kernel { program: String, source: io::Error },
 }
@@ -101,7 +101,7 @@ fn explain(name: &str, error: ProgramError) -> LoadError {
         ProgramError::LoadError { io_error, verifier_log } => {
             let refusal = Refusal::read(&io_error, &verifier_log.to_string());
             match (refusal, io_error.raw_os_error().map(Errno::from_raw)) {
-                (Some(refusal), _) => LoadError::Refused { program, refusal },
+                (Some(refusal), _) => LoadError::Refused { program, refusal: Box::new(refusal) },
                 (None, Some(Errno::EPERM)) => LoadError::Permission(permission()),
                 (None, _) => LoadError::Kernel { program, source: io_error },
             }
@@ -115,8 +115,10 @@ fn permission() -> String {
     const NET_ADMIN: u32 = 12;
     const SYS_ADMIN: u32 = 21;
     const BPF: u32 = 39;
-    const NEEDED: &str = "CAP_BPF and CAP_NET_ADMIN are needed (CAP_SYS_ADMIN instead of CAP_BPF before kernel 5.8)";
-    const MEMLOCK: &str = "kernels before 5.11 also answer this when RLIMIT_MEMLOCK is too low (`ulimit -l unlimited`)";
+    const NEEDED: &str =
+        "CAP_BPF and CAP_NET_ADMIN are needed (CAP_SYS_ADMIN instead of CAP_BPF before kernel 5.8)";
+    const MEMLOCK: &str =
+        "kernels before 5.11 also answer this when RLIMIT_MEMLOCK is too low (`ulimit -l unlimited`)";
     let effective = fs::read_to_string("/proc/thread-self/status").ok().and_then(|status| {
         let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
         u64::from_str_radix(line.trim(), 16).ok()
@@ -142,8 +144,12 @@ fn permission() -> String {
 
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::E2BIG) => "; the ruleset makes too large a program: a kernel takes 1,000,000 instructions",
-        Some(Errno::EINVAL) => "; the kernel may lack an instruction or a helper that the program uses: 6.1 or later is needed",
+        Some(Errno::E2BIG) => {
+            "; the ruleset makes too large a program: a kernel takes 1,000,000 instructions"
+        }
+        Some(Errno::EINVAL) => {
+            "; the kernel may lack an instruction or a helper that the program uses: 6.1 or later is needed"
+        }
         Some(Errno::ENOSYS) => "; the kernel has no BPF (CONFIG_BPF_SYSCALL)",
         _ => "",
     }

@@ -1,12 +1,15 @@
 //! The command line: exit codes, which stream says what, and what needs no privilege. Attaches nothing.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-const RULES: &str = "# funnel\nudp dport 4739 actions funnel tcp sport 540 dport 179\ntcp dport 80 actions drop\n";
+const RULES: &str =
+    "# funnel\nudp dport 4739 actions funnel tcp sport 540 dport 179\ntcp dport 80 actions drop\n";
 const WRONG: &str = "udp dport 99999 actions drop\nudp actions dorp\n";
 
 fn sfunnel(args: &[&str]) -> Command {
@@ -52,7 +55,9 @@ fn check_says_what_it_found_on_stderr_only() {
 
 #[test]
 fn compile_puts_data_on_stdout_only() {
-    for (emit, word) in [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")] {
+    for (emit, word) in
+        [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")]
+    {
         let output = run(sfunnel(&["compile", "-", "--emit", emit]), RULES);
         assert_eq!((code(&output), talk(&output).as_str()), (0, ""), "{emit}");
         assert!(out(&output).contains(word), "{emit}: {}", out(&output));
@@ -149,7 +154,8 @@ fn every_flag_is_in_the_help_of_its_command() {
     // Each flag with a variable names it.
     let help = out(&run(sfunnel(&["attach", "--help"]), ""));
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    for variable in ["IFACES", "DIRECTION", "NETNS", "SFUNNEL_RULESET", "N_ATTEMPTS", "RETRY_DELAY", "DEBUG"] {
+    for variable in ["IFACES", "DIRECTION", "NETNS", "SFUNNEL_RULESET", "N_ATTEMPTS", "RETRY_DELAY", "DEBUG"]
+    {
         assert!(help.contains(&format!("[variable: {variable}]")), "{variable}: {help}");
     }
 }
@@ -162,7 +168,13 @@ fn the_container_keeps_the_originals_exit_codes() {
         run(command, "")
     };
     let good = ("SFUNNEL_RULESET", "tcp dport 80 actions drop");
-    for wrong in [("DIRECTION", "sideways"), ("CLEAN", "maybe"), ("DEBUG", "2"), ("N_ATTEMPTS", "no"), ("RETRY_DELAY", "x")] {
+    for wrong in [
+        ("DIRECTION", "sideways"),
+        ("CLEAN", "maybe"),
+        ("DEBUG", "2"),
+        ("N_ATTEMPTS", "no"),
+        ("RETRY_DELAY", "x"),
+    ] {
         let output = container(&[good, wrong]);
         assert_eq!((code(&output), out(&output).as_str()), (1, ""), "{wrong:?}");
         let error = format!("error: {} is `{}`; it must be ", wrong.0, wrong.1);
@@ -216,7 +228,13 @@ fn as_nobody(directory: &Path, args: &[&str]) -> Command {
     }
     let mut command = if nix::unistd::geteuid().is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+        ]);
         command.arg(binary);
         command
     } else {

@@ -39,14 +39,19 @@ pub(super) fn attach_to(
     let rules = Rules::read(source, console).inspect_err(|_| console.say("nothing was attached"))?;
     let mut netlink = open(target)?;
     if debug {
-        console.say("debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded");
+        console.say(
+            "debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded",
+        );
     }
     let mut attempt = 1;
     loop {
         match attempt_to_attach(target, &rules, debug, &mut netlink, console) {
             Err(Failure::Net(error)) if error.is_missing_interface() && attempt < patience.attempts => {
                 let Patience { attempts, delay } = patience;
-                console.say(format!("waiting: {error}; try {attempt} of {attempts}, the next in {} s", delay.as_secs_f64()));
+                console.say(format!(
+                    "waiting: {error}; try {attempt} of {attempts}, the next in {} s",
+                    delay.as_secs_f64()
+                ));
                 thread::sleep(delay);
                 attempt += 1;
             }
@@ -74,7 +79,9 @@ pub(super) fn open(target: &Target) -> Result<Netlink, Failure> {
     if let Some(namespace) = &target.netns {
         netns::enter(namespace)?;
     }
-    Netlink::open().map_err(|source| Failure::Net(net::Error::Netlink { what: "open a netlink socket".to_owned(), source }))
+    Netlink::open().map_err(|source| {
+        Failure::Net(net::Error::Netlink { what: "open a netlink socket".to_owned(), source })
+    })
 }
 
 pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<Interface>, Failure> {
@@ -105,16 +112,18 @@ fn attempt_to_attach(
             }
         }
     }
-    let kinds: Vec<Link> =
-        [Link::Ethernet, Link::None].into_iter().filter(|link| places.iter().any(|(_, l)| l == link)).collect();
-    let compiled = kinds.iter().map(|link| rules.compile(*link)).collect::<Result<Vec<Program>, Failure>>()?;
+    let kinds: Vec<Link> = [Link::Ethernet, Link::None]
+        .into_iter()
+        .filter(|link| places.iter().any(|(_, l)| l == link))
+        .collect();
+    let compiled =
+        kinds.iter().map(|link| rules.compile(*link)).collect::<Result<Vec<Program>, Failure>>()?;
     let named: Vec<(&str, &Program)> = kinds.iter().map(|link| program_name(*link)).zip(&compiled).collect();
     let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-    let loaded = kernel::load(&elf::wrap(&named), &names).map_err(|error| {
-        if let Some(text) = rules.explain(&error, &named, console.color) {
+    let loaded = kernel::load(&elf::wrap(&named), &names).inspect_err(|error| {
+        if let Some(text) = rules.explain(error, &named, console.color) {
             console.say(text);
         }
-        error
     })?;
 
     let mut attachments = Vec::new();

@@ -12,7 +12,11 @@ use crate::elf;
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let rules = Rules::read(file_source(&args.file)?, console)?;
     let count = rules.ruleset.rules.len();
-    console.say(format!("{}: {count} {}, no errors", rules.source.name, if count == 1 { "rule" } else { "rules" }));
+    console.say(format!(
+        "{}: {count} {}, no errors",
+        rules.source.name,
+        if count == 1 { "rule" } else { "rules" }
+    ));
     Ok(())
 }
 

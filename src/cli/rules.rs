@@ -42,7 +42,8 @@ impl Rules {
     }
 
     pub fn compile(&self, link: Link) -> Result<Program, Failure> {
-        codegen::compile(&self.ruleset, &self.tree, link).map_err(|error| Failure::Internal(error.to_string()))
+        codegen::compile(&self.ruleset, &self.tree, link)
+            .map_err(|error| Failure::Internal(error.to_string()))
     }
 
     /// The rule that a listing is at, as it was written.
@@ -59,10 +60,15 @@ impl Rules {
         let instruction = program.text_at(slot).unwrap_or_default();
         let diagnostic = Diagnostic {
             severity: Severity::Error,
-            message: format!("the kernel refused the code of a rule, at instruction {slot}: `{}`", instruction.trim()),
+            message: format!(
+                "the kernel refused the code of a rule, at instruction {slot}: `{}`",
+                instruction.trim()
+            ),
             primary: Label { span: rule.span, text: "this rule".to_owned() },
             secondary: Vec::new(),
-            help: Some("this is not a mistake in the rule: please report it with the kernel's version".to_owned()),
+            help: Some(
+                "this is not a mistake in the rule: please report it with the kernel's version".to_owned(),
+            ),
         };
         Some(diag::render(&self.source, &[diagnostic], color))
     }

@@ -89,14 +89,20 @@ impl Patience {
         })?;
         let delay = delay.map_or(Ok(Duration::from_secs(3)), |(name, text)| {
             let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-            seconds.ok_or_else(|| Failure::Usage(format!("{name} is `{text}`; it must be a number of seconds")))
+            seconds
+                .ok_or_else(|| Failure::Usage(format!("{name} is `{text}`; it must be a number of seconds")))
         })?;
         Ok(Self { attempts, delay })
     }
 }
 
 /// A value and the name under which the user gave it.
-fn setting(flag: Option<&str>, name: &'static str, variable: &'static str, console: &Console<'_>) -> Option<(&'static str, String)> {
+fn setting(
+    flag: Option<&str>,
+    name: &'static str,
+    variable: &'static str,
+    console: &Console<'_>,
+) -> Option<(&'static str, String)> {
     match flag {
         Some(value) => Some((name, value.to_owned())),
         None => console.variable(variable).map(|value| (variable, value)),
@@ -128,7 +134,9 @@ pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
     match fs::read_to_string(&file) {
         Ok(text) => Ok(Source { name: RULESET_FILE.to_owned(), text }),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Failure::File {
-            what: format!("no ruleset: SFUNNEL_RULESET is empty and {RULESET_FILE} cannot be read (see `sfunnel --help`)"),
+            what: format!(
+                "no ruleset: SFUNNEL_RULESET is empty and {RULESET_FILE} cannot be read (see `sfunnel --help`)"
+            ),
             source,
         }),
         Err(source) => Err(Failure::File { what: format!("cannot read {RULESET_FILE}"), source }),
@@ -154,7 +162,8 @@ mod tests {
     use super::*;
 
     fn with<T>(variables: &[(&str, &str)], test: impl FnOnce(&Console<'_>) -> T) -> T {
-        let env = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        let env =
+            |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
         let (mut out, mut talk) = (Vec::new(), Vec::new());
         test(&Console { out: &mut out, talk: &mut talk, env: &env, color: false, out_is_terminal: false })
     }
@@ -175,7 +184,9 @@ mod tests {
     #[test]
     fn interfaces_are_separated_by_spaces_or_commas_and_empty_means_all() {
         let read = |variables: &[(&str, &str)]| {
-            with(variables, |console| Target::read(&Place::default(), Direction::Ingress, console)).unwrap().interfaces
+            with(variables, |console| Target::read(&Place::default(), Direction::Ingress, console))
+                .unwrap()
+                .interfaces
         };
         assert_eq!(read(&[("IFACES", " eth0 eth1,eth2\n")]).unwrap(), ["eth0", "eth1", "eth2"]);
         assert_eq!(read(&[("IFACES", "")]), None);
@@ -197,7 +208,9 @@ mod tests {
     #[test]
     fn direction_is_checked_whatever_its_case() {
         let read = |text: &str| {
-            with(&[("DIRECTION", text)], |console| Target::read(&Place::default(), Direction::Ingress, console))
+            with(&[("DIRECTION", text)], |console| {
+                Target::read(&Place::default(), Direction::Ingress, console)
+            })
         };
         assert_eq!(read("EGRESS").unwrap().direction, Direction::Egress);
         assert_eq!(read("").unwrap().direction, Direction::Ingress);
@@ -206,12 +219,16 @@ mod tests {
 
     #[test]
     fn attempts_are_a_number_of_tries() {
-        let read = |variables: &[(&str, &str)]| with(variables, |console| Patience::read(&Attach::default(), console));
+        let read = |variables: &[(&str, &str)]| {
+            with(variables, |console| Patience::read(&Attach::default(), console))
+        };
         let default = read(&[]).unwrap();
         assert_eq!((default.attempts, default.delay), (6, Duration::from_secs(3)));
         let set = read(&[("N_ATTEMPTS", "2"), ("RETRY_DELAY", "0.5")]).unwrap();
         assert_eq!((set.attempts, set.delay), (2, Duration::from_millis(500)));
-        for wrong in [("N_ATTEMPTS", "0"), ("N_ATTEMPTS", "many"), ("RETRY_DELAY", "-1"), ("RETRY_DELAY", "soon")] {
+        for wrong in
+            [("N_ATTEMPTS", "0"), ("N_ATTEMPTS", "many"), ("RETRY_DELAY", "-1"), ("RETRY_DELAY", "soon")]
+        {
             assert!(read(&[wrong]).is_err(), "{wrong:?}");
         }
     }

@@ -50,7 +50,8 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let filters = net::status(&mut netlink, &interfaces, target.direction.hooks())?;
     let entries: Vec<Entry<'_>> = filters.iter().map(Entry::new).collect();
     if args.json {
-        serde_json::to_writer_pretty(&mut *console.out, &entries).map_err(|error| Failure::Output(error.into()))?;
+        serde_json::to_writer_pretty(&mut *console.out, &entries)
+            .map_err(|error| Failure::Output(error.into()))?;
         writeln!(console.out)?;
         return Ok(());
     }

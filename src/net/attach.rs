@@ -70,7 +70,9 @@ pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Resu
             Qdisc::Absent | Qdisc::Clsact { .. } => {}
         }
         let standing = filter::list(netlink, interface, *hook, qdisc)?;
-        if let Some(foreign) = standing.iter().find(|filter| filter.priority == filter::PRIORITY && !filter.is_ours()) {
+        if let Some(foreign) =
+            standing.iter().find(|filter| filter.priority == filter::PRIORITY && !filter.is_ours())
+        {
             let what = format!("{} {}", foreign.kind, foreign.name.as_deref().unwrap_or("without a name"));
             return Err(Error::Occupied { interface: interface.name.clone(), hook: *hook, what });
         }
@@ -92,12 +94,19 @@ impl Plan<'_> {
         match self.change(netlink, &mut added, &mut done) {
             Ok(attached) => Ok(attached),
             Err(cause) if added.is_empty() && done == 0 => Err(cause),
-            Err(cause) => Err(Error::PartWay { cause: Box::new(cause), standing: self.undo(netlink, &added, done) }),
+            Err(cause) => {
+                Err(Error::PartWay { cause: Box::new(cause), standing: self.undo(netlink, &added, done) })
+            }
         }
     }
 
     /// `added` and `done` say how far it came.
-    fn change(&self, netlink: &mut Netlink, added: &mut Vec<Interface>, done: &mut usize) -> Result<Vec<Attached>> {
+    fn change(
+        &self,
+        netlink: &mut Netlink,
+        added: &mut Vec<Interface>,
+        done: &mut usize,
+    ) -> Result<Vec<Attached>> {
         for interface in &self.bare {
             if qdisc::add(netlink, interface)? {
                 added.push(interface.clone());
@@ -135,7 +144,9 @@ impl Step<'_> {
             .map_err(|error| format!("{place} may have the new program: {error}"))?;
         let Some(ours) = now.iter().find(|filter| filter.is_ours()) else { return Ok(()) };
         match &self.previous {
-            None => filter::remove(netlink, ours).map_err(|error| format!("{place} has the new program: {error}")),
+            None => {
+                filter::remove(netlink, ours).map_err(|error| format!("{place} has the new program: {error}"))
+            }
             Some(Previous { held: Some(program), name, .. }) => {
                 filter::put(netlink, interface, *hook, program.as_fd(), name)
                     .map_err(|error| format!("{place} has the new program: {error}"))

@@ -21,7 +21,12 @@ pub enum Whose {
 }
 
 /// Removes filters from these hooks of these interfaces; returns which.
-pub fn detach(netlink: &mut Netlink, interfaces: &[Interface], hooks: &[Hook], whose: Whose) -> Result<Vec<Filter>> {
+pub fn detach(
+    netlink: &mut Netlink,
+    interfaces: &[Interface],
+    hooks: &[Hook],
+    whose: Whose,
+) -> Result<Vec<Filter>> {
     let mut removed = Vec::new();
     for interface in interfaces {
         let before = removed.len();

@@ -89,7 +89,13 @@ impl Filter {
 }
 
 /// Puts our filter on a hook, or replaces it: one message, so that there is never none and never two.
-pub fn put(netlink: &mut Netlink, interface: &Interface, hook: Hook, program: BorrowedFd<'_>, name: &str) -> Result<()> {
+pub fn put(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    program: BorrowedFd<'_>,
+    name: &str,
+) -> Result<()> {
     let options = [
         // A descriptor is never negative.
         TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
@@ -125,7 +131,11 @@ pub fn list(netlink: &mut Netlink, interface: &Interface, hook: Hook, qdisc: Qdi
         .dump(&request)
         .map_err(|source| Error::netlink(format!("list the filters of {} {hook}", interface.name), source))?;
     // The first entry of each priority stands for the priority itself and has handle 0.
-    Ok(answers.iter().filter_map(|answer| read(answer, interface, hook)).filter(|filter| filter.handle != 0).collect())
+    Ok(answers
+        .iter()
+        .filter_map(|answer| read(answer, interface, hook))
+        .filter(|filter| filter.handle != 0)
+        .collect())
 }
 
 /// Removes exactly this filter.
@@ -141,9 +151,9 @@ pub fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
     attributes.extend(filter.chain.map(TcAttribute::Chain));
     let request = RouteNetlinkMessage::DelTrafficFilter(TcMessage::from_parts(header, attributes));
     let hook = filter.hook;
-    netlink
-        .request(request, 0)
-        .map_err(|source| Error::netlink(format!("remove the filter from {} {hook}", filter.interface.name), source))
+    netlink.request(request, 0).map_err(|source| {
+        Error::netlink(format!("remove the filter from {} {hook}", filter.interface.name), source)
+    })
 }
 
 fn read(answer: &netlink::Answer, interface: &Interface, hook: Hook) -> Option<Filter> {

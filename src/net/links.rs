@@ -72,6 +72,9 @@ pub fn find(netlink: &mut Netlink, names: &[String]) -> Result<Vec<Interface>> {
     if missing.is_empty() {
         Ok(found)
     } else {
-        Err(Error::NoSuchInterface { missing, present: all.into_iter().map(|interface| interface.name).collect() })
+        Err(Error::NoSuchInterface {
+            missing,
+            present: all.into_iter().map(|interface| interface.name).collect(),
+        })
     }
 }

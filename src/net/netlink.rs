@@ -8,8 +8,8 @@ use std::io;
 
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -136,7 +136,8 @@ impl Netlink {
             };
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let message = NetlinkBuffer::new_checked(rest).map_err(|error| Error::Unreadable(error.to_string()))?;
+                let message =
+                    NetlinkBuffer::new_checked(rest).map_err(|error| Error::Unreadable(error.to_string()))?;
                 let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
                 if message.sequence_number() == self.sequence {
                     interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;

@@ -75,6 +75,7 @@ pub fn remove(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
 }
 
 fn message(interface: &Interface) -> TcMessage {
-    let header = TcHeader { index: interface.index, handle: HANDLE, parent: TcHandle::CLSACT, ..TcHeader::default() };
+    let header =
+        TcHeader { index: interface.index, handle: HANDLE, parent: TcHandle::CLSACT, ..TcHeader::default() };
     TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".to_owned())])
 }

@@ -147,7 +147,8 @@ fn a_legacy_ingress_qdisc_is_refused_with_the_remedy_and_the_others_are_untouche
         let (clean, legacy) = (device(netlink, "clean"), device(netlink, "legacy"));
         add_qdisc(netlink, &legacy, "ingress");
         let rules = DROP_UDP[0];
-        let said = fail(sfunnel().args(["attach", "-i", "clean,legacy", "-d", "egress", "--ruleset", rules]), 1);
+        let said =
+            fail(sfunnel().args(["attach", "-i", "clean,legacy", "-d", "egress", "--ruleset", rules]), 1);
         assert!(said.contains("tc qdisc del dev legacy ingress"), "{said}");
         assert!(filters(netlink, &legacy, Hook::Ingress).is_empty());
         assert_eq!(qdisc(netlink, &legacy), Qdisc::Legacy);
@@ -195,10 +196,21 @@ fn clean_acts_on_direction_and_interfaces_only_and_needs_no_ruleset() {
 fn the_container_attaches_everywhere_by_default_and_says_what_it_read() {
     in_netns(|netlink| {
         device(netlink, "eth0");
-        let output = succeed(sfunnel().env("SFUNNEL_RULESET", DROP_UDP[0]).env("IFACES", "").env("DEBUG", "yes"));
+        let output =
+            succeed(sfunnel().env("SFUNNEL_RULESET", DROP_UDP[0]).env("IFACES", "").env("DEBUG", "yes"));
         let said = talk(&output);
         assert!(output.stdout.is_empty());
-        for word in ["sfunnel 0.", "Linux ", "IFACES", "DIRECTION", "NETNS", "CLEAN", "DEBUG", "N_ATTEMPTS", "RETRY_DELAY"] {
+        for word in [
+            "sfunnel 0.",
+            "Linux ",
+            "IFACES",
+            "DIRECTION",
+            "NETNS",
+            "CLEAN",
+            "DEBUG",
+            "N_ATTEMPTS",
+            "RETRY_DELAY",
+        ] {
             assert!(said.contains(word), "{word}: {said}");
         }
         assert!(said.contains(DROP_UDP[0]), "{said}");
@@ -249,7 +261,8 @@ fn n_attempts_is_a_number_of_tries() {
 fn wrong_rules_attach_nothing_and_exit_2() {
     in_netns(|netlink| {
         let lo = interface(netlink, "lo");
-        let said = fail(sfunnel().env("SFUNNEL_RULESET", "udp actions drop\nudp dport 99999 actions drop"), 2);
+        let said =
+            fail(sfunnel().env("SFUNNEL_RULESET", "udp actions drop\nudp dport 99999 actions drop"), 2);
         assert!(said.contains("99999"), "{said}");
         assert!(said.contains("SFUNNEL_RULESET:2"), "{said}");
         assert_eq!(qdisc(netlink, &lo), Qdisc::Absent);

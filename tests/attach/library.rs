@@ -36,12 +36,17 @@ fn attaching_again_replaces_and_says_what() {
 #[test]
 fn a_failure_part_way_restores_filters_and_qdiscs() {
     in_netns(|netlink| {
-        let (ours, bare, doomed) = (device(netlink, "ours"), device(netlink, "bare"), device(netlink, "doomed"));
+        let (ours, bare, doomed) =
+            (device(netlink, "ours"), device(netlink, "bare"), device(netlink, "doomed"));
         let (old, new) = (program(NEXT, 1), program(NEXT, 2));
         for interface in [&ours, &doomed] {
-            net::plan(netlink, vec![attachment(interface, Hook::Ingress, &old, "sfunnel old")]).unwrap().apply(netlink).unwrap();
+            net::plan(netlink, vec![attachment(interface, Hook::Ingress, &old, "sfunnel old")])
+                .unwrap()
+                .apply(netlink)
+                .unwrap();
         }
-        let wanted = [&ours, &bare, &doomed].map(|interface| attachment(interface, Hook::Ingress, &new, "sfunnel new"));
+        let wanted = [&ours, &bare, &doomed]
+            .map(|interface| attachment(interface, Hook::Ingress, &new, "sfunnel new"));
         let plan = net::plan(netlink, wanted.to_vec()).unwrap();
         delete(netlink, &doomed);
         let error = plan.apply(netlink).unwrap_err();
@@ -63,7 +68,8 @@ fn a_legacy_ingress_qdisc_is_refused_and_left_alone() {
         add_qdisc(netlink, &legacy, "ingress");
         let new = program(NEXT, 1);
         for hook in Hook::ALL {
-            let wanted = vec![attachment(&clean, hook, &new, "sfunnel"), attachment(&legacy, hook, &new, "sfunnel")];
+            let wanted =
+                vec![attachment(&clean, hook, &new, "sfunnel"), attachment(&legacy, hook, &new, "sfunnel")];
             let error = net::plan(netlink, wanted).unwrap_err();
             assert!(error.to_string().contains("tc qdisc del dev legacy ingress"), "{error}");
         }
@@ -80,7 +86,8 @@ fn a_foreign_filter_at_our_priority_is_never_replaced() {
         let program = program(NEXT, 1);
         add_qdisc(netlink, &lo, "clsact");
         foreign(netlink, &lo, Hook::Ingress, "theirs", filter::PRIORITY, &program);
-        let error = net::plan(netlink, vec![attachment(&lo, Hook::Ingress, &program, "sfunnel")]).unwrap_err();
+        let error =
+            net::plan(netlink, vec![attachment(&lo, Hook::Ingress, &program, "sfunnel")]).unwrap_err();
         assert!(matches!(error, Error::Occupied { .. }), "{error}");
         assert_eq!(names(netlink, &lo, Hook::Ingress), ["theirs"]);
     });
@@ -104,7 +111,10 @@ fn detach_removes_ours_only_and_the_qdisc_when_it_is_empty() {
         assert!(net::detach(netlink, lo_only, &Hook::ALL, Whose::Ours).unwrap().is_empty());
 
         let eth = device(netlink, "eth");
-        net::plan(netlink, vec![attachment(&eth, Hook::Egress, &program, "sfunnel")]).unwrap().apply(netlink).unwrap();
+        net::plan(netlink, vec![attachment(&eth, Hook::Egress, &program, "sfunnel")])
+            .unwrap()
+            .apply(netlink)
+            .unwrap();
         net::detach(netlink, std::slice::from_ref(&eth), &Hook::ALL, Whose::Ours).unwrap();
         assert_eq!(qdisc(netlink, &eth), Qdisc::Absent);
     });

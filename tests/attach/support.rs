@@ -103,7 +103,14 @@ pub fn elf(programs: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// Somebody else's filter: any name, priority and handle.
-pub fn foreign(netlink: &mut Netlink, interface: &Interface, hook: Hook, name: &str, priority: u16, program: &Program) {
+pub fn foreign(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    name: &str,
+    priority: u16,
+    program: &Program,
+) {
     let options = [
         TcFilterBpfOption::ProgFd(program.as_fd().as_raw_fd().unsigned_abs()),
         TcFilterBpfOption::ProgName(name.to_owned()),
@@ -126,7 +133,8 @@ pub fn foreign(netlink: &mut Netlink, interface: &Interface, hook: Hook, name: &
 
 pub fn add_qdisc(netlink: &mut Netlink, interface: &Interface, kind: &str) {
     let handle = TcHandle { major: 0xffff, minor: 0 };
-    let header = TcHeader { index: interface.index, handle, parent: TcHandle::INGRESS, ..TcHeader::default() };
+    let header =
+        TcHeader { index: interface.index, handle, parent: TcHandle::INGRESS, ..TcHeader::default() };
     let message = TcMessage::from_parts(header, vec![TcAttribute::Kind(kind.to_owned())]);
     netlink
         .request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
