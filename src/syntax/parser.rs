@@ -334,7 +334,7 @@ fn missing_ports(span: Span, outer: Protocol, sport: &Argument, dport: &Argument
 fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a, (Protocol, Word<'a>)> {
     let Ok((rest, (first, word))) = protocol(i) else {
         let message = format!("expected `tcp` or `udp` after `{}`", key.text);
-        let (rest, diagnostic) = match super::word::word(i) {
+        let (rest, diagnostic) = match word(i) {
             Ok((rest, found)) if !help::is_keyword(found) => {
                 (rest, Diagnostic::error(message, found.span, "not a protocol"))
             }
@@ -359,5 +359,5 @@ fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a
 pub(crate) fn repeated(what: &str, first: Span, again: Span) -> Diagnostic {
     Diagnostic::error(format!("`{what}` is repeated"), again, "second one")
         .with(first, "first one")
-        .help(format!("keep one `{what}`, or write two rules"))
+        .help(format!("keep one `{what}`"))
 }
