@@ -184,7 +184,11 @@ fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
     }
     let operand = if operand.is_empty() { "VALUE" } else { operand };
     let value = quote(&format!("{} {help}{operand}", key.text));
-    wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(format!("write {value}"))])
+    let help = match operator.text.starts_with(['<', '>']) {
+        true => format!("write one rule for each value, or `{} != VALUE`", key.text),
+        false => format!("write {value}"),
+    };
+    wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(help)])
 }
 
 /// The value of a match, which must be there.
