@@ -43,11 +43,11 @@ impl Walk<'_> {
                 if held != Some(test.field) {
                     self.load(test.field);
                 }
-                let other = self.e.label(format!("not_{}_{}", test.field, test.value));
-                let negated = match test.op {
-                    Op::Equal => Cond::ne32(KEY, test.value),
-                    Op::AtMost => Cond::gt32(KEY, test.value),
+                let (side, negated) = match test.op {
+                    Op::Equal => ("not", Cond::ne32(KEY, test.value)),
+                    Op::AtMost => ("above", Cond::gt32(KEY, test.value)),
                 };
+                let other = self.e.label(format!("{}_{side}_{}", test.field, test.field.show(test.value)));
                 self.e.jump_if_note(negated, other, &test.to_string());
                 self.node(yes, Some(test.field), miss);
                 self.e.bind(other);
