@@ -3,13 +3,14 @@
 //! An [`Ast`] goes in; an [`ir::Ruleset`] and warnings, or every semantic error at once, come out.
 //! Never looks at text: what cannot be read is the business of [`syntax`].
 
+mod alias;
 mod overlap;
 
 use range_set_blaze::RangeSetBlaze;
 
 use crate::diag::{Diagnostic, Severity, Source, Span};
 use crate::ir;
-use crate::syntax::ast::{Ast, Match, MatchKind, Side};
+use crate::syntax::ast::{ActionKind, Ast, Match, MatchKind, Side};
 use crate::syntax::{self, ast};
 
 /// A ruleset that can be compiled, and what is odd about it.
@@ -53,6 +54,7 @@ pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
             checked.push((rule, ir));
         }
     }
+    faults.extend(alias::lists(&checked));
     faults.extend(overlap::own_output(&checked));
     faults.extend(overlap::shadowed(&checked));
     sort(&mut faults);
@@ -81,15 +83,26 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
     }
+    let proto = proto(matches.protocol?);
+    let action = match &rule.actions.first()?.kind {
+        ActionKind::Accept => ir::Action::Accept,
+        ActionKind::Drop => ir::Action::Drop,
+        ActionKind::Funnel { outer, sport, dport } => {
+            ir::Action::Funnel(ir::Funnel { outer: self::proto(*outer), sport: *sport, dport: *dport })
+        }
+        ActionKind::Unfunnel { inner } => ir::Action::Unfunnel { inner: self::proto(*inner) },
+        ActionKind::Alias { side, port } => alias::alias(rule, &matches, *side, *port, faults)?,
+        ActionKind::Unalias { ports } => alias::unalias(rule, &matches, ports, faults)?,
+    };
     Some(ir::Rule {
         text: rule.text.clone(),
         span: rule.span,
-        proto: proto(matches.protocol?),
+        proto,
         saddr: matches.saddr.map_or_else(RangeSetBlaze::universe, addresses),
         daddr: matches.daddr.map_or_else(RangeSetBlaze::universe, addresses),
         sport: matches.sport.map_or_else(RangeSetBlaze::universe, ports),
         dport: matches.dport.map_or_else(RangeSetBlaze::universe, ports),
-        action: action(rule.actions.first()?.kind),
+        action,
     })
 }
 
@@ -155,7 +168,7 @@ fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let span = matches_end.unwrap_or(rule.span.after());
     let error = Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this");
     let words: Vec<&str> = rule.text.split(' ').collect();
-    let ends_matches = |word: &&str| matches!(*word, "actions" | "accept" | "drop" | "funnel" | "unfunnel");
+    let ends_matches = |word: &&str| *word == "actions" || syntax::ACTIONS.contains(word);
     let (matches, rest) = words.split_at(words.iter().position(ends_matches).unwrap_or(words.len()));
     let whole = [matches, &["tcp"], rest].concat().join(" ");
     if whole.len() > LONGEST_QUOTED {
@@ -177,17 +190,6 @@ fn proto(protocol: ast::Protocol) -> ir::Proto {
     match protocol {
         ast::Protocol::Tcp => ir::Proto::Tcp,
         ast::Protocol::Udp => ir::Proto::Udp,
-    }
-}
-
-fn action(kind: ast::ActionKind) -> ir::Action {
-    match kind {
-        ast::ActionKind::Accept => ir::Action::Accept,
-        ast::ActionKind::Drop => ir::Action::Drop,
-        ast::ActionKind::Funnel { outer, sport, dport } => {
-            ir::Action::Funnel(ir::Funnel { outer: proto(outer), sport, dport })
-        }
-        ast::ActionKind::Unfunnel { inner } => ir::Action::Unfunnel { inner: proto(inner) },
     }
 }
 

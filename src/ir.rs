@@ -32,7 +32,7 @@ pub struct Rule {
 }
 
 /// What happens to a packet that matches. Processing ends with the first match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Accept,
     Drop,
@@ -42,6 +42,32 @@ pub enum Action {
     Unfunnel {
         inner: Proto,
     },
+    /// Rename a TCP port in place, the old one going to the unused urgent pointer.
+    Alias {
+        end: End,
+        port: u16,
+    },
+    /// Give a TCP packet back the port that `alias` took from it, if it is one of these.
+    Unalias {
+        end: End,
+        ports: RangeSetBlaze<u16>,
+    },
+}
+
+/// Which of a packet's two ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum End {
+    Sport,
+    Dport,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            End::Sport => "sport",
+            End::Dport => "dport",
+        })
+    }
 }
 
 /// The header that `funnel` pushes.

@@ -106,10 +106,16 @@ pub mod tcp {
     pub const SEQUENCE: Field = field("tcp.sequence", 4, Size::W);
     pub const ACKNOWLEDGEMENT: Field = field("tcp.acknowledgement", 8, Size::W);
     pub const DATA_OFFSET: Field = field("tcp.offset", 12, Size::B);
+    pub const FLAGS: Field = field("tcp.flags", 13, Size::B);
     /// All three in one store.
     pub const OFFSET_FLAGS_WINDOW: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
     pub const CHECKSUM: Field = field("tcp.checksum", 16, Size::H);
     pub const URGENT: Field = field("tcp.urgent", 18, Size::H);
+
+    /// Length without options.
+    pub const LEN: i16 = 20;
+    /// Of [`FLAGS`]: the urgent pointer means something.
+    pub const URG: u32 = 0x20;
 }
 
 /// Both L4 headers begin with the ports.
@@ -117,6 +123,8 @@ pub mod l4 {
     use super::{Field, Size, field};
 
     pub const PORTS: Field = field("sport, dport", 0, Size::W);
+    pub const SPORT: Field = field("sport", 0, Size::H);
+    pub const DPORT: Field = field("dport", 2, Size::H);
 }
 
 /// `struct __sk_buff` (include/uapi/linux/bpf.h): what the program sees of the packet's metadata.

@@ -15,7 +15,7 @@ const MOST_COMPARED: usize = 2000;
 /// Who has this many funnels that eat their own output will fix them all alike.
 const MOST_TOLD: usize = 1000;
 
-type Pair<'a> = (&'a ast::Rule, Rule);
+pub(super) type Pair<'a> = (&'a ast::Rule, Rule);
 
 /// Funnels whose output they would funnel again, at the next hook it passes.
 ///

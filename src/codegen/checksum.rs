@@ -133,6 +133,20 @@ impl Emit {
         self.jump_if(Cond::ne64(R0, 0), self.fail);
     }
 
+    /// Bytes of the TCP header have changed by `change`, a sum in the packet's byte order:
+    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, change, 0)`, or `fail`.
+    ///
+    /// Without `BPF_F_PSEUDO_HDR` nothing happens to a checksum that is still to be finished: whoever
+    /// finishes it sums the new bytes.
+    pub(super) fn update_tcp(&mut self, tcp: Offset, change: Reg) {
+        self.set_offset(R2, Offset { bytes: tcp.bytes + tcp::CHECKSUM.offset, ..tcp });
+        self.op(Insn::mov32(R3, 0_u32));
+        self.op(Insn::mov32(R4, change));
+        self.op(Insn::mov32(R5, 0_u32));
+        self.call(Helper::L4CsumReplace);
+        self.jump_if(Cond::ne64(R0, 0), self.fail);
+    }
+
     /// `R1 = checksum field; if it is 0 it becomes 0xffff`: zero says "no checksum" (RFC 768).
     pub(super) fn never_zero(&mut self, name: &str) {
         let present = self.label(name);

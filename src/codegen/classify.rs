@@ -13,7 +13,7 @@ use crate::tree::{Field, Node, Op};
 /// The field that the tree is looking at, in host byte order.
 const KEY: Reg = R2;
 
-pub(super) fn emit(e: &mut Emit, node: &Node, proto: Proto, actions: &[Action], routines: &mut Routines) {
+pub(super) fn emit(e: &mut Emit, node: &Node, proto: Proto, actions: &[&Action], routines: &mut Routines) {
     let mut walk = Walk { e, proto, actions, routines };
     walk.node(node, None, None);
 }
@@ -21,7 +21,7 @@ pub(super) fn emit(e: &mut Emit, node: &Node, proto: Proto, actions: &[Action], 
 struct Walk<'a> {
     e: &'a mut Emit,
     proto: Proto,
-    actions: &'a [Action],
+    actions: &'a [&'a Action],
     routines: &'a mut Routines,
 }
 
@@ -80,7 +80,7 @@ impl Walk<'_> {
 
     fn leaf(&mut self, rule: usize) {
         self.e.origin(Some(rule));
-        match self.actions.get(rule) {
+        match self.actions.get(rule).copied() {
             // A tree of another ruleset: no rule, no action.
             None | Some(Action::Accept) => self.e.exit(UNSPEC),
             Some(Action::Drop) => self.routine(Verb::Drop, self.proto, self.proto),
@@ -91,6 +91,14 @@ impl Walk<'_> {
                 self.routine(Verb::Funnel, self.proto, funnel.outer);
             }
             Some(Action::Unfunnel { inner }) => self.routine(Verb::Unfunnel, *inner, self.proto),
+            Some(Action::Alias { end, port }) => {
+                self.e.op_note(Insn::mov32(PORTS, *port), &format!("{end} {port}"));
+                self.routine(Verb::Alias(*end), self.proto, self.proto);
+            }
+            Some(Action::Unalias { end, ports }) => {
+                let list = self.routines.list(ports);
+                self.routine(Verb::Unalias(*end, list), self.proto, self.proto);
+            }
         }
     }
 

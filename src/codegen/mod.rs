@@ -20,7 +20,7 @@
 //! | R1 to R5 | die at every helper call; R2 holds the tree's key | arguments of helpers |
 //! | R6 `SKB` | the context | the same |
 //! | R7 `IP` | IP header in the packet; 28 bytes proven | the same, proven again once there is room |
-//! | R8 `PORTS` | source and destination port of the packet | those to push; the length of IP options |
+//! | R8 `PORTS` | source and destination port of the packet | those to push, or the one to write; the length of IP options |
 //! | R9 `L4_LEN` | | bytes behind the IP header and its options |
 //!
 //! # What the verifier asks of the emitter
@@ -42,6 +42,7 @@
 //!   uninitialised stack. What stands at a variable offset (anything behind IP options) goes through
 //!   `bpf_skb_load_bytes` and `bpf_skb_store_bytes`.
 
+mod alias;
 mod checksum;
 mod classify;
 mod emit;
@@ -52,10 +53,13 @@ mod prologue;
 mod unfunnel;
 mod validate;
 
+use std::collections::HashMap;
+
 use asm::{Label, Program};
+use range_set_blaze::RangeSetBlaze;
 
 use self::emit::Emit;
-use crate::ir::{Action, Proto, Ruleset};
+use crate::ir::{Action, End, Proto, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
@@ -77,27 +81,47 @@ impl Link {
 }
 
 /// A routine that leaves share: all rules with the same action and protocols end in one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Routine {
     verb: Verb,
     inner: Proto,
     outer: Proto,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Verb {
     Drop,
     Funnel,
     Unfunnel,
+    Alias(End),
+    /// With the list of this number.
+    Unalias(End, usize),
 }
 
 /// The routines in use, in the order of their first use.
 #[derive(Debug, Default)]
-struct Routines(Vec<(Routine, Label)>);
+struct Routines {
+    known: Vec<(Routine, Label)>,
+    by_routine: HashMap<Routine, Label>,
+    /// What `unalias` may restore, each list once.
+    lists: Vec<RangeSetBlaze<u16>>,
+    by_list: HashMap<RangeSetBlaze<u16>, usize>,
+}
 
 impl Routines {
+    /// The number of a list.
+    fn list(&mut self, ports: &RangeSetBlaze<u16>) -> usize {
+        if let Some(number) = self.by_list.get(ports) {
+            return *number;
+        }
+        let number = self.lists.len();
+        self.lists.push(ports.clone());
+        self.by_list.insert(ports.clone(), number);
+        number
+    }
+
     fn label(&mut self, e: &mut Emit, routine: Routine) -> Label {
-        if let Some((_, label)) = self.0.iter().find(|(known, _)| *known == routine) {
+        if let Some(label) = self.by_routine.get(&routine) {
             return *label;
         }
         let Routine { verb, inner, outer } = routine;
@@ -105,8 +129,11 @@ impl Routines {
             Verb::Drop => format!("drop_{outer}"),
             Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
+            Verb::Alias(end) => format!("alias_{end}"),
+            Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
         });
-        self.0.push((routine, label));
+        self.known.push((routine, label));
+        self.by_routine.insert(routine, label);
         label
     }
 }
@@ -119,7 +146,7 @@ impl Routines {
 pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, asm::Error> {
     let mut e = Emit::new(link);
     let mut routines = Routines::default();
-    let actions: Vec<Action> = ruleset.rules.iter().map(|rule| rule.action).collect();
+    let actions: Vec<&Action> = ruleset.rules.iter().map(|rule| &rule.action).collect();
     let wanted: Vec<Proto> = Proto::ALL.into_iter().filter(|p| *tree.root(*p) != Node::Miss).collect();
     if !wanted.is_empty() {
         prologue::emit(&mut e, &wanted, |e, proto| {
@@ -127,13 +154,19 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
         });
     }
     e.origin(None);
-    let can_fail = routines.0.iter().any(|(routine, _)| routine.verb != Verb::Drop);
-    for (Routine { verb, inner, outer }, label) in routines.0 {
+    let can_fail = routines.known.iter().any(|(routine, _)| routine.verb != Verb::Drop);
+    for (Routine { verb, inner, outer }, label) in routines.known {
         e.bind(label);
         match verb {
             Verb::Drop => validate::emit_drop(&mut e, outer),
             Verb::Funnel => funnel::emit(&mut e, inner, outer),
             Verb::Unfunnel => unfunnel::emit(&mut e, inner, outer),
+            Verb::Alias(end) => alias::emit(&mut e, end),
+            Verb::Unalias(end, list) => {
+                if let Some(ports) = routines.lists.get(list) {
+                    alias::emit_unalias(&mut e, end, list, ports);
+                }
+            }
         }
     }
     e.finish(can_fail)

@@ -66,12 +66,15 @@ pub struct Action {
     pub kind: ActionKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionKind {
     Accept,
     Drop,
     Funnel { outer: Protocol, sport: u16, dport: u16 },
     Unfunnel { inner: Protocol },
+    Alias { side: Side, port: u16 },
+    /// Each once, in ascending order.
+    Unalias { ports: Vec<u16> },
 }
 
 impl MatchKind {
@@ -90,12 +93,24 @@ impl MatchKind {
 
 impl ActionKind {
     /// The word that starts the action.
-    pub fn keyword(self) -> &'static str {
+    pub fn keyword(&self) -> &'static str {
         match self {
             ActionKind::Accept => "accept",
             ActionKind::Drop => "drop",
             ActionKind::Funnel { .. } => "funnel",
             ActionKind::Unfunnel { .. } => "unfunnel",
+            ActionKind::Alias { .. } => "alias",
+            ActionKind::Unalias { .. } => "unalias",
+        }
+    }
+}
+
+impl Side {
+    /// The word for the port on this side.
+    pub fn port_keyword(self) -> &'static str {
+        match self {
+            Side::Source => "sport",
+            Side::Destination => "dport",
         }
     }
 }

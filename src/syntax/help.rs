@@ -7,10 +7,13 @@ use super::word::{Cursor, Word, peek, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 14] = [
+const KEYWORDS: [&str; 16] = [
     "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap",
+    "unfunnel", "encap", "decap", "alias", "unalias",
 ];
+
+/// Those that start an action.
+pub(crate) const ACTIONS: [&str; 6] = ["accept", "drop", "funnel", "unfunnel", "alias", "unalias"];
 
 /// What people coming from other languages write.
 const SYNONYMS: [(&str, &str); 14] = [
@@ -31,13 +34,11 @@ const SYNONYMS: [(&str, &str); 14] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 14] = [
+const PLANNED: [(&str, &str, Spoils); 12] = [
     ("ip6", "leave the rule out: IPv6 packets pass unchanged", Spoils::Word),
     ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
     ("define", "write the value in each rule", Spoils::Rule),
     ("include", "write all rules in one ruleset", Spoils::Rule),
-    ("alias", "use `funnel tcp sport N dport N` to carry packets to another port", Spoils::UntilAction),
-    ("unalias", "use `unfunnel tcp` at the end that receives", Spoils::UntilAction),
     ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("mark", "leave `mark` out", Spoils::UntilAction),
@@ -71,7 +72,7 @@ pub(super) fn unknown_word(word: Word<'_>) -> (Diagnostic, Spoils) {
         Some(remedy) => error.help(remedy),
         None => error.help(
             "matches are `ip`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-             actions are `accept`, `drop`, `funnel`, `unfunnel`",
+             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`",
         ),
     };
     (error, Spoils::Word)
@@ -83,7 +84,7 @@ pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
     while let Ok((rest, word)) = word(i) {
         let stop = match spoils {
             Spoils::Word => is_word_of_ours(word),
-            Spoils::UntilAction => matches!(word.text, "accept" | "drop" | "funnel" | "unfunnel"),
+            Spoils::UntilAction => ACTIONS.contains(&word.text),
             Spoils::Rule => false,
         };
         if stop {

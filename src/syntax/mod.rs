@@ -3,6 +3,7 @@
 //! One function per production of docs/rules.md, over nom. Knows what can be read, not what makes
 //! sense: `tcp udp` passes here and is refused by [`check`](crate::check).
 
+mod alias;
 pub mod ast;
 mod help;
 mod parser;
@@ -10,6 +11,7 @@ mod value;
 mod word;
 
 use self::ast::Ast;
+pub(crate) use self::help::ACTIONS;
 pub(crate) use self::parser::repeated;
 use crate::diag::{Diagnostic, Source};
 

@@ -9,6 +9,7 @@ use nom::combinator::opt;
 use nom::{Err, Parser};
 
 use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
+use super::alias;
 use super::help::{self, Spoils};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};
@@ -148,15 +149,19 @@ fn addr_match(i: Cursor<'_>) -> Parsed<'_, Match> {
 
 /// `port-match = ( "sport" | "dport" ) [ "!=" ] port`
 fn port_match(i: Cursor<'_>) -> Parsed<'_, Match> {
-    let (i, key) = alt((keyword("sport"), keyword("dport"))).parse(i)?;
-    let side = if key.text == "sport" { Side::Source } else { Side::Destination };
+    let (i, (side, key)) = port_side(i)?;
     let (i, negated) = not_equal(i, key)?;
     let (rest, (port, span)) = argument(i, key, "a port number", "80", values::port)?;
     Ok((rest, Match { span: key.span.to(span), kind: MatchKind::Port { side, negated, port } }))
 }
 
+pub(super) fn port_side(i: Cursor<'_>) -> Parsed<'_, (Side, Word<'_>)> {
+    let side = |side| move |word| (side, word);
+    alt((keyword("sport").map(side(Side::Source)), keyword("dport").map(side(Side::Destination)))).parse(i)
+}
+
 /// `[ "!=" ]`, refusing everything else that looks like an operator.
-fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
+pub(super) fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
     let (rest, found) = opt(keyword("!=")).parse(i)?;
     if found.is_some() {
         return Ok((rest, true));
@@ -192,7 +197,7 @@ fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
 }
 
 /// The value of a match, which must be there.
-fn argument<'a, T>(
+pub(super) fn argument<'a, T>(
     i: Cursor<'a>,
     key: Word<'_>,
     what: &str,
@@ -222,13 +227,15 @@ fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
         keyword("drop").map(|word| Action { span: word.span, kind: ActionKind::Drop }),
         funnel,
         unfunnel,
+        alias::alias,
+        alias::unalias,
     ))
     .parse(i)
 }

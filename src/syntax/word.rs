@@ -71,6 +71,18 @@ pub(super) fn word(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
     Ok((Cursor { at: span.end, ..i }, Word { text: &i.source[span.start..span.end], span }))
 }
 
+/// `piece = "{" | "}" | "," | word without any of these`: what sets are made of.
+pub(super) fn piece(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
+    let (_, Word { text, span }) = word(i)?;
+    let len = match text.find(['{', '}', ',']) {
+        Some(0) => 1,
+        Some(at) => at,
+        None => text.len(),
+    };
+    let span = Span { end: span.start + len, ..span };
+    Ok((Cursor { at: span.end, ..i }, Word { text: &text[..len], span }))
+}
+
 /// The word that comes next in this rule, if any.
 pub(super) fn peek(i: Cursor<'_>) -> Option<Word<'_>> {
     word(i).ok().map(|(_, word)| word)

@@ -1,0 +1,218 @@
+//! What `alias` and `unalias` ask of a rule, and of each other.
+//!
+//! A rule's parts go in, its action or what is wrong with it come out. A ruleset is one end's, often
+//! one direction's only: that the way back is missing altogether is nothing to warn about here.
+
+use std::collections::BTreeMap;
+
+use range_set_blaze::RangeSetBlaze;
+
+use super::overlap::Pair;
+use super::{Matches, ports};
+use crate::diag::{Diagnostic, Span};
+use crate::ir::{Action, End};
+use crate::syntax::ast::{self, MatchKind, Side};
+
+/// Diagnostics of one kind: who has made one mistake a thousand times need not be told as often.
+const MOST_TOLD: usize = 20;
+
+/// `alias`, if the rule is about TCP and the port may be another one.
+pub(super) fn alias(
+    rule: &ast::Rule,
+    matches: &Matches,
+    side: Side,
+    port: u16,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Action> {
+    let word = side.port_keyword();
+    let matched = match side {
+        Side::Source => matches.sport,
+        Side::Destination => matches.dport,
+    };
+    if let Some(wrong) = not_tcp(rule, matches, &format!("funnel udp sport 540 dport {port}")) {
+        faults.push(wrong);
+        return None;
+    }
+    if single(matched) == Some(port) {
+        let error =
+            Diagnostic::error("the rule renames a port to itself", span(rule), format!("to port {port}"));
+        let error = match place(rule, side) {
+            Some(place) => error.with(place, format!("from port {port}")),
+            None => error,
+        };
+        faults.push(error.help(format!("write `actions accept`, or another port after `alias {word}`")));
+        return None;
+    }
+    Some(Action::Alias { end: end(side), port })
+}
+
+/// `unalias`, if the rule is about TCP and says by one single port which end is meant.
+pub(super) fn unalias(
+    rule: &ast::Rule,
+    matches: &Matches,
+    ports: &[u16],
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Action> {
+    if let Some(wrong) = not_tcp(rule, matches, "unfunnel udp") {
+        faults.push(wrong);
+        return None;
+    }
+    let (sport, dport) = (single(matches.sport), single(matches.dport));
+    let side = match (sport, dport) {
+        (Some(_), None) => Side::Source,
+        (None, Some(_)) => Side::Destination,
+        (None, None) => {
+            faults.push(
+                Diagnostic::error("which port does `unalias` restore?", span(rule), "no single port is matched")
+                    .help(
+                        "match the port that `alias` has written: `dport N` towards the server, `sport N` \
+                         for its replies",
+                    ),
+            );
+            return None;
+        }
+        (Some(_), Some(_)) => {
+            let mut error =
+                Diagnostic::error("which port does `unalias` restore?", span(rule), "two ports are matched");
+            for side in [Side::Source, Side::Destination] {
+                if let Some(place) = place(rule, side) {
+                    error = error.with(place, "this one?");
+                }
+            }
+            faults.push(error.help("keep the match on the port that `alias` has written, leave out the other"));
+            return None;
+        }
+    };
+    Some(Action::Unalias { end: end(side), ports: RangeSetBlaze::from_iter(ports) })
+}
+
+/// Only TCP has a field to spare.
+fn not_tcp(rule: &ast::Rule, matches: &Matches, instead: &str) -> Option<Diagnostic> {
+    if matches.protocol? == ast::Protocol::Tcp {
+        return None;
+    }
+    let keyword = rule.actions.first()?.kind.keyword();
+    let error = Diagnostic::error(
+        format!("`{keyword}` is for TCP only"),
+        span(rule),
+        "keeps the port in a field of the TCP header",
+    );
+    let udp = rule.matches.iter().find(|m| m.kind == MatchKind::Protocol(ast::Protocol::Udp));
+    let error = match udp {
+        Some(udp) => error.with(udp.span, "UDP has no such field"),
+        None => error,
+    };
+    Some(error.help(format!("write `{instead}` to carry UDP, or match `tcp`")))
+}
+
+/// The lists of `unalias`, against the port they are for and against the ruleset's own aliases.
+pub(super) fn lists(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    // For each port that is restored from: all that may be restored, and by which rule first.
+    let mut restored: BTreeMap<u16, (RangeSetBlaze<u16>, usize)> = BTreeMap::new();
+    for (index, (written, rule)) in rules.iter().enumerate() {
+        let Action::Unalias { end, ports } = &rule.action else { continue };
+        let shared = match end {
+            End::Sport => &rule.sport,
+            End::Dport => &rule.dport,
+        };
+        let Some(shared) = shared.first() else { continue };
+        if ports.contains(shared) && found.len() < MOST_TOLD {
+            let warning = Diagnostic::warning(
+                format!("port {shared} is on its own list"),
+                span(written),
+                "`alias` never puts it there",
+            );
+            let warning = match place(written, side(*end)) {
+                Some(place) => warning.with(place, "the port that packets come with"),
+                None => warning,
+            };
+            let others = ports - &RangeSetBlaze::from_iter([shared]);
+            found.push(match others.is_empty() {
+                true => warning.help("list the ports that `alias` takes packets from"),
+                false => warning.help(format!("write `unalias {}`", show(&others))),
+            });
+        }
+        let entry = restored.entry(shared).or_insert_with(|| (RangeSetBlaze::new(), index));
+        entry.0 |= ports;
+    }
+    found.extend(missing(rules, &restored));
+    found
+}
+
+/// Ports that the ruleset's own `alias` rules hide and none of its `unalias` rules brings back, though
+/// some is there for the same port.
+fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usize)>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (written, rule) in rules {
+        let Action::Alias { end, port } = &rule.action else { continue };
+        let from = match end {
+            End::Sport => &rule.sport,
+            End::Dport => &rule.dport,
+        };
+        let (Some((listed, first)), Some(from)) = (restored.get(port), only(from)) else { continue };
+        if listed.contains(from) {
+            continue;
+        }
+        let list = listed | &RangeSetBlaze::from_iter([from]);
+        found.push(
+            Diagnostic::warning(
+                format!("port {from} is aliased, but not restored"),
+                span(written),
+                format!("hides port {from}"),
+            )
+            .with(span(rules[*first].0), "does not list it")
+            .help(format!("if both are of the same flows, write `unalias {}`", show(&list))),
+        );
+        if found.len() == MOST_TOLD {
+            break;
+        }
+    }
+    found
+}
+
+/// The ports as one writes them; long lists are shortened.
+fn show(list: &RangeSetBlaze<u16>) -> String {
+    const LONGEST: usize = 16;
+    let mut ports: Vec<String> = list.iter().take(LONGEST).map(|port| port.to_string()).collect();
+    if list.iter().nth(LONGEST).is_some() {
+        ports.push("...".into());
+    }
+    match &ports[..] {
+        [one] => one.clone(),
+        many => format!("{{ {} }}", many.join(", ")),
+    }
+}
+
+fn single(matched: Option<MatchKind>) -> Option<u16> {
+    only(&ports(matched?))
+}
+
+fn only(set: &RangeSetBlaze<u16>) -> Option<u16> {
+    set.first().filter(|first| set.last() == Some(*first))
+}
+
+fn end(side: Side) -> End {
+    match side {
+        Side::Source => End::Sport,
+        Side::Destination => End::Dport,
+    }
+}
+
+fn side(end: End) -> Side {
+    match end {
+        End::Sport => Side::Source,
+        End::Dport => Side::Destination,
+    }
+}
+
+/// Where the action stands.
+fn span(rule: &ast::Rule) -> Span {
+    rule.actions.first().map_or(rule.span, |action| action.span)
+}
+
+/// Where the port on this side is matched.
+fn place(rule: &ast::Rule, wanted: Side) -> Option<Span> {
+    let on = |kind: MatchKind| matches!(kind, MatchKind::Port { side, .. } if side == wanted);
+    rule.matches.iter().find(|m| on(m.kind)).map(|m| m.span)
+}

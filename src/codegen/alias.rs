@@ -1,0 +1,134 @@
+//! `alias` and `unalias`: a TCP port renamed in place, the true one in the unused urgent pointer.
+//!
+//! ```text
+//! before   port P, URG clear, urgent pointer 0
+//! alias N  port N, URG clear, urgent pointer P          and back, if P is on the list of unalias
+//! ```
+//!
+//! Length, sequence numbers and options stay as they are, so packets of many segments (GSO) need no
+//! care: the kernel copies these bytes to each segment. A packet whose urgent pointer is in use, or
+//! that has been renamed already, goes on as it was. P moves from one field of the header to another, so
+//! the header's sum changes by N alone.
+//!
+//! The flow's hash is left alone: it is still the same for all packets of the flow, and receive flow
+//! steering compares it with the one it has seen before this program ran. One helper call is all.
+
+use asm::{Cond, Insn, Label, Reg, Reg::*};
+use range_set_blaze::RangeSetBlaze;
+
+use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
+use super::frame::{Len, Offset, PEEK};
+use super::validate::{IpHeader, validate, validate_plain};
+use crate::ir::End;
+use crate::packet::{Field, ipv4, l4, tcp};
+
+/// The port that a packet hides in its urgent pointer.
+const HIDDEN: Reg = R2;
+/// Behind IP options: the length of the IP header. The length of L4 has served its purpose by then.
+const IP_LEN: Reg = L4_LEN;
+
+/// On entry `PORTS` holds the port to write.
+pub(super) fn emit(e: &mut Emit, end: End) {
+    let name = format!("alias_{end}");
+    routine(e, &name, |e, header, _| {
+        pass_if_urgent(e, header);
+        e.load(R1, header, tcp::URGENT);
+        e.jump_if_note(Cond::ne32(R1, 0_u32), e.pass, "in use");
+        e.load(R1, header, port(end));
+        e.jump_if_note(Cond::eq32(R1, PORTS), e.pass, "has that port already");
+        e.store(header, tcp::URGENT, R1);
+        e.store(header, port(end), PORTS);
+    });
+}
+
+/// Restores one of the `ports`, whose list has this number.
+pub(super) fn emit_unalias(e: &mut Emit, end: End, list: usize, ports: &RangeSetBlaze<u16>) {
+    let name = format!("unalias_{end}_{list}");
+    let ranges: Vec<(u16, u16)> = ports.ranges().map(|range| range.into_inner()).collect();
+    routine(e, &name, |e, header, kind| {
+        pass_if_urgent(e, header);
+        e.load(HIDDEN, header, tcp::URGENT);
+        let listed = e.label(format!("{name}_listed{kind}"));
+        one_of(e, &ranges, u16::MAX, listed, true);
+        e.bind(listed);
+        e.load_raw(PORTS, header, port(end));
+        e.op_note(Insn::xor32(PORTS, u32::MAX), "the sum loses it");
+        e.store(header, port(end), HIDDEN);
+        e.store_const(header, tcp::URGENT, 0);
+    });
+}
+
+/// What both have in common. `change` is given the TCP header and a suffix for labels; it changes the
+/// header and leaves in `PORTS` what its sum has changed by, in the packet's byte order, or passes.
+fn routine(e: &mut Emit, name: &str, change: impl Fn(&mut Emit, &Window, &str)) {
+    let with_options = e.label(format!("{name}_options"));
+    validate_plain(e, tcp::LEN, with_options);
+    let (packet, cold) = e.pull_window(name, ipv4::LEN + tcp::LEN);
+    change(e, &packet.at(ipv4::LEN), "");
+    let tcp_at = e.offset(0, None);
+    e.update_tcp(tcp_at, PORTS);
+    e.exit(UNSPEC);
+
+    // The header is at a variable offset: it is changed on the stack.
+    e.bind(with_options);
+    e.ip_header_len(R1);
+    validate(e, tcp::LEN, IpHeader::WithOptions(R1));
+    e.op(Insn::mov32(IP_LEN, R1));
+    let tcp_at = Offset { plus: Some(IP_LEN), ..e.ip_offset() };
+    e.load_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
+    change(e, &PEEK.window(), "_options");
+    e.store_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
+    e.update_tcp(tcp_at, PORTS);
+    e.exit(UNSPEC);
+    e.pull(cold);
+}
+
+fn pass_if_urgent(e: &mut Emit, header: &Window) {
+    e.load(R1, header, tcp::FLAGS);
+    e.jump_if_note(Cond::set32(R1, tcp::URG), e.pass, "URG");
+}
+
+fn port(end: End) -> Field {
+    match end {
+        End::Sport => l4::SPORT,
+        End::Dport => l4::DPORT,
+    }
+}
+
+/// How many single ports are compared one after the other.
+const CHAIN: usize = 4;
+
+/// Goes to `listed` if `HIDDEN`, which is `most` at most, is in one of the `ranges`, and passes if not;
+/// the `last` part of the search falls through to `listed` instead. There is a gap between any two
+/// ranges and below the first, so every compare can go either way.
+fn one_of(e: &mut Emit, ranges: &[(u16, u16)], most: u16, listed: Label, last: bool) {
+    if ranges.len() <= CHAIN && ranges.iter().all(|(first, end)| first == end) {
+        let (jumping, falling) = ranges.split_at(ranges.len() - usize::from(last));
+        for (port, _) in jumping {
+            e.jump_if(Cond::eq32(HIDDEN, *port), listed);
+        }
+        match falling {
+            [(port, _), ..] => e.jump_if_note(Cond::ne32(HIDDEN, *port), e.pass, "not listed"),
+            [] => e.exit(UNSPEC),
+        }
+    } else if let [(first, end)] = ranges {
+        if last {
+            e.jump_if_note(Cond::lt32(HIDDEN, *first), e.pass, "not listed");
+            if *end < most {
+                e.jump_if_note(Cond::gt32(HIDDEN, *end), e.pass, "not listed");
+            }
+        } else {
+            // Some range above has been split off at this one's end.
+            e.jump_if(Cond::ge32(HIDDEN, *first), listed);
+            e.exit(UNSPEC);
+        }
+    } else {
+        let (lower, upper) = ranges.split_at(ranges.len() / 2);
+        let Some((_, split)) = lower.last() else { return };
+        let above = e.label(format!("above_{split}"));
+        e.jump_if(Cond::gt32(HIDDEN, *split), above);
+        one_of(e, lower, *split, listed, false);
+        e.bind(above);
+        one_of(e, upper, most, listed, last);
+    }
+}
