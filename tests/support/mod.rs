@@ -4,6 +4,8 @@
 //! Never imports anything from the crate but its public API, and `model.rs` not even that.
 #![allow(dead_code)]
 
+pub mod arb;
+pub mod case;
 pub mod lab;
 pub mod model;
 pub mod packet;
