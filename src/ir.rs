@@ -39,7 +39,9 @@ pub enum Action {
     /// Push a header between IP and the L4 header that is there.
     Funnel(Funnel),
     /// Pop the funneling header, if there is one; `inner` is what is below it.
-    Unfunnel { inner: Proto },
+    Unfunnel {
+        inner: Proto,
+    },
 }
 
 /// The header that `funnel` pushes.

@@ -8,5 +8,9 @@
 //!
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
+pub mod codegen;
 pub mod diag;
+pub mod elf;
 pub mod ir;
+pub mod packet;
+pub mod tree;

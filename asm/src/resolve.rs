@@ -1,0 +1,368 @@
+//! Labels to distances.
+//!
+//! In: the assembler's list. Out: a [`Program`], or an [`Error`]; never a truncated distance.
+//!
+//! Four passes, each linear in the number of instructions:
+//!
+//! 1. `live`: leave out jumps to the next instruction, then walk the control flow graph. Anything not
+//!    reached, or running off the end, is an error: the verifier refuses both.
+//! 2. `relax`: all jumps start short (16 bits). Those out of reach become long, which pushes others
+//!    out of reach, and so on.
+//! 3. `emit`: items to steps, one for each instruction of the kernel.
+//! 4. encode.
+//!
+//! Why relaxation ends, and is right: a jump only ever grows, so distances only ever grow, so there
+//! are at most as many rounds as jumps. Real programs take three. A cascade in which each round
+//! lengthens a single jump would be quadratic, so after [`ROUNDS`] rounds one pass decides the rest
+//! as if every jump still short had grown. The final distances can only be smaller than those.
+
+use crate::Label;
+use crate::assembler::{Assembler, Item, LabelDef, Texts, What};
+use crate::encode;
+use crate::insn::{Cond, Insn};
+use crate::listing;
+
+/// `BPF_COMPLEXITY_LIMIT_INSNS`: the kernel takes no longer program, whatever the capabilities.
+const MAX_SLOTS: usize = 1_000_000;
+
+/// How often the jumps are looked at one by one before the pessimistic pass.
+const ROUNDS: usize = 16;
+
+/// Why a list of instructions is not a program. All but [`Error::TooLarge`] are bugs of the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A jump's target was never bound.
+    #[error("label `{label}` is jumped to, but bound nowhere")]
+    Unbound {
+        /// The label's name.
+        label: String,
+    },
+    /// No path leads to an instruction, which the verifier refuses.
+    #[error("instruction {index} can never be reached: {text}")]
+    Unreachable {
+        /// How many instructions were pushed before it.
+        index: usize,
+        /// The instruction.
+        text: String,
+    },
+    /// A path leads past the last instruction.
+    #[error("control runs off the end of the program after: {text}")]
+    RunsOff {
+        /// The last instruction on that path; empty if there is none at all.
+        text: String,
+    },
+    /// More slots than the kernel takes.
+    #[error("the program takes {slots} instructions, the kernel takes at most {limit}")]
+    TooLarge {
+        /// How long the program would be.
+        slots: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// The encoder gave back something else than it was given.
+    #[error("cannot encode: {text}")]
+    Encoding {
+        /// The instruction.
+        text: String,
+    },
+}
+
+/// One instruction of the kernel, jumps as distances from the slot behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Op(Insn),
+    /// `to` is none for the hops inside a lengthened jump.
+    Jump {
+        cond: Option<Cond>,
+        off: i16,
+        to: Option<usize>,
+    },
+    /// `gotol`, kernel 6.6 and later.
+    Long {
+        off: i32,
+        to: usize,
+    },
+}
+
+/// A step, where it is and which item it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) slot: usize,
+    pub(crate) item: usize,
+    pub(crate) origin: Option<u32>,
+    pub(crate) step: Step,
+}
+
+/// A finished program: the slots the kernel takes, and all the listing needs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    slots: Vec<u64>,
+    long_jumps: usize,
+    /// In order of slots.
+    pub(crate) steps: Vec<Placed>,
+    /// By label; unique among those bound.
+    pub(crate) label_names: Vec<String>,
+    /// Item and label, in order of items.
+    pub(crate) bound: Vec<(usize, usize)>,
+    pub(crate) notes: Texts,
+    pub(crate) sections: Texts,
+}
+
+impl Program {
+    /// The program as the kernel of this host takes it, eight bytes a slot.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.slots.iter().flat_map(|&slot| encode::bytes(slot)).collect()
+    }
+
+    /// The length in slots of eight bytes, what the kernel counts as instructions.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many jumps had to be lengthened to `gotol`. Kernels before 6.6 take only programs with none.
+    pub fn long_jumps(&self) -> usize {
+        self.long_jumps
+    }
+
+    /// The tag the instruction at a slot was stamped with.
+    pub fn origin_at(&self, slot: usize) -> Option<u32> {
+        self.step_at(slot)?.origin
+    }
+
+    /// The listing's text of the instruction at a slot, with its note. Either slot of a two-slot
+    /// instruction will do.
+    pub fn text_at(&self, slot: usize) -> Option<String> {
+        self.step_at(slot).map(|placed| listing::line(self, placed))
+    }
+
+    pub(crate) fn slot_bytes(&self, slot: usize) -> [u8; 8] {
+        encode::bytes(self.slots[slot])
+    }
+
+    fn step_at(&self, slot: usize) -> Option<&Placed> {
+        if slot >= self.slots.len() {
+            return None;
+        }
+        let behind = self.steps.partition_point(|placed| placed.slot <= slot);
+        self.steps[..behind].last()
+    }
+}
+
+pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
+    let list = List { items: &asm.items, labels: &asm.labels };
+    list.check_bound()?;
+    let kept = list.live()?;
+    let (forms, places) = list.relax(&kept);
+    let slots = places.last().copied().unwrap_or(0);
+    if slots > MAX_SLOTS {
+        return Err(Error::TooLarge { slots, limit: MAX_SLOTS });
+    }
+    let steps = list.emit(&forms, &places)?;
+    let mut encoded = Vec::with_capacity(slots);
+    for placed in &steps {
+        if !encode::encode(&placed.step, &mut encoded) {
+            return Err(Error::Encoding { text: list.text(placed.item) });
+        }
+    }
+    let mut bound: Vec<_> = asm.labels.iter().enumerate().filter_map(|(n, def)| Some((def.at?, n))).collect();
+    bound.sort_unstable();
+    Ok(Program {
+        slots: encoded,
+        long_jumps: forms.iter().filter(|&&form| form == Form::Long).count(),
+        steps,
+        label_names: listing::unique_names(asm.labels, &bound),
+        bound,
+        notes: asm.notes,
+        sections: asm.sections,
+    })
+}
+
+/// How an item is going to be encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Dropped,
+    /// An instruction, or a jump within 16 bits.
+    Short,
+    /// A jump that needs `gotol`.
+    Long,
+}
+
+struct List<'a> {
+    items: &'a [Item],
+    labels: &'a [LabelDef],
+}
+
+impl List<'_> {
+    fn check_bound(&self) -> Result<(), Error> {
+        for item in self.items {
+            if let What::Jump { to, .. } = item.what {
+                let def = &self.labels[to.index];
+                if def.at.is_none() {
+                    return Err(Error::Unbound { label: def.name.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The item behind a label that `check_bound` has seen.
+    fn target(&self, label: Label) -> usize {
+        self.labels[label.index].at.unwrap_or(self.items.len())
+    }
+
+    fn text(&self, item: usize) -> String {
+        listing::item_text(&self.items[item], self.labels)
+    }
+
+    /// Which items stay, or the first that cannot be reached.
+    fn live(&self) -> Result<Vec<bool>, Error> {
+        let end = self.items.len();
+        // Backwards, so that what follows an item is settled when its turn comes: one pass drops
+        // chains of jumps to the next instruction whole. A dropped jump went where control goes
+        // without it, so reachability is the same before and after.
+        let mut kept = vec![true; end];
+        let mut next_kept = vec![end; end + 1];
+        for (at, item) in self.items.iter().enumerate().rev() {
+            next_kept[at] = at;
+            if let What::Jump { to, .. } = item.what {
+                let target = self.target(to);
+                if target > at && next_kept[target] == next_kept[at + 1] {
+                    kept[at] = false;
+                    next_kept[at] = next_kept[at + 1];
+                }
+            }
+        }
+
+        let mut reached = vec![false; end];
+        let mut waiting = Vec::new();
+        let mut from = None;
+        let mut at = next_kept[0];
+        loop {
+            // Follow one path until it ends or meets another.
+            while at < end && !reached[at] {
+                reached[at] = true;
+                from = Some(at);
+                let item = &self.items[at];
+                if let What::Jump { to, .. } = item.what {
+                    waiting.push((at, next_kept[self.target(to)]));
+                }
+                if !item.falls_through() {
+                    break;
+                }
+                at = next_kept[at + 1];
+            }
+            if at >= end {
+                return Err(Error::RunsOff { text: from.map(|item| self.text(item)).unwrap_or_default() });
+            }
+            match waiting.pop() {
+                Some((jump, target)) => (from, at) = (Some(jump), target),
+                None => break,
+            }
+        }
+        match (0..end).find(|&at| kept[at] && !reached[at]) {
+            Some(index) => Err(Error::Unreachable { index, text: self.text(index) }),
+            None => Ok(kept),
+        }
+    }
+
+    /// The form of each item, and the slot of each and of the end.
+    fn relax(&self, kept: &[bool]) -> (Vec<Form>, Vec<usize>) {
+        let mut forms: Vec<Form> =
+            kept.iter().map(|&k| if k { Form::Short } else { Form::Dropped }).collect();
+        for round in 0..=ROUNDS {
+            let assumed = if round < ROUNDS { Form::Short } else { Form::Long };
+            let places = self.places(&forms, assumed);
+            let mut grown = false;
+            for (at, item) in self.items.iter().enumerate() {
+                if let What::Jump { to, .. } = item.what
+                    && forms[at] == Form::Short
+                    && i16::try_from(distance(places[at + 1], places[self.target(to)])).is_err()
+                {
+                    forms[at] = Form::Long;
+                    grown = true;
+                }
+            }
+            if !grown {
+                break;
+            }
+        }
+        let places = self.places(&forms, Form::Short);
+        (forms, places)
+    }
+
+    /// The slot of each item, and of the end, if the jumps still short took the form `assumed`.
+    fn places(&self, forms: &[Form], assumed: Form) -> Vec<usize> {
+        let mut slot = 0;
+        let mut places = Vec::with_capacity(forms.len() + 1);
+        for (item, &form) in self.items.iter().zip(forms) {
+            places.push(slot);
+            slot += width(item, if form == Form::Short { assumed } else { form });
+        }
+        places.push(slot);
+        places
+    }
+
+    fn emit(&self, forms: &[Form], places: &[usize]) -> Result<Vec<Placed>, Error> {
+        let mut steps = Vec::with_capacity(self.items.len());
+        for (at, item) in self.items.iter().enumerate() {
+            let mut slot = places[at];
+            let mut place = |step| {
+                steps.push(Placed { slot, item: at, origin: item.origin, step });
+                slot += 1;
+            };
+            let (cond, to) = match item.what {
+                What::Op(insn) => {
+                    place(Step::Op(insn));
+                    continue;
+                }
+                What::Jump { cond, to } => (cond, to),
+            };
+            // Each form ends with the instruction that goes to the label.
+            let away = distance(places[at + 1], places[self.target(to)]);
+            let too_far = |_| Error::Encoding { text: self.text(at) };
+            let to = to.index;
+            match forms[at] {
+                Form::Dropped => {}
+                Form::Short => {
+                    let off = i16::try_from(away).map_err(too_far)?;
+                    place(Step::Jump { cond, off, to: Some(to) });
+                }
+                Form::Long => {
+                    let hop = |cond| Step::Jump { cond, off: 1, to: None };
+                    match cond.map(|cond| cond.inverse().ok_or(cond)) {
+                        None => {}
+                        Some(Ok(inverse)) => place(hop(Some(inverse))),
+                        // No inverse: hop over the hop that leaves out the long jump.
+                        Some(Err(cond)) => {
+                            place(hop(Some(cond)));
+                            place(hop(None));
+                        }
+                    }
+                    let off = i32::try_from(away).map_err(too_far)?;
+                    place(Step::Long { off, to });
+                }
+            }
+        }
+        Ok(steps)
+    }
+}
+
+/// The slots an item takes in a form.
+fn width(item: &Item, form: Form) -> usize {
+    match (item.what, form) {
+        (_, Form::Dropped) => 0,
+        (What::Op(insn), _) => insn.slots(),
+        (What::Jump { .. }, Form::Short) => 1,
+        (What::Jump { cond, .. }, Form::Long) => match cond.map(Cond::inverse) {
+            None => 1,
+            Some(Some(_)) => 2,
+            Some(None) => 3,
+        },
+    }
+}
+
+/// How far a jump has to go that ends before the slot `behind`.
+fn distance(behind: usize, target: usize) -> isize {
+    // Exact: a program has far fewer slots than an isize can count.
+    target.cast_signed() - behind.cast_signed()
+}

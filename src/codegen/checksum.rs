@@ -1,0 +1,157 @@
+//! Checksum arithmetic (RFC 1071, RFC 1624) in registers, and the kernel's helper for L4.
+//!
+//! # Why no payload is read
+//!
+//! The inner checksum is re-based as if both addresses were 0.0.0.0. From then on the inner segment,
+//! checksum included, sums to the complement of its pseudo-header, `~(protocol + length)`, whatever
+//! it carries. So the outer checksum is made of constants, addresses, ports and length alone. The
+//! kernel calls this local checksum offload (Documentation/networking/checksum-offloads.rst). It is
+//! right as well for a packet whose inner checksum is still to be finished (`CHECKSUM_PARTIAL`).
+
+use asm::{Cond, Helper, Insn, Reg, Reg::*};
+
+use super::emit::{Emit, IP};
+use super::frame::{HEADER, Offset};
+use crate::ir::Proto;
+use crate::packet::{ipv4, marker, tcp, udp};
+
+/// `BPF_F_PSEUDO_HDR`: the pseudo-header changed, so the field of a `CHECKSUM_PARTIAL` packet, which
+/// holds the pseudo-header's sum, changes too.
+const PSEUDO_HDR: i32 = 0x10;
+/// `BPF_F_MARK_MANGLED_0`: an absent UDP checksum stays absent, a present one never becomes zero.
+const MARK_MANGLED_0: i32 = 0x20;
+
+/// Which way the inner checksum goes: from the packet's addresses to 0.0.0.0, or back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rebase {
+    ToZero,
+    FromZero,
+}
+
+/// Sum of 16-bit words, carries folded in: a value below 0x10000.
+pub(super) fn ones_complement_sum(words: &[u16]) -> u32 {
+    let sum: u32 = words.iter().map(|word| u32::from(*word)).sum();
+    let folded = (sum >> 16) + (sum & 0xffff);
+    (folded >> 16) + (folded & 0xffff)
+}
+
+/// The constant part of a pushed header's checksum: what stands in pseudo-header and header whatever
+/// the packet, less the inner protocol.
+///
+/// Of the lengths, `inner length + pushed` in the pseudo-header and `inner length` in the inner
+/// segment's sum cancel but for `pushed`. UDP carries its length once more, which is not constant.
+fn pushed_constants(inner: Proto, outer: Proto) -> u32 {
+    let common = [u16::from(outer.number()), u16::from(outer.header_len()), !u16::from(inner.number())];
+    let header: &[u32] = match outer {
+        Proto::Tcp => &[marker::SEQUENCE, marker::ACKNOWLEDGEMENT, marker::FLAGS],
+        Proto::Udp => &[],
+    };
+    let mut words = common.to_vec();
+    for word in header {
+        let [a, b, c, d] = word.to_be_bytes();
+        words.extend([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]);
+    }
+    ones_complement_sum(&words)
+}
+
+impl Emit {
+    /// `reg = (reg >> 16) + (reg & 0xffff)`: one round of carries.
+    pub(super) fn fold(&mut self, reg: Reg, scratch: Reg) {
+        self.op(Insn::mov32(scratch, reg));
+        self.op(Insn::rsh32(scratch, 16_u32));
+        self.op(Insn::and32(reg, 0xffff_u32));
+        self.op(Insn::add32(reg, scratch));
+    }
+
+    /// Copies the first three words of the IP header to the header's image, with `grow` bytes more
+    /// and another protocol. The checksum is brought up to date with what changed (RFC 1624, eqn. 3),
+    /// so a header that was damaged stays damaged.
+    pub(super) fn copy_ip_words(&mut self, ip: &super::emit::Window, grow: i16, from: Proto, to: Proto) {
+        let (limit, change) = match u16::try_from(grow) {
+            Ok(more) => (Some(u16::MAX - more), more),
+            Err(_) => (None, !grow.unsigned_abs()),
+        };
+        self.load(R1, ip, ipv4::WORD_LENGTH);
+        if let Some(limit) = limit {
+            self.op(Insn::mov32(R2, R1));
+            self.op(Insn::and32(R2, 0xffff_u32));
+            self.jump_if_note(Cond::gt32(R2, limit), self.pass, "longer than an IP packet can be");
+        }
+        self.op(Insn::add32(R1, i32::from(grow)));
+        self.store_be32(HEADER, 0, R1, ipv4::WORD_LENGTH.name);
+
+        self.load_raw(R1, ip, ipv4::WORD_FRAGMENT);
+        self.store_raw32(HEADER, 4, R1, ipv4::WORD_FRAGMENT.name);
+
+        let protocols = [change, u16::from(to.number()), !u16::from(from.number())];
+        self.load(R1, ip, ipv4::WORD_CHECKSUM);
+        self.op(Insn::mov32(R2, R1));
+        self.op(Insn::xor32(R2, 0xffff_u32));
+        self.op(Insn::and32(R2, 0xffff_u32));
+        self.op_note(Insn::add32(R2, ones_complement_sum(&protocols)), "change of length and protocol");
+        self.fold(R2, R3);
+        self.op(Insn::xor32(R2, 0xffff_u32));
+        self.op_note(Insn::and32(R1, 0xff00_0000_u32), "ip.ttl");
+        self.op_note(Insn::or32(R1, u32::from(to.number()) << 16), ipv4::PROTOCOL.name);
+        self.op(Insn::or32(R1, R2));
+        self.store_be32(HEADER, 8, R1, ipv4::WORD_CHECKSUM.name);
+    }
+
+    /// `R1 = checksum of the pushed header`, from the address sum in `IP`, the `ports` to push and,
+    /// over UDP, the pushed header's `udp_length`. `extra` is added: what the inner segment sums to
+    /// beyond what its checksum would have made of it.
+    pub(super) fn pushed_checksum(
+        &mut self,
+        inner: Proto,
+        outer: Proto,
+        ports: Reg,
+        udp_length: Option<Reg>,
+        extra: Option<Reg>,
+    ) {
+        self.op(Insn::mov32(R1, IP));
+        // Swapping all four bytes swaps the halves as well, and their order does not matter to a sum.
+        self.op(Insn::be32(R1));
+        self.fold(R1, R2);
+        self.op(Insn::mov32(R2, ports));
+        self.op(Insn::rsh32(R2, 16_u32));
+        self.op_note(Insn::add32(R1, R2), "source port");
+        self.op(Insn::mov32(R2, ports));
+        self.op(Insn::and32(R2, 0xffff_u32));
+        self.op_note(Insn::add32(R1, R2), "destination port");
+        self.op_note(Insn::add32(R1, pushed_constants(inner, outer)), "all that is constant");
+        for part in [udp_length, extra].into_iter().flatten() {
+            self.op(Insn::add32(R1, part));
+        }
+        self.fold(R1, R2);
+        self.fold(R1, R2);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+    }
+
+    /// Re-bases the inner checksum with the address sum in `IP`:
+    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, ±sum, flags)`, or `fail`.
+    ///
+    /// Only this helper knows whether the checksum is finished or still partial.
+    pub(super) fn rebase(&mut self, l4: Offset, inner: Proto, rebase: Rebase) {
+        let (checksum, flags) = match inner {
+            Proto::Tcp => (tcp::CHECKSUM, PSEUDO_HDR),
+            Proto::Udp => (udp::CHECKSUM, PSEUDO_HDR | MARK_MANGLED_0),
+        };
+        self.set_offset(R2, Offset { bytes: l4.bytes + checksum, ..l4 });
+        self.op(Insn::mov32(R3, 0_u32));
+        self.op(Insn::mov32(R4, IP));
+        if rebase == Rebase::ToZero {
+            self.op(Insn::xor32(R4, u32::MAX));
+        }
+        self.op(Insn::mov32(R5, flags));
+        self.call(Helper::L4CsumReplace);
+        self.jump_if(Cond::ne64(R0, 0), self.fail);
+    }
+
+    /// `R1 = checksum field; if it is 0 it becomes 0xffff`: zero says "no checksum" (RFC 768).
+    pub(super) fn never_zero(&mut self, name: &str) {
+        let present = self.label(name);
+        self.jump_if(Cond::ne32(R1, 0_u32), present);
+        self.op(Insn::mov32(R1, 0xffff_u32));
+        self.bind(present);
+    }
+}

@@ -1,0 +1,101 @@
+//! The tree as compares and jumps, each rule's leaf right behind the compare that leads to it.
+//!
+//! Comes from [`tree`](crate::tree); knows fields and rules, no header but what the registers hold.
+
+use asm::{Cond, Insn, Label, Reg, Reg::*};
+
+use super::emit::{Emit, PORTS, SHOT, UNSPEC, Window};
+use super::{Routine, Routines, Verb};
+use crate::ir::{Action, Proto};
+use crate::packet::ipv4;
+use crate::tree::{Field, Node, Op};
+
+/// The field that the tree is looking at, in host byte order.
+const KEY: Reg = R2;
+
+pub(super) fn emit(e: &mut Emit, node: &Node, proto: Proto, actions: &[Action], routines: &mut Routines) {
+    let mut walk = Walk { e, proto, actions, routines };
+    walk.node(node, None, None);
+}
+
+struct Walk<'a> {
+    e: &'a mut Emit,
+    proto: Proto,
+    actions: &'a [Action],
+    routines: &'a mut Routines,
+}
+
+impl Walk<'_> {
+    /// `held` is the field that `KEY` holds already: branches only fork, so what held above holds
+    /// below. `miss` is where a miss goes on; without it, processing ends there.
+    fn node(&mut self, node: &Node, held: Option<Field>, miss: Option<Label>) {
+        match node {
+            Node::Miss => {
+                self.e.origin(None);
+                match miss {
+                    Some(next) => self.e.goto(next),
+                    None => self.e.exit(UNSPEC),
+                }
+            }
+            Node::Rule(rule) => self.leaf(*rule),
+            Node::Test { test, yes, no } => {
+                self.e.origin(None);
+                if held != Some(test.field) {
+                    self.load(test.field);
+                }
+                let other = self.e.label(format!("not_{}_{}", test.field, test.value));
+                let negated = match test.op {
+                    Op::Equal => Cond::ne32(KEY, test.value),
+                    Op::AtMost => Cond::gt32(KEY, test.value),
+                };
+                self.e.jump_if_note(negated, other, &test.to_string());
+                self.node(yes, Some(test.field), miss);
+                self.e.bind(other);
+                self.node(no, Some(test.field), miss);
+            }
+            Node::Chain { first, then } => {
+                let next = self.e.label("next_rules");
+                self.node(first, held, Some(next));
+                self.e.bind(next);
+                self.node(then, None, miss);
+            }
+        }
+    }
+
+    fn load(&mut self, field: Field) {
+        let ip = Window::of_ip_header(ipv4::LEN);
+        match field {
+            Field::Saddr => self.e.load(KEY, &ip, ipv4::SADDR),
+            Field::Daddr => self.e.load(KEY, &ip, ipv4::DADDR),
+            Field::Sport => {
+                self.e.op(Insn::mov32(KEY, PORTS));
+                self.e.op_note(Insn::rsh32(KEY, 16_u32), "sport");
+            }
+            Field::Dport => {
+                self.e.op(Insn::mov32(KEY, PORTS));
+                self.e.op_note(Insn::and32(KEY, 0xffff_u32), "dport");
+            }
+        }
+    }
+
+    fn leaf(&mut self, rule: usize) {
+        self.e.origin(Some(rule));
+        match self.actions.get(rule) {
+            // A tree of another ruleset: no rule, no action.
+            None | Some(Action::Accept) => self.e.exit(UNSPEC),
+            Some(Action::Drop) => self.e.exit(SHOT),
+            Some(Action::Funnel(funnel)) => {
+                let ports = (u32::from(funnel.sport) << 16) | u32::from(funnel.dport);
+                let note = format!("sport {}, dport {}", funnel.sport, funnel.dport);
+                self.e.op_note(Insn::mov32(PORTS, ports), &note);
+                self.routine(Verb::Funnel, self.proto, funnel.outer);
+            }
+            Some(Action::Unfunnel { inner }) => self.routine(Verb::Unfunnel, *inner, self.proto),
+        }
+    }
+
+    fn routine(&mut self, verb: Verb, inner: Proto, outer: Proto) {
+        let label = self.routines.label(self.e, Routine { verb, inner, outer });
+        self.e.goto(label);
+    }
+}

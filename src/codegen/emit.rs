@@ -1,0 +1,249 @@
+//! The idioms of emission: proven windows, loads that convert, exits, cold blocks.
+//!
+//! [`Emit`] wraps the assembler for the rest of `codegen`, which never sees an offset number of a
+//! jump or a raw opcode. Byte order is converted here and nowhere else: what [`Emit::load`] loads
+//! is in host order, what [`Emit::store_be32`] stores is in network order.
+
+use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
+
+use super::Link;
+use crate::packet::{Field, skb};
+
+/// `TC_ACT_UNSPEC`: go on with the hook's next program.
+pub(super) const UNSPEC: i32 = -1;
+/// `TC_ACT_SHOT`: drop.
+pub(super) const SHOT: i32 = 2;
+
+/// Survive helper calls. See the module's register contract.
+pub(super) const SKB: Reg = R6;
+pub(super) const IP: Reg = R7;
+pub(super) const PORTS: Reg = R8;
+pub(super) const L4_LEN: Reg = R9;
+/// The frame pointer, read only.
+pub(super) const FP: Reg = R10;
+
+/// Memory that may be read: `len` bytes at `base + offset`, in the packet once a bounds check has
+/// proven them, or in the stack frame. Not `Copy`: what moves packet memory takes it by value.
+#[derive(Debug)]
+pub(super) struct Window {
+    base: Reg,
+    offset: i16,
+    len: i16,
+}
+
+impl Window {
+    /// The part of this window from `skip` on.
+    pub(super) fn at(&self, skip: i16) -> Window {
+        debug_assert!(skip <= self.len, "a view beyond its window");
+        Window { base: self.base, offset: self.offset + skip, len: self.len - skip }
+    }
+
+    /// The link header in front of the IP header, once that has been proven.
+    pub(super) fn of_link_header(len: i16) -> Window {
+        Window { base: IP, offset: -len, len }
+    }
+
+    /// What the prologue has proven of the IP header, for code that every classified packet may
+    /// reach: nothing between the prologue and the routines moves packet memory.
+    pub(super) fn of_ip_header(len: i16) -> Window {
+        Window { base: IP, offset: 0, len }
+    }
+}
+
+/// An area of the stack frame, below the frame pointer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// Negative: bytes from the frame pointer to the area's start.
+    pub offset: i16,
+    pub len: i16,
+}
+
+impl Slot {
+    pub(super) fn window(self) -> Window {
+        Window { base: FP, offset: self.offset, len: self.len }
+    }
+}
+
+pub(super) struct Emit {
+    asm: Assembler,
+    pub(super) link: Link,
+    /// Leaves the packet as it is; bound at the end of the program.
+    pub(super) pass: Label,
+    /// Drops the packet: only where it is half rewritten and the kernel refuses to go on.
+    pub(super) fail: Label,
+}
+
+impl Emit {
+    pub(super) fn new(link: Link) -> Self {
+        let mut asm = Assembler::new();
+        let (pass, fail) = (asm.label("pass"), asm.label("fail"));
+        Emit { asm, link, pass, fail }
+    }
+
+    pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
+        self.bind(self.pass);
+        self.exit(UNSPEC);
+        self.bind(self.fail);
+        self.exit(SHOT);
+        self.asm.finish()
+    }
+
+    pub(super) fn label(&mut self, name: impl Into<String>) -> Label {
+        self.asm.label(name)
+    }
+
+    pub(super) fn bind(&mut self, label: Label) {
+        self.asm.bind(label);
+    }
+
+    pub(super) fn origin(&mut self, rule: Option<usize>) {
+        self.asm.origin(rule.and_then(|rule| u32::try_from(rule).ok()));
+    }
+
+    pub(super) fn op(&mut self, insn: Insn) {
+        self.asm.push(insn);
+    }
+
+    pub(super) fn op_note(&mut self, insn: Insn, note: &str) {
+        self.asm.note(note);
+        self.asm.push(insn);
+    }
+
+    pub(super) fn goto(&mut self, label: Label) {
+        self.asm.goto(label);
+    }
+
+    pub(super) fn jump_if(&mut self, cond: Cond, label: Label) {
+        self.asm.jump_if(cond, label);
+    }
+
+    pub(super) fn jump_if_note(&mut self, cond: Cond, label: Label, note: &str) {
+        self.asm.note(note);
+        self.asm.jump_if(cond, label);
+    }
+
+    /// `return verdict`
+    pub(super) fn exit(&mut self, verdict: i32) {
+        let name = if verdict == SHOT { "TC_ACT_SHOT" } else { "TC_ACT_UNSPEC" };
+        self.op_note(Insn::mov32(R0, verdict), name);
+        self.op(Insn::exit());
+    }
+
+    /// `dst = field`, in host byte order.
+    pub(super) fn load(&mut self, dst: Reg, window: &Window, field: Field) {
+        self.load_raw(dst, window, field);
+        match field.size {
+            Size::B => {}
+            Size::H => self.op(Insn::be16(dst)),
+            Size::W => self.op(Insn::be32(dst)),
+            Size::D => self.op(Insn::be64(dst)),
+        }
+    }
+
+    /// `dst = field`, bytes as they are in the packet.
+    pub(super) fn load_raw(&mut self, dst: Reg, window: &Window, field: Field) {
+        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        self.op_note(Insn::load(field.size, dst, window.base, window.offset + field.offset), field.name);
+    }
+
+    /// `dst = skb->field`: a number in host byte order, or a pointer.
+    pub(super) fn load_skb(&mut self, dst: Reg, field: Field) {
+        self.op_note(Insn::load(field.size, dst, SKB, field.offset), field.name);
+    }
+
+    /// `slot.field = src` in network byte order; `src` is converted in place. Always 32 bits: before
+    /// 6.12 the verifier refuses a narrower store into part of a spilled word without `CAP_PERFMON`.
+    pub(super) fn store_be32(&mut self, slot: Slot, at: i16, src: Reg, note: &str) {
+        self.op(Insn::be32(src));
+        self.store_raw32(slot, at, src, note);
+    }
+
+    pub(super) fn store_raw32(&mut self, slot: Slot, at: i16, src: Reg, note: &str) {
+        debug_assert!(at + 4 <= slot.len, "{note} is outside its slot");
+        self.op_note(Insn::store(Size::W, FP, slot.offset + at, src), note);
+    }
+
+    /// `slot[at..at + 4] = value` in network byte order.
+    pub(super) fn store_const32(&mut self, slot: Slot, at: i16, value: u32, note: &str) {
+        debug_assert!(at + 4 <= slot.len, "{note} is outside its slot");
+        let value = i32::from_ne_bytes(value.to_be_bytes());
+        self.op_note(Insn::store_imm(Size::W, FP, slot.offset + at, value), note);
+    }
+
+    /// `dst = &slot[at]`
+    pub(super) fn address_of(&mut self, dst: Reg, slot: Slot, at: i16) {
+        self.op(Insn::mov64(dst, FP));
+        self.op(Insn::add64(dst, i32::from(slot.offset + at)));
+    }
+
+    /// `R0 = helper(skb, ...)`, the other arguments being set already.
+    pub(super) fn call(&mut self, helper: Helper) {
+        self.op(Insn::mov64(R1, SKB));
+        self.op(Insn::call(helper));
+    }
+
+    /// Proves the packet up to `after_link` bytes behind the link header, pulling them into the linear
+    /// area if they are in fragments, and leaves `IP` at the IP header. Shorter packets go to `pass`.
+    ///
+    /// The pull is a block of its own out of the way, which ends by joining the usual path.
+    pub(super) fn pull_window(&mut self, name: &str, after_link: i16) -> (Window, Cold) {
+        let linear = self.label(format!("{name}_linear"));
+        let pull = self.label(format!("{name}_pull"));
+        let len = self.link.header_len() + after_link;
+        self.prove(len, pull);
+        self.bind(linear);
+        self.point_at_ip();
+        (Window::of_ip_header(after_link), Cold { pull, linear, len })
+    }
+
+    /// The same for bytes known to be linear: sets `IP` again after it held something else.
+    pub(super) fn window_again(&mut self, after_link: i16) {
+        self.prove(self.link.header_len() + after_link, self.pass);
+        self.point_at_ip();
+    }
+
+    fn point_at_ip(&mut self) {
+        self.op(Insn::mov64(IP, R2));
+        if self.link.header_len() != 0 {
+            self.op_note(Insn::add64(IP, i32::from(self.link.header_len())), "IP header");
+        }
+    }
+
+    /// `R2 = data; R3 = data_end; if R2 + len > R3 goto short`
+    fn prove(&mut self, len: i16, short: Label) {
+        self.load_skb(R2, skb::DATA);
+        self.load_skb(R3, skb::DATA_END);
+        self.op(Insn::mov64(R4, R2));
+        self.op(Insn::add64(R4, i32::from(len)));
+        self.jump_if(Cond::gt64(R4, R3), short);
+    }
+
+    /// The block that [`Emit::pull_window`] put off.
+    pub(super) fn pull(&mut self, cold: Cold) {
+        self.bind(cold.pull);
+        self.load_skb(R2, skb::LEN);
+        self.jump_if(Cond::lt32(R2, u32::from(cold.len.unsigned_abs())), self.pass);
+        self.op(Insn::mov32(R2, i32::from(cold.len)));
+        self.call(Helper::SkbPullData);
+        self.prove(cold.len, self.pass);
+        self.goto(cold.linear);
+    }
+}
+
+/// A bounds check's unlikely side, still to be emitted. Must be handed to [`Emit::pull`].
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Cold {
+    pull: Label,
+    linear: Label,
+    len: i16,
+}
+
+const fn width(size: Size) -> i16 {
+    match size {
+        Size::B => 1,
+        Size::H => 2,
+        Size::W => 4,
+        Size::D => 8,
+    }
+}

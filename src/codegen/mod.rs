@@ -1,0 +1,128 @@
+//! Ruleset and tree to one program.
+//!
+//! Takes an [`ir::Ruleset`](Ruleset) with its [`Tree`], gives an [`asm::Program`]. Knows headers and
+//! verifier, not the kernel it will run on. Never fails on a legal ruleset, save for its size.
+//!
+//! # Shape
+//!
+//! ```text
+//! prologue ──▶ tcp or udp tree ──▶ a leaf a rule ──▶ a routine a (action, inner, outer) in use
+//!     │               │                │                    │
+//!     └───────────────┴── pass ◀───────┴────────────────────┘
+//! ```
+//!
+//! # Registers
+//!
+//! | register | from the prologue on | in a routine |
+//! |---|---|---|
+//! | R0 | | result of a helper |
+//! | R1 to R5 | die at every helper call; R2 holds the tree's key | arguments of helpers |
+//! | R6 `SKB` | the context | the same |
+//! | R7 `IP` | IP header in the packet; 28 bytes proven | the address sum, once the IP header is copied |
+//! | R8 `PORTS` | source and destination port of the packet | those to push, then the length of IP options |
+//! | R9 `L4_LEN` | bytes behind the IP header and its options | the same |
+//!
+//! # What the verifier asks of the emitter
+//!
+//! * V1: fall through to the path that ends. Taken branches wait on a stack of 8,192, so a tree's
+//!   leaves stand inline, each right behind the compare that leads to it.
+//! * V2: never a compare that the verifier can decide; it removes dead code one range at a time,
+//!   O(n²). The tree guarantees it: a leaf tests nothing again.
+//! * V3: leaves end in their own copy of the two-instruction exit. Jumps to a shared one are long in
+//!   a large program, and each long jump costs a slot more.
+//! * V4: compare packet words in 32 bits: 64-bit immediates are sign-extended, so 192.168.0.1 would
+//!   never be equal to itself.
+//! * V5: no unreachable instruction. The assembler refuses them.
+//! * Packet bytes are never stored to directly, only through helpers. A program that stores is given a
+//!   kernel prologue that copies every cloned packet, matching or not (`bpf_unclone_prologue` in
+//!   net/core/filter.c), and every TCP packet of a local socket is a clone.
+//! * `CAP_BPF` without `CAP_PERFMON`: no loops, no variable offsets from a packet or frame pointer, no
+//!   uninitialised stack. What stands at a variable offset (anything behind IP options) goes through
+//!   `bpf_skb_load_bytes` and `bpf_skb_store_bytes`.
+
+mod checksum;
+mod classify;
+mod emit;
+mod frame;
+mod funnel;
+mod payload;
+mod prologue;
+mod unfunnel;
+
+use asm::{Label, Program};
+
+use self::emit::Emit;
+use crate::ir::{Action, Proto, Ruleset};
+use crate::packet::ethernet;
+use crate::tree::Tree;
+
+/// What is in front of the IP header on the interface the program is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    Ethernet,
+    /// An L3 device: tun, wireguard, ipip.
+    None,
+}
+
+impl Link {
+    const fn header_len(self) -> i16 {
+        match self {
+            Link::Ethernet => ethernet::LEN,
+            Link::None => 0,
+        }
+    }
+}
+
+/// A routine that leaves share: all rules with the same action and protocols end in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Routine {
+    verb: Verb,
+    inner: Proto,
+    outer: Proto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Funnel,
+    Unfunnel,
+}
+
+/// The routines in use, in the order of their first use.
+#[derive(Debug, Default)]
+struct Routines(Vec<(Routine, Label)>);
+
+impl Routines {
+    fn label(&mut self, e: &mut Emit, routine: Routine) -> Label {
+        if let Some((_, label)) = self.0.iter().find(|(known, _)| *known == routine) {
+            return *label;
+        }
+        let Routine { verb, inner, outer } = routine;
+        let label = e.label(match verb {
+            Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
+            Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
+        });
+        self.0.push((routine, label));
+        label
+    }
+}
+
+/// The program that does what the rules say to packets of an interface of this kind.
+///
+/// # Errors
+///
+/// The program is larger than a kernel can address; anything else is a bug of this module.
+pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, asm::Error> {
+    let mut e = Emit::new(link);
+    let mut routines = Routines::default();
+    let actions: Vec<Action> = ruleset.rules.iter().map(|rule| rule.action).collect();
+    prologue::emit(&mut e, |e, proto| classify::emit(e, tree.root(proto), proto, &actions, &mut routines));
+    e.origin(None);
+    for (Routine { verb, inner, outer }, label) in routines.0 {
+        e.bind(label);
+        match verb {
+            Verb::Funnel => funnel::emit(&mut e, inner, outer),
+            Verb::Unfunnel => unfunnel::emit(&mut e, inner, outer),
+        }
+    }
+    e.finish()
+}

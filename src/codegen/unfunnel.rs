@@ -1,0 +1,102 @@
+//! `unfunnel`: pops a funneling header, if the packet has one.
+//!
+//! Real traffic shares the port, so a packet must prove to be funneled: lengths that agree, and over
+//! TCP the original program's sequence and acknowledgement numbers. The outer checksum proves nothing:
+//! NAT on a host that leaves checksums to be finished later updates it the wrong way.
+//!
+//! ```text
+//! before   [link][IP, options         ][pushed header][L4, payload          ]
+//! after    [link][IP changed, options ][L4 re-based, payload                ]
+//! ```
+
+use asm::{Cond, Insn, Reg::*};
+
+use super::checksum::Rebase;
+use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
+use super::frame::{HEADER, Len, OPTIONS, Offset, PEEK};
+use crate::ir::Proto;
+use crate::packet::{ipv4, marker, skb, tcp, udp};
+
+/// The words of the IP header that change: all but the addresses.
+const CHANGED: i16 = 12;
+
+pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
+    let popped = i16::from(outer.header_len());
+    let headers = popped + i16::from(inner.header_len());
+    let name = format!("unfunnel_{inner}_from_{outer}");
+    let behind_options = e.label(format!("{name}_behind_options"));
+    let funneled = e.label(format!("{name}_funneled"));
+    let with_options = e.label(format!("{name}_options"));
+
+    e.load_skb(R2, skb::GSO_SIZE);
+    e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
+    e.jump_if_note(Cond::lt32(L4_LEN, i32::from(headers)), e.pass, "no room for two headers");
+    e.if_options(R1, &Window::of_ip_header(ipv4::LEN), behind_options);
+    let (packet, cold) = e.pull_window(&name, ipv4::LEN + headers);
+    pass_unless_funneled(e, &packet.at(ipv4::LEN), inner, outer);
+
+    e.bind(funneled);
+    let ip = Window::of_ip_header(ipv4::LEN);
+    e.copy_ip_words(&ip, -popped, outer, inner);
+    e.copy_addresses(&ip);
+    e.if_options(PORTS, &HEADER.window(), with_options);
+    e.adjust_room(packet, -popped);
+    let (start, inner_at) = (e.ip_offset(), e.offset(0, None));
+    e.store_bytes(start, HEADER, 0, Len::Const(CHANGED));
+    e.rebase(inner_at, inner, Rebase::FromZero);
+    e.exit(UNSPEC);
+
+    // The kernel closes the room in front of the options: they are put back where they were.
+    e.bind(with_options);
+    e.options_len(PORTS);
+    e.save_options(PORTS);
+    e.adjust_room(Window::of_ip_header(0), -popped);
+    let (start, options_at, inner_at) = (e.ip_offset(), e.offset(0, None), e.offset(0, Some(PORTS)));
+    e.store_bytes(start, HEADER, 0, Len::Const(CHANGED));
+    e.store_bytes(options_at, OPTIONS, 0, Len::Reg(PORTS));
+    e.rebase(inner_at, inner, Rebase::FromZero);
+    e.exit(UNSPEC);
+
+    e.bind(behind_options);
+    e.ip_header_len(R1);
+    let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
+    e.load_bytes(outer_at, PEEK, Len::Const(headers));
+    pass_unless_funneled(e, &PEEK.window(), inner, outer);
+    e.goto(funneled);
+    e.pull(cold);
+}
+
+/// `l4` begins with the outer header; both headers lie inside.
+fn pass_unless_funneled(e: &mut Emit, l4: &Window, inner: Proto, outer: Proto) {
+    let below = l4.at(i16::from(outer.header_len()));
+    match outer {
+        Proto::Tcp => {
+            e.load(R1, l4, tcp::SEQUENCE);
+            e.jump_if_note(Cond::ne32(R1, marker::SEQUENCE), e.pass, "not a funneling header");
+            e.load(R1, l4, tcp::ACKNOWLEDGEMENT);
+            e.jump_if_note(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), e.pass, "not a funneling header");
+            e.load(R1, l4, tcp::DATA_OFFSET);
+            e.op(Insn::rsh32(R1, 4_u32));
+            e.jump_if_note(Cond::ne32(R1, 5_u32), e.pass, "TCP options");
+        }
+        Proto::Udp => {
+            e.load(R1, l4, udp::LENGTH);
+            e.jump_if_note(Cond::ne32(R1, L4_LEN), e.pass, "not the packet's length");
+        }
+    }
+    e.op(Insn::mov32(R2, L4_LEN));
+    e.op_note(Insn::sub32(R2, outer.header_len()), "inner length");
+    match inner {
+        Proto::Tcp => {
+            e.load(R1, &below, tcp::DATA_OFFSET);
+            e.op(Insn::rsh32(R1, 4_u32));
+            e.op_note(Insn::lsh32(R1, 2_u32), "length of the inner TCP header");
+            e.jump_if(Cond::lt32(R1, Proto::Tcp.header_len()), e.pass);
+            e.jump_if(Cond::gt32(R1, R2), e.pass);
+        }
+        Proto::Udp => {
+            e.load(R1, &below, udp::LENGTH);
+            e.jump_if_note(Cond::ne32(R1, R2), e.pass, "not the inner length");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The header diagrams: where each field stands, in bytes from its header's start.
+//!
+//! Data only, used by [`codegen`](crate::codegen). All packet fields are in network byte order;
+//! whoever loads one converts it.
+
+use asm::Size;
+
+/// A field of a header, or of the context that the kernel hands to the program.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    pub name: &'static str,
+    pub offset: i16,
+    pub size: Size,
+}
+
+const fn field(name: &'static str, offset: i16, size: Size) -> Field {
+    Field { name, offset, size }
+}
+
+/// IEEE 802.3 header without a tag.
+pub mod ethernet {
+    use super::{Field, Size, field};
+
+    pub const TYPE: Field = field("ether.type", 12, Size::H);
+    pub const LEN: i16 = 14;
+    pub const TYPE_IPV4: u16 = 0x0800;
+}
+
+/// IPv4 header, RFC 791 section 3.1.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-------+-------+---------------+-------------------------------+
+/// |Version|  IHL  |      TOS      |         total length          |  0
+/// +-------+-------+---------------+-----+-------------------------+
+/// |        identification         |flags|     fragment offset     |  4
+/// +---------------+---------------+-----+-------------------------+
+/// |      TTL      |   protocol    |            checksum           |  8
+/// +---------------+---------------+-------------------------------+
+/// |                        source address                         | 12
+/// +---------------------------------------------------------------+
+/// |                      destination address                      | 16
+/// +---------------------------------------------------------------+
+/// |                   options, up to 40 bytes                     | 20
+/// +---------------------------------------------------------------+
+/// ```
+pub mod ipv4 {
+    use super::{Field, Size, field};
+
+    pub const VERSION_IHL: Field = field("ip.version, ip.ihl", 0, Size::B);
+    pub const LENGTH: Field = field("ip.length", 2, Size::H);
+    pub const FRAGMENT: Field = field("ip.flags, ip.offset", 6, Size::H);
+    pub const PROTOCOL: Field = field("ip.protocol", 9, Size::B);
+    pub const SADDR: Field = field("ip.saddr", 12, Size::W);
+    pub const DADDR: Field = field("ip.daddr", 16, Size::W);
+
+    /// The header's 32-bit words, for copying it with a few fields changed.
+    pub const WORD_LENGTH: Field = field("ip.version, ip.ihl, ip.tos, ip.length", 0, Size::W);
+    pub const WORD_FRAGMENT: Field = field("ip.id, ip.flags, ip.offset", 4, Size::W);
+    pub const WORD_CHECKSUM: Field = field("ip.ttl, ip.protocol, ip.checksum", 8, Size::W);
+
+    /// Length without options; also where `bpf_skb_adjust_room` opens and closes room, options or not.
+    pub const LEN: i16 = 20;
+    pub const OPTIONS_MAX: i16 = 40;
+    /// Version 4, IHL 5: no options.
+    pub const PLAIN: u8 = 0x45;
+    /// More fragments, or a fragment offset.
+    pub const FRAGMENTED: u32 = 0x3fff;
+}
+
+/// UDP header, RFC 768.
+///
+/// ```text
+/// +-------------------------------+-------------------------------+
+/// |          source port          |       destination port        |  0
+/// +-------------------------------+-------------------------------+
+/// |            length             |           checksum            |  4
+/// +-------------------------------+-------------------------------+
+/// ```
+pub mod udp {
+    use super::{Field, Size, field};
+
+    pub const LENGTH: Field = field("udp.length", 4, Size::H);
+    pub const WORD_CHECKSUM: Field = field("udp.length, udp.checksum", 4, Size::W);
+    pub const CHECKSUM: i16 = 6;
+}
+
+/// TCP header, RFC 9293 section 3.1.
+///
+/// ```text
+/// +-------------------------------+-------------------------------+
+/// |          source port          |       destination port        |  0
+/// +-------------------------------+-------------------------------+
+/// |                        sequence number                        |  4
+/// +---------------------------------------------------------------+
+/// |                    acknowledgement number                     |  8
+/// +-------+-------+---------------+-------------------------------+
+/// |offset |  rsv  |     flags     |            window             | 12
+/// +-------+-------+---------------+-------------------------------+
+/// |           checksum            |        urgent pointer         | 16
+/// +-------------------------------+-------------------------------+
+/// ```
+pub mod tcp {
+    use super::{Field, Size, field};
+
+    pub const SEQUENCE: Field = field("tcp.sequence", 4, Size::W);
+    pub const ACKNOWLEDGEMENT: Field = field("tcp.acknowledgement", 8, Size::W);
+    pub const DATA_OFFSET: Field = field("tcp.offset", 12, Size::B);
+    pub const WORD_FLAGS: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
+    pub const WORD_CHECKSUM: Field = field("tcp.checksum, tcp.urgent", 16, Size::W);
+    pub const CHECKSUM: i16 = 16;
+}
+
+/// Both L4 headers begin with the ports.
+pub mod l4 {
+    use super::{Field, Size, field};
+
+    pub const PORTS: Field = field("sport, dport", 0, Size::W);
+}
+
+/// `struct __sk_buff` (include/uapi/linux/bpf.h): what the program sees of the packet's metadata.
+pub mod skb {
+    use super::{Field, Size, field};
+
+    pub const LEN: Field = field("skb->len", 0, Size::W);
+    pub const PROTOCOL: Field = field("skb->protocol", 16, Size::W);
+    pub const DATA: Field = field("skb->data", 76, Size::W);
+    pub const DATA_END: Field = field("skb->data_end", 80, Size::W);
+    pub const GSO_SIZE: Field = field("skb->gso_size", 176, Size::W);
+}
+
+/// What tells a funneling TCP header from any other: the original program's constants.
+pub mod marker {
+    pub const SEQUENCE: u32 = 0xcafe_babe;
+    pub const ACKNOWLEDGEMENT: u32 = 0xbabe_cafe;
+    /// Data offset 5, SYN, window 1024.
+    pub const FLAGS: u32 = 0x5002_0400;
+}
