@@ -6,6 +6,7 @@
 
 pub mod arb;
 pub mod case;
+pub mod engine;
 pub mod lab;
 pub mod model;
 pub mod packet;
