@@ -64,7 +64,9 @@ impl Emit {
         match offset.plus {
             Some(reg) => {
                 self.op(Insn::mov32(dst, reg));
-                self.op(Insn::add32(dst, i32::from(offset.bytes)));
+                if offset.bytes != 0 {
+                    self.op(Insn::add32(dst, i32::from(offset.bytes)));
+                }
             }
             None => self.op(Insn::mov32(dst, i32::from(offset.bytes))),
         }

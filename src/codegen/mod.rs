@@ -54,7 +54,7 @@ use asm::{Label, Program};
 use self::emit::Emit;
 use crate::ir::{Action, Proto, Ruleset};
 use crate::packet::ethernet;
-use crate::tree::Tree;
+use crate::tree::{Node, Tree};
 
 /// What is in front of the IP header on the interface the program is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,12 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
     let mut e = Emit::new(link);
     let mut routines = Routines::default();
     let actions: Vec<Action> = ruleset.rules.iter().map(|rule| rule.action).collect();
-    prologue::emit(&mut e, |e, proto| classify::emit(e, tree.root(proto), proto, &actions, &mut routines));
+    let wanted: Vec<Proto> = Proto::ALL.into_iter().filter(|p| *tree.root(*p) != Node::Miss).collect();
+    if !wanted.is_empty() {
+        prologue::emit(&mut e, &wanted, |e, proto| {
+            classify::emit(e, tree.root(proto), proto, &actions, &mut routines);
+        });
+    }
     e.origin(None);
     for (Routine { verb, inner, outer }, label) in routines.0 {
         e.bind(label);

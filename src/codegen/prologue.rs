@@ -15,11 +15,10 @@ use crate::packet::{ethernet, ipv4, l4, skb};
 /// The shortest packet that can match: an IP header and the UDP header.
 const SHORTEST: i16 = ipv4::LEN + 8;
 
-/// `tree` emits the tree of one protocol; it is called once for each, in any order.
-pub(super) fn emit(e: &mut Emit, mut tree: impl FnMut(&mut Emit, Proto)) {
+/// `tree` emits the tree of one of the `wanted` protocols; it is called once for each.
+pub(super) fn emit(e: &mut Emit, wanted: &[Proto], mut tree: impl FnMut(&mut Emit, Proto)) {
     let with_options = e.label("options");
     let dispatch = e.label("dispatch");
-    let udp = e.label("udp");
 
     e.op_note(Insn::mov64(SKB, R1), "context");
     if e.link == Link::None {
@@ -46,12 +45,17 @@ pub(super) fn emit(e: &mut Emit, mut tree: impl FnMut(&mut Emit, Proto)) {
     e.load(R2, &ip, ipv4::FRAGMENT);
     e.jump_if_note(Cond::set32(R2, ipv4::FRAGMENTED), e.pass, "fragment");
     e.load(R2, &ip, ipv4::PROTOCOL);
-    e.jump_if(Cond::eq32(R2, Proto::Udp.number()), udp);
-    e.jump_if(Cond::ne32(R2, Proto::Tcp.number()), e.pass);
-    e.jump_if_note(Cond::lt32(L4_LEN, Proto::Tcp.header_len()), e.pass, "no room for a TCP header");
-    tree(e, Proto::Tcp);
-    e.bind(udp);
-    tree(e, Proto::Udp);
+    for (index, proto) in wanted.iter().enumerate() {
+        let another = if index + 1 == wanted.len() { e.pass } else { e.label(format!("not_{proto}")) };
+        e.jump_if(Cond::ne32(R2, proto.number()), another);
+        if *proto == Proto::Tcp {
+            e.jump_if_note(Cond::lt32(L4_LEN, proto.header_len()), e.pass, "no room for a TCP header");
+        }
+        tree(e, *proto);
+        if another != e.pass {
+            e.bind(another);
+        }
+    }
 
     e.origin(None);
     e.bind(with_options);
