@@ -8,9 +8,13 @@
 //!
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
+pub mod check;
 pub mod codegen;
 pub mod diag;
 pub mod elf;
 pub mod ir;
 pub mod packet;
+pub mod syntax;
 pub mod tree;
+
+pub use check::{Checked, read};

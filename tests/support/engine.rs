@@ -29,7 +29,11 @@ pub struct Compiled {
 /// Text to object, as `sfunnel compile` does it.
 pub fn compile(text: &str, link: Link) -> Result<Compiled> {
     let source = Source { name: "test".into(), text: text.into() };
-    let ruleset = bridge(&source);
+    let checked = sfunnel::read(&source).map_err(|diagnostics| {
+        let all: Vec<String> = diagnostics.iter().map(|d| d.message.clone()).collect();
+        anyhow!("refused: {}", all.join("; "))
+    })?;
+    let ruleset = checked.ruleset;
     let tree = tree::build(&ruleset);
     let program = codegen::compile(&ruleset, &tree, link)?;
     let slots = program.slots();
@@ -92,35 +96,4 @@ fn agree_on(rules: &[Rule], tree: &Tree, loaded: &Loaded, packet: &Sample) -> Re
         hex(&model.frame)
     );
     Ok(())
-}
-
-fn bridge(source: &Source) -> Ruleset {
-    use range_set_blaze::RangeSetBlaze;
-    use super::rules::*;
-    let rules = Rule::parse_all(&source.text).unwrap();
-    let proto = |n: u8| if n == 6 { Proto::Tcp } else { Proto::Udp };
-    let addr = |m: Option<Match<Cidr>>| match m {
-        None => RangeSetBlaze::from_iter([0..=u32::MAX]),
-        Some(m) => {
-            let s = RangeSetBlaze::from_iter([m.value.first()..=m.value.last()]);
-            if m.negated { !s } else { s }
-        }
-    };
-    let port = |m: Option<Match<u16>>| match m {
-        None => RangeSetBlaze::from_iter([0..=u16::MAX]),
-        Some(m) => {
-            let s = RangeSetBlaze::from_iter([m.value..=m.value]);
-            if m.negated { !s } else { s }
-        }
-    };
-    Ruleset { rules: rules.iter().map(|r| sfunnel::ir::Rule {
-        text: r.to_string(), span: Default::default(), proto: proto(r.proto),
-        saddr: addr(r.saddr), daddr: addr(r.daddr), sport: port(r.sport), dport: port(r.dport),
-        action: match r.action {
-            Action::Accept => sfunnel::ir::Action::Accept,
-            Action::Drop => sfunnel::ir::Action::Drop,
-            Action::Funnel { outer, sport, dport } => sfunnel::ir::Action::Funnel(sfunnel::ir::Funnel { outer: proto(outer), sport, dport }),
-            Action::Unfunnel { inner } => sfunnel::ir::Action::Unfunnel { inner: proto(inner) },
-        },
-    }).collect() }
 }

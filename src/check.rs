@@ -1,0 +1,195 @@
+//! From rules as written to rules as sets: only legal rulesets get through.
+//!
+//! An [`Ast`] goes in; an [`ir::Ruleset`] and warnings, or every semantic error at once, come out.
+//! Never looks at text: what cannot be read is the business of [`syntax`].
+
+mod overlap;
+
+use range_set_blaze::RangeSetBlaze;
+
+use crate::diag::{Diagnostic, Severity, Source, Span};
+use crate::ir;
+use crate::syntax::ast::{Ast, Match, MatchKind, Side};
+use crate::syntax::{self, ast};
+
+/// A ruleset that can be compiled, and what is odd about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    pub ruleset: ir::Ruleset,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Parses and checks: the rules, or everything that is wrong with them, in the order of the text.
+pub fn read(source: &Source) -> Result<Checked, Vec<Diagnostic>> {
+    let (ast, mut faults) = syntax::recover(source);
+    match check(&ast) {
+        Ok(checked) if faults.is_empty() => return Ok(checked),
+        Ok(checked) => faults.extend(checked.warnings),
+        Err(more) => faults.extend(more),
+    }
+    sort(&mut faults);
+    Err(faults)
+}
+
+/// The rules as sets, or all semantic errors. Damaged rules are checked as far as they go, but
+/// are not part of the result.
+pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
+    let mut faults = Vec::new();
+    if ast.rules.is_empty() {
+        faults.push(
+            Diagnostic::error("the ruleset has no rules", Span::default(), "nothing to attach").help(
+                "write at least one rule, such as `tcp dport 8080 actions funnel tcp sport 540 dport 80`",
+            ),
+        );
+    }
+    let mut checked = Vec::new();
+    for rule in &ast.rules {
+        let found = faults.len();
+        let ir = self::rule(rule, &mut faults);
+        if faults.len() == found
+            && !rule.damaged
+            && let Some(ir) = ir
+        {
+            checked.push((rule, ir));
+        }
+    }
+    faults.extend(overlap::own_output(&checked));
+    faults.extend(overlap::shadowed(&checked));
+    sort(&mut faults);
+    if faults.iter().any(|fault| fault.severity == Severity::Error) {
+        return Err(faults);
+    }
+    let rules = checked.into_iter().map(|(_, rule)| rule).collect();
+    Ok(Checked { ruleset: ir::Ruleset { rules }, warnings: faults })
+}
+
+fn sort(diagnostics: &mut [Diagnostic]) {
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span.start, diagnostic.primary.span.end));
+}
+
+/// One rule, if there is enough of it to make sense.
+fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
+    let matches = matches(rule, faults);
+    for extra in rule.actions.iter().skip(1) {
+        faults.push(
+            Diagnostic::error("a rule has one action", extra.span, "would never run")
+                .with(rule.actions[0].span, "ends the processing")
+                .help(format!("keep `{}` or `{}`", rule.actions[0].kind.keyword(), extra.kind.keyword())),
+        );
+    }
+    if !rule.damaged {
+        faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
+        faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
+    }
+    Some(ir::Rule {
+        text: rule.text.clone(),
+        span: rule.span,
+        proto: proto(matches.protocol?),
+        saddr: matches.saddr.map_or_else(RangeSetBlaze::universe, addresses),
+        daddr: matches.daddr.map_or_else(RangeSetBlaze::universe, addresses),
+        sport: matches.sport.map_or_else(RangeSetBlaze::universe, ports),
+        dport: matches.dport.map_or_else(RangeSetBlaze::universe, ports),
+        action: action(rule.actions.first()?.kind),
+    })
+}
+
+/// The matches of a rule, each in its place.
+#[derive(Default)]
+struct Matches {
+    protocol: Option<ast::Protocol>,
+    saddr: Option<MatchKind>,
+    daddr: Option<MatchKind>,
+    sport: Option<MatchKind>,
+    dport: Option<MatchKind>,
+}
+
+fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
+    let mut seen: Vec<&Match> = Vec::new();
+    let mut matches = Matches::default();
+    for m in &rule.matches {
+        if let Some(first) = seen.iter().find(|first| same_field(first.kind, m.kind)) {
+            faults.push(conflict(first, m));
+            continue;
+        }
+        seen.push(m);
+        match m.kind {
+            MatchKind::Ip => {}
+            MatchKind::Protocol(protocol) => matches.protocol = Some(protocol),
+            MatchKind::Addr { side: Side::Source, .. } => matches.saddr = Some(m.kind),
+            MatchKind::Addr { side: Side::Destination, .. } => matches.daddr = Some(m.kind),
+            MatchKind::Port { side: Side::Source, .. } => matches.sport = Some(m.kind),
+            MatchKind::Port { side: Side::Destination, .. } => matches.dport = Some(m.kind),
+        }
+        if let MatchKind::Addr { negated: true, prefix: ast::Prefix { len: 0, .. }, .. } = m.kind {
+            let keyword = m.kind.keyword();
+            faults.push(
+                Diagnostic::error("this can never match", m.span, "every address is in a prefix of length 0")
+                    .help(format!("leave `{keyword}` out to match any address")),
+            );
+        }
+    }
+    matches
+}
+
+/// Whether two matches test the same field of the packet.
+fn same_field(a: MatchKind, b: MatchKind) -> bool {
+    matches!((a, b), (MatchKind::Protocol(_), MatchKind::Protocol(_))) || a.keyword() == b.keyword()
+}
+
+fn conflict(first: &Match, again: &Match) -> Diagnostic {
+    let (one, other) = (first.kind.keyword(), again.kind.keyword());
+    if one == other {
+        return syntax::repeated(one, first.span, again.span);
+    }
+    Diagnostic::error(format!("`{one}` and `{other}` in one rule"), again.span, "no packet is both")
+        .with(first.span, "first protocol")
+        .help(format!("write two rules, one with `{one}` and one with `{other}`"))
+}
+
+fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
+    let matches_end = rule.actions_word.or(rule.actions.first().map(|action| action.span));
+    let span = matches_end.unwrap_or(rule.span.after());
+    Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this")
+        .help("write `tcp` or `udp` among the matches; for both, write two rules")
+}
+
+fn missing_action(rule: &ast::Rule) -> Diagnostic {
+    let (message, label) = match rule.actions_word {
+        Some(_) => ("the list of actions is empty", "expected an action after this"),
+        None => ("the rule has no action", "expected an action at the end"),
+    };
+    Diagnostic::error(message, rule.actions_word.unwrap_or(rule.span), label)
+        .help("write `actions accept`, `actions drop`, `actions funnel ...` or `actions unfunnel ...`")
+}
+
+fn proto(protocol: ast::Protocol) -> ir::Proto {
+    match protocol {
+        ast::Protocol::Tcp => ir::Proto::Tcp,
+        ast::Protocol::Udp => ir::Proto::Udp,
+    }
+}
+
+fn action(kind: ast::ActionKind) -> ir::Action {
+    match kind {
+        ast::ActionKind::Accept => ir::Action::Accept,
+        ast::ActionKind::Drop => ir::Action::Drop,
+        ast::ActionKind::Funnel { outer, sport, dport } => {
+            ir::Action::Funnel(ir::Funnel { outer: proto(outer), sport, dport })
+        }
+        ast::ActionKind::Unfunnel { inner } => ir::Action::Unfunnel { inner: proto(inner) },
+    }
+}
+
+fn addresses(kind: MatchKind) -> RangeSetBlaze<u32> {
+    let MatchKind::Addr { negated, prefix, .. } = kind else { return RangeSetBlaze::universe() };
+    let host_bits = u32::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
+    let addr = prefix.addr.to_bits();
+    let set = RangeSetBlaze::from_iter([addr & !host_bits..=addr | host_bits]);
+    if negated { !set } else { set }
+}
+
+fn ports(kind: MatchKind) -> RangeSetBlaze<u16> {
+    let MatchKind::Port { negated, port, .. } = kind else { return RangeSetBlaze::universe() };
+    let set = RangeSetBlaze::from_iter([port]);
+    if negated { !set } else { set }
+}

@@ -1,0 +1,226 @@
+//! What to say about a word that fits nowhere: a slip of the pen, two words glued together,
+//! something the language will have one day, or an invisible character.
+//!
+//! A word goes in, a diagnostic and how much text it spoils come out. Never decides what is legal.
+
+use super::word::{Cursor, Word, peek, word};
+use crate::diag::{Diagnostic, Span, quote};
+
+/// Every word of the language.
+const KEYWORDS: [&str; 14] = [
+    "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
+    "unfunnel", "encap", "decap",
+];
+
+/// What people coming from other languages write.
+const SYNONYMS: [(&str, &str); 14] = [
+    ("action", "actions"),
+    ("pass", "accept"),
+    ("allow", "accept"),
+    ("permit", "accept"),
+    ("return", "accept"),
+    ("deny", "drop"),
+    ("reject", "drop"),
+    ("block", "drop"),
+    ("discard", "drop"),
+    ("src", "saddr"),
+    ("dst", "daddr"),
+    ("ipv4", "ip"),
+    ("ip4", "ip"),
+    ("port", "dport"),
+];
+
+/// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
+const PLANNED: [(&str, &str, Spoils); 14] = [
+    ("ip6", "leave the rule out: IPv6 packets pass unchanged", Spoils::Word),
+    ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
+    ("define", "write the value in each rule", Spoils::Rule),
+    ("include", "write all rules in one ruleset", Spoils::Rule),
+    ("alias", "use `funnel tcp sport N dport N` to carry packets to another port", Spoils::UntilAction),
+    ("unalias", "use `unfunnel tcp` at the end that receives", Spoils::UntilAction),
+    ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
+    ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
+    ("mark", "leave `mark` out", Spoils::UntilAction),
+    ("counter", "leave `counter` out", Spoils::Word),
+    ("flags", "leave `flags` out: the funneling header carries SYN", Spoils::UntilAction),
+    ("icmp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
+    ("icmpv6", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
+    ("sctp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
+];
+
+/// How much of the rule means nothing once this word is not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoils {
+    Word,
+    UntilAction,
+    Rule,
+}
+
+/// A word that starts neither a match nor an action.
+pub(super) fn unknown_word(word: Word<'_>) -> (Diagnostic, Spoils) {
+    if let Some((name, help, spoils)) = PLANNED.iter().find(|(name, ..)| *name == word.text) {
+        let message = format!("`{name}` is not supported in this version");
+        return (Diagnostic::error(message, word.span, "not supported").help(*help), *spoils);
+    }
+    if let Some(planned) = planned_value(word) {
+        return (planned, Spoils::Word);
+    }
+    if let Some(invisible) = invisible(word) {
+        return (invisible, Spoils::Word);
+    }
+    let error = Diagnostic::error(
+        format!("unknown word {}", quote(word.text)),
+        word.span,
+        "not a match nor an action",
+    );
+    let error = match suggestion(word.text) {
+        Some(keyword) if keyword.eq_ignore_ascii_case(word.text) => {
+            error.help(format!("words are lower case: write `{keyword}`"))
+        }
+        Some(keyword) => error.help(format!("did you mean `{keyword}`?")),
+        None => match unglued(word.text) {
+            Some(words) => error.help(format!("put blanks between the words: `{words}`")),
+            None => error.help(
+                "matches are `ip`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
+                 actions are `accept`, `drop`, `funnel`, `unfunnel`",
+            ),
+        },
+    };
+    (error, Spoils::Word)
+}
+
+/// The cursor behind what `spoils` says, and behind the arguments of the word that was not
+/// understood: whatever resembles no word of the language.
+pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
+    while let Ok((rest, word)) = word(i) {
+        let stop = match spoils {
+            Spoils::Word => is_word_of_ours(word),
+            Spoils::UntilAction => matches!(word.text, "accept" | "drop" | "funnel" | "unfunnel"),
+            Spoils::Rule => false,
+        };
+        if stop {
+            break;
+        }
+        i = rest;
+    }
+    i
+}
+
+pub(super) fn is_keyword(word: Word<'_>) -> bool {
+    KEYWORDS.contains(&word.text)
+}
+
+/// Worth a look of its own: a keyword, or something one can say more about than "unknown".
+fn is_word_of_ours(word: Word<'_>) -> bool {
+    is_keyword(word)
+        || PLANNED.iter().any(|(name, ..)| *name == word.text)
+        || suggestion(word.text).is_some()
+        || unglued(word.text).is_some()
+}
+
+/// Values that the language does not have yet: `{ sets }`, ranges, names.
+pub(super) fn planned_value(word: Word<'_>) -> Option<Diagnostic> {
+    let (what, label, help) = if word.text.starts_with(['{', '}']) || word.text.contains(',') {
+        ("sets are not supported in this version", "a set", "write one rule for each value")
+    } else if word.text.starts_with('$') {
+        ("names are not supported in this version", "a name", "write the value itself")
+    } else if is_range(word.text) {
+        (
+            "ranges are not supported in this version",
+            "a range",
+            "write one rule for each port, or `ADDR/LEN` for addresses",
+        )
+    } else {
+        return None;
+    };
+    Some(Diagnostic::error(what, word.span, label).help(help))
+}
+
+/// `80-90` or `10.0.0.1-10.0.0.9`, or the `-` alone.
+fn is_range(text: &str) -> bool {
+    let value = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    text.split_once('-')
+        .is_some_and(|(from, to)| value(from) && value(to) && from.is_empty() == to.is_empty())
+}
+
+/// A `{` and everything up to its `}`, or to the end of the rule.
+pub(super) fn braces<'a>(open: Word<'a>, mut i: Cursor<'a>) -> (Span, Cursor<'a>) {
+    let mut last = open;
+    while !last.text.ends_with('}') && peek(i).is_some_and(|word| !is_keyword(word)) {
+        let Ok((rest, word)) = word(i) else { break };
+        (i, last) = (rest, word);
+    }
+    (open.span.to(last.span), i)
+}
+
+/// The keyword that was probably meant.
+fn suggestion(text: &str) -> Option<&'static str> {
+    if text.len() > 12 {
+        return None;
+    }
+    let lower = text.to_lowercase();
+    if let Some(keyword) = KEYWORDS.iter().find(|&&keyword| keyword == lower) {
+        return Some(keyword);
+    }
+    if let Some((_, keyword)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == lower) {
+        return Some(keyword);
+    }
+    // One slip in short words, two in long ones.
+    let slips = |keyword: &str| strsim::osa_distance(&lower, keyword);
+    let nearest = KEYWORDS.iter().min_by_key(|keyword| slips(keyword))?;
+    let allowed = if nearest.len() > 4 { 2 } else { 1 };
+    let enough_left = lower.chars().filter(char::is_ascii_alphabetic).count() >= 2;
+    (enough_left && slips(nearest) <= allowed).then_some(*nearest)
+}
+
+/// `iptcpdport80` as `ip tcp dport 80`: keywords and values that were written without blanks.
+fn unglued(text: &str) -> Option<String> {
+    const LONGEST: usize = 60;
+    if text.len() > LONGEST {
+        return None;
+    }
+    let mut words = Vec::new();
+    let mut keywords = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        // No keyword starts another one, so the first that fits is the only one.
+        let len = match KEYWORDS.iter().find(|&&keyword| rest.starts_with(keyword)) {
+            Some(keyword) => {
+                keywords += 1;
+                keyword.len()
+            }
+            None => {
+                let value = |c: char| c.is_ascii_digit() || matches!(c, '.' | '/');
+                let len = rest.find(|c: char| !value(c)).unwrap_or(rest.len());
+                if len == 0 || words.is_empty() {
+                    return None;
+                }
+                len
+            }
+        };
+        let (word, tail) = rest.split_at(len);
+        words.push(word);
+        rest = tail;
+    }
+    (keywords > 0 && words.len() > 1).then(|| words.join(" "))
+}
+
+/// Blanks that are no blanks, as copied from web pages, and control characters.
+fn invisible(word: Word<'_>) -> Option<Diagnostic> {
+    let odd = |c: char| {
+        c.is_control()
+            || (c.is_whitespace() && !c.is_ascii())
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}')
+    };
+    let (at, c) = word.text.char_indices().find(|&(_, c)| odd(c))?;
+    let span = Span { start: word.span.start + at, end: word.span.start + at + c.len_utf8() };
+    let code = u32::from(c);
+    Some(
+        Diagnostic::error(
+            format!("invisible character U+{code:04X}"),
+            span,
+            "looks like a blank, or like nothing",
+        )
+        .help("replace it with a blank"),
+    )
+}

@@ -1,0 +1,363 @@
+//! The grammar: one function per production of docs/rules.md.
+//!
+//! A production returns its node, says "not mine", or says what is wrong and where to read on
+//! (see [`Fault`](super::word::Fault)). Only [`ruleset`] and [`rule`] recover: all errors of a
+//! text are found in one pass, in time linear in its length.
+
+use nom::branch::alt;
+use nom::combinator::opt;
+use nom::{Err, Parser};
+
+use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
+use super::help::{self, Spoils};
+use super::value as values;
+use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};
+use crate::diag::{Diagnostic, Span, quote};
+
+/// `ruleset = separator { rule separator }`
+pub(super) fn ruleset(text: &str) -> (Ast, Vec<Diagnostic>) {
+    let mut recovery = Recovery::default();
+    let mut rules = Vec::new();
+    let mut i = separator(Cursor::new(text));
+    while !i.at_end() {
+        let (rest, parsed) = rule(i, &mut recovery);
+        rules.extend(parsed);
+        i = separator(rest);
+    }
+    (Ast { rules }, recovery.diagnostics)
+}
+
+#[derive(Default)]
+struct Recovery {
+    diagnostics: Vec<Diagnostic>,
+    /// A `chain` was refused: its closing brace is no news.
+    in_chain: bool,
+}
+
+/// `rule = { match } [ "actions" ] action`
+///
+/// Any number of actions is read, so that `check` can point at the ones too many.
+fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<Rule>) {
+    let known = recovery.diagnostics.len();
+    let mut rule = Rule {
+        span: start.here(),
+        text: String::new(),
+        matches: Vec::new(),
+        actions_word: None,
+        actions: Vec::new(),
+        damaged: false,
+    };
+    let mut i = start;
+    while let Ok((after, word)) = word(i) {
+        if recovery.in_chain && word.text == "}" {
+            i = after;
+            continue;
+        }
+        match item(i) {
+            Ok((rest, item)) => {
+                recovery.diagnostics.extend(out_of_order(&rule, &item));
+                match item {
+                    Item::Match(m) => rule.matches.push(m),
+                    Item::Actions(span) => rule.actions_word = rule.actions_word.or(Some(span)),
+                    Item::Action(action) => rule.actions.push(action),
+                }
+                i = rest;
+            }
+            Err(Err::Failure(fault)) => {
+                recovery.diagnostics.extend(fault.diagnostics);
+                i = fault.rest;
+            }
+            Err(_) => {
+                let (diagnostic, spoils) = help::unknown_word(word);
+                recovery.diagnostics.push(diagnostic);
+                recovery.in_chain |= word.text == "chain";
+                i = help::skip(after, spoils);
+            }
+        }
+        rule.span.end = i.here().end;
+    }
+    rule.damaged = recovery.diagnostics.len() > known;
+    rule.text = start.text(rule.span).split_whitespace().collect::<Vec<_>>().join(" ");
+    let empty = rule.span.start == rule.span.end;
+    (i, (!empty).then_some(rule))
+}
+
+enum Item {
+    Match(Match),
+    Actions(Span),
+    Action(Action),
+}
+
+fn item(i: Cursor<'_>) -> Parsed<'_, Item> {
+    alt((
+        match_.map(Item::Match),
+        keyword("actions").map(|word| Item::Actions(word.span)),
+        action.map(Item::Action),
+    ))
+    .parse(i)
+}
+
+/// What is wrong with meeting `item` after what was read of `rule` so far.
+fn out_of_order(rule: &Rule, item: &Item) -> Option<Diagnostic> {
+    let action = rule.actions.first().map(|action| action.span);
+    match item {
+        Item::Match(m) => rule.actions_word.or(action).map(|before| {
+            Diagnostic::error("match after the action", m.span, "must come first")
+                .with(before, "the matches end here")
+                .help("write all matches, then `actions`, then the action")
+        }),
+        Item::Actions(span) => rule.actions_word.or(action).map(|before| {
+            let message = if rule.actions_word.is_some() {
+                "`actions` is repeated"
+            } else {
+                "`actions` after the action"
+            };
+            Diagnostic::error(message, *span, "this one is too many")
+                .with(before, if rule.actions_word.is_some() { "first one" } else { "the action" })
+                .help("write `actions` once, between the matches and the action")
+        }),
+        Item::Action(_) => None,
+    }
+}
+
+/// `match = "ip" | protocol | addr-match | port-match`
+fn match_(i: Cursor<'_>) -> Parsed<'_, Match> {
+    alt((
+        keyword("ip").map(|word| Match { span: word.span, kind: MatchKind::Ip }),
+        protocol.map(|(protocol, word)| Match { span: word.span, kind: MatchKind::Protocol(protocol) }),
+        addr_match,
+        port_match,
+    ))
+    .parse(i)
+}
+
+/// `protocol = "tcp" | "udp"`
+fn protocol(i: Cursor<'_>) -> Parsed<'_, (Protocol, Word<'_>)> {
+    alt((keyword("tcp").map(|word| (Protocol::Tcp, word)), keyword("udp").map(|word| (Protocol::Udp, word))))
+        .parse(i)
+}
+
+/// `addr-match = ( "saddr" | "daddr" ) [ "!=" ] address`
+fn addr_match(i: Cursor<'_>) -> Parsed<'_, Match> {
+    let (i, key) = alt((keyword("saddr"), keyword("daddr"))).parse(i)?;
+    let side = if key.text == "saddr" { Side::Source } else { Side::Destination };
+    let (i, negated) = not_equal(i, key)?;
+    let (rest, (prefix, span)) = argument(i, key, "an IPv4 address", "10.0.0.1", values::address)?;
+    Ok((rest, Match { span: key.span.to(span), kind: MatchKind::Addr { side, negated, prefix } }))
+}
+
+/// `port-match = ( "sport" | "dport" ) [ "!=" ] port`
+fn port_match(i: Cursor<'_>) -> Parsed<'_, Match> {
+    let (i, key) = alt((keyword("sport"), keyword("dport"))).parse(i)?;
+    let side = if key.text == "sport" { Side::Source } else { Side::Destination };
+    let (i, negated) = not_equal(i, key)?;
+    let (rest, (port, span)) = argument(i, key, "a port number", "80", values::port)?;
+    Ok((rest, Match { span: key.span.to(span), kind: MatchKind::Port { side, negated, port } }))
+}
+
+/// `[ "!=" ]`, refusing everything else that looks like an operator.
+fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
+    let (rest, found) = opt(keyword("!=")).parse(i)?;
+    if found.is_some() {
+        return Ok((rest, true));
+    }
+    let Ok((mut rest, operator)) = word(i) else { return Ok((i, false)) };
+    let mut span = operator.span;
+    let equal = ["==", "="].into_iter().find_map(|equal| operator.text.strip_prefix(equal));
+    let (message, help, mut operand) = match (operator.text, equal) {
+        ("!", _) if peek(rest).is_some_and(|next| next.text.starts_with('=')) => {
+            let (after, next) = word(rest)?;
+            (rest, span) = (after, span.to(next.span));
+            ("`!` and `=` are apart".to_string(), "!= ", &next.text[1..])
+        }
+        ("!" | "not", _) => (format!("{} is not an operator", quote(operator.text)), "!= ", ""),
+        (_, Some(operand)) => ("`=` is not an operator".to_string(), "", operand),
+        (text, _) if text.starts_with(['<', '>']) => (format!("{} is not an operator", quote(text)), "", ""),
+        _ => return Ok((i, false)),
+    };
+    // The value goes with the operator, or it would be taken for a word of its own.
+    if operand.is_empty()
+        && let Some(next) = peek(rest).filter(|next| !help::is_keyword(*next))
+    {
+        (rest, _) = word(rest)?;
+        operand = next.text;
+    }
+    let operand = if operand.is_empty() { "VALUE" } else { operand };
+    let value = quote(&format!("{} {help}{operand}", key.text));
+    wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(format!("write {value}"))])
+}
+
+/// The value of a match, which must be there.
+fn argument<'a, T>(
+    i: Cursor<'a>,
+    key: Word<'_>,
+    what: &str,
+    example: &str,
+    read: impl Fn(Word<'a>, &str) -> Result<T, Diagnostic>,
+) -> Parsed<'a, (T, Span)> {
+    let help = format!("write for example `{} {example}`", key.text);
+    let Ok((rest, found)) = word(i) else {
+        let missing =
+            Diagnostic::error(format!("expected {what} after `{}`", key.text), key.span, "has no value");
+        return wrong(i, vec![missing.help(help)]);
+    };
+    if help::is_keyword(found) {
+        let message = format!("expected {what}, found `{}`", found.text);
+        let missing = Diagnostic::error(message, found.span, "not a value").with(key.span, "has no value");
+        return wrong(i, vec![missing.help(help)]);
+    }
+    match read(found, key.text) {
+        Ok(value) => Ok((rest, (value, found.span))),
+        Err(diagnostic) if found.text.starts_with('{') => {
+            let (span, rest) = help::braces(found, rest);
+            let mut diagnostic = diagnostic;
+            diagnostic.primary.span = span;
+            wrong(rest, vec![diagnostic])
+        }
+        Err(diagnostic) => wrong(help::skip(rest, Spoils::Word), vec![diagnostic]),
+    }
+}
+
+/// `action = "accept" | "drop" | funnel | unfunnel`
+fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
+    alt((
+        keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
+        keyword("drop").map(|word| Action { span: word.span, kind: ActionKind::Drop }),
+        funnel,
+        unfunnel,
+    ))
+    .parse(i)
+}
+
+/// `unfunnel = "unfunnel" [ "decap" ] protocol`
+fn unfunnel(i: Cursor<'_>) -> Parsed<'_, Action> {
+    let (i, key) = keyword("unfunnel")(i)?;
+    let (i, _) = opt(keyword("decap")).parse(i)?;
+    let (i, (inner, word)) = action_protocol(i, key, "unfunnel tcp")?;
+    if let Some(guard) = peek(i).filter(|next| matches!(next.text, "dport" | "sport")) {
+        let diagnostic = Diagnostic::error(
+            "a guard on `unfunnel` is not supported in this version",
+            guard.span,
+            "not supported",
+        )
+        .help(format!("write `unfunnel {}`", inner.keyword()));
+        return wrong(help::skip(i, Spoils::UntilAction), vec![diagnostic]);
+    }
+    Ok((i, Action { span: key.span.to(word.span), kind: ActionKind::Unfunnel { inner } }))
+}
+
+/// `funnel = "funnel" [ "encap" ] protocol ( "sport" port "dport" port | "dport" port "sport" port )`
+fn funnel(i: Cursor<'_>) -> Parsed<'_, Action> {
+    let (i, key) = keyword("funnel")(i)?;
+    let (i, _) = opt(keyword("encap")).parse(i)?;
+    let (mut i, (outer, word)) = action_protocol(i, key, "funnel tcp sport 540 dport 80")?;
+
+    let mut diagnostics = Vec::new();
+    let [mut sport, mut dport] = [Argument::Missing, Argument::Missing];
+    let mut end = word.span;
+    while let Some(name) = peek(i).filter(|next| matches!(next.text, "sport" | "dport")) {
+        let slot = if name.text == "sport" { &mut sport } else { &mut dport };
+        let (rest, given) = funnel_port(i, name, &mut diagnostics);
+        match slot {
+            Argument::Missing => *slot = Argument::Given(given, name.span),
+            Argument::Given(_, first) => diagnostics.push(repeated(name.text, *first, name.span)),
+        }
+        end = Span { start: name.span.start, end: rest.here().end };
+        i = rest;
+    }
+    let span = key.span.to(end);
+    match (sport, dport) {
+        (Argument::Given(Some(sport), _), Argument::Given(Some(dport), _)) if diagnostics.is_empty() => {
+            return Ok((i, Action { span, kind: ActionKind::Funnel { outer, sport, dport } }));
+        }
+        (Argument::Given(..), Argument::Given(..)) => {}
+        (sport, dport) => diagnostics.push(missing_ports(span, outer, &sport, &dport)),
+    }
+    wrong(i, diagnostics)
+}
+
+/// What is known of one of `funnel`'s ports: its value may be unreadable.
+enum Argument {
+    Missing,
+    Given(Option<u16>, Span),
+}
+
+fn funnel_port<'a>(
+    i: Cursor<'a>,
+    key: Word<'a>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> (Cursor<'a>, Option<u16>) {
+    let parsed = word(i).and_then(|(i, _)| {
+        if let Ok((rest, not)) = keyword("!=")(i) {
+            let diagnostic =
+                Diagnostic::error("`funnel` writes a port, it compares none", not.span, "no operator here")
+                    .help(format!("write `{} N`", key.text));
+            return wrong(help::skip(rest, Spoils::Word), vec![diagnostic]);
+        }
+        let (i, _) = not_equal(i, key)?;
+        argument(i, key, "a port number", "540", values::port)
+    });
+    match parsed {
+        Ok((rest, (port, _))) => (rest, Some(port)),
+        Err(Err::Error(fault) | Err::Failure(fault)) => {
+            // "Leave it out" is no remedy here: both ports must be written.
+            let advice = "choose a port between 1 and 65535 for the funneling header";
+            diagnostics.extend(fault.diagnostics.into_iter().map(|diagnostic| {
+                let out_of_range = diagnostic.message.starts_with("port must be");
+                if out_of_range { diagnostic.help(advice) } else { diagnostic }
+            }));
+            (fault.rest, None)
+        }
+        Err(Err::Incomplete(_)) => (i, None),
+    }
+}
+
+fn missing_ports(span: Span, outer: Protocol, sport: &Argument, dport: &Argument) -> Diagnostic {
+    let shown = |argument: &Argument, example: u16| match argument {
+        Argument::Given(Some(port), _) => *port,
+        _ => example,
+    };
+    let missing = match (sport, dport) {
+        (Argument::Missing, Argument::Missing) => "`sport` and `dport` are missing",
+        (Argument::Missing, _) => "`sport` is missing",
+        _ => "`dport` is missing",
+    };
+    Diagnostic::error("`funnel` needs both ports of the funneling header", span, missing).help(format!(
+        "write for example `funnel {} sport {} dport {}`",
+        outer.keyword(),
+        shown(sport, 540),
+        shown(dport, 80),
+    ))
+}
+
+/// The protocol of `funnel` or `unfunnel`, which must be there, once.
+fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a, (Protocol, Word<'a>)> {
+    let Ok((rest, (first, word))) = protocol(i) else {
+        let message = format!("expected `tcp` or `udp` after `{}`", key.text);
+        let (rest, diagnostic) = match super::word::word(i) {
+            Ok((rest, found)) if !help::is_keyword(found) => {
+                (rest, Diagnostic::error(message, found.span, "not a protocol"))
+            }
+            _ => (i, Diagnostic::error(message, key.span, "of what protocol?")),
+        };
+        return wrong(
+            help::skip(rest, Spoils::UntilAction),
+            vec![diagnostic.help(format!("write for example `{example}`"))],
+        );
+    };
+    if let Ok((after, (_, second))) = protocol(rest) {
+        let diagnostic =
+            Diagnostic::error(format!("`{}` with two protocols", key.text), second.span, "second protocol")
+                .with(word.span, "first protocol")
+                .help(format!("write `{} {}`", key.text, first.keyword()));
+        return wrong(help::skip(after, Spoils::UntilAction), vec![diagnostic]);
+    }
+    Ok((rest, (first, word)))
+}
+
+/// Something that may be written once.
+pub(crate) fn repeated(what: &str, first: Span, again: Span) -> Diagnostic {
+    Diagnostic::error(format!("`{what}` is repeated"), again, "second one")
+        .with(first, "first one")
+        .help(format!("keep one `{what}`, or write two rules"))
+}

@@ -1,0 +1,136 @@
+//! Ports and addresses: one word in, a value in range or what is wrong with the word out.
+//!
+//! Nothing here looks at any other word, but for the keyword that is quoted in remedies.
+
+use std::net::Ipv4Addr;
+
+use super::ast::Prefix;
+use super::help;
+use super::word::Word;
+use crate::diag::{Diagnostic, quote};
+
+/// `port = decimal number between 1 and 65535`
+pub(super) fn port(word: Word<'_>, keyword: &str) -> Result<u16, Diagnostic> {
+    let text = word.text;
+    if !is_digits(text) {
+        return Err(not_a_port(word, keyword));
+    }
+    let digits = text.trim_start_matches('0');
+    let out_of_range = |label: String| {
+        Err(Diagnostic::error("port must be between 1 and 65535", word.span, label)
+            .help(format!("to match any port, leave `{keyword}` out")))
+    };
+    match digits.parse::<u16>() {
+        _ if digits.is_empty() => out_of_range("0 is not a port".into()),
+        Err(_) => out_of_range(format!("{} does not fit in 16 bits", quote(digits).trim_matches('`'))),
+        Ok(port) if digits == text => Ok(port),
+        Ok(port) => Err(Diagnostic::error("port has a leading zero", word.span, "could be taken for octal")
+            .help(format!("write `{keyword} {port}`"))),
+    }
+}
+
+/// `address = A "." A "." A "." A [ "/" ( length | netmask ) ]`
+pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<Prefix, Diagnostic> {
+    let (addr_text, suffix) = match word.text.split_once('/') {
+        Some((addr, suffix)) => (addr, Some(suffix)),
+        None => (word.text, None),
+    };
+    let Ok(addr) = addr_text.parse::<Ipv4Addr>() else {
+        return Err(not_an_address(word, addr_text, keyword));
+    };
+    match suffix.map(|suffix| prefix_len(suffix, word)).transpose()? {
+        Some(len) => Ok(Prefix { addr, len }),
+        None => Ok(Prefix { addr, len: 32 }),
+    }
+}
+
+/// What stands behind the `/`: a number of bits or a netmask.
+fn prefix_len(text: &str, word: Word<'_>) -> Result<u8, Diagnostic> {
+    if is_digits(text) {
+        let digits = text.trim_start_matches('0');
+        let len = if digits.is_empty() { Ok(0) } else { digits.parse::<u8>() };
+        return match len {
+            Ok(len @ 0..=32) if text.len() == len.to_string().len() => Ok(len),
+            Ok(len @ 0..=32) => Err(Diagnostic::error("prefix length has a leading zero", word.span, "here")
+                .help(format!("write `/{len}`"))),
+            _ => Err(Diagnostic::error(
+                "prefix length must be between 0 and 32",
+                word.span,
+                "an IPv4 address has 32 bits",
+            )
+            .help("write `/32`, or no length at all, for a single address")),
+        };
+    }
+    let Ok(mask) = text.parse::<Ipv4Addr>() else {
+        let message = format!("{} is neither a prefix length nor a netmask", quote(text));
+        return Err(Diagnostic::error(message, word.span, "expected an address")
+            .help("write for example `10.0.0.0/8` or `10.0.0.0/255.0.0.0`"));
+    };
+    let bits = mask.to_bits();
+    match u8::try_from(bits.leading_ones()) {
+        Ok(len) if bits.count_ones() == bits.leading_ones() => Ok(len),
+        _ => Err(Diagnostic::error(
+            "netmask has gaps",
+            word.span,
+            format!("{mask} is not a run of ones, then zeros"),
+        )
+        .help("write one rule for each prefix, such as `10.0.0.0/255.0.0.0`")),
+    }
+}
+
+fn not_a_port(word: Word<'_>, keyword: &str) -> Diagnostic {
+    if let Some(planned) = help::planned_value(word) {
+        return planned;
+    }
+    let text = word.text;
+    let message = format!("expected a port number, found {}", quote(text));
+    let error = |label: &str| Diagnostic::error(message.clone(), word.span, label);
+    if let Some(hex) = text.strip_prefix("0x")
+        && let Ok(port) = u16::from_str_radix(hex, 16)
+    {
+        return error("not decimal").help(format!("write `{keyword} {port}`"));
+    }
+    if let Some(digits) = text.strip_prefix(['+', '-', '!'])
+        && let Ok(port) = digits.parse::<u16>()
+    {
+        let negated = if text.starts_with('!') { "!= " } else { "" };
+        return error("not a plain number").help(format!("write `{keyword} {negated}{port}`"));
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit()) && text.contains(['+', '-', '*', '/']) {
+        return error("nothing is computed here").help(format!("write the result: `{keyword} N`"));
+    }
+    error("not a decimal number").help(format!("write `{keyword} N`, with N between 1 and 65535"))
+}
+
+fn not_an_address(word: Word<'_>, addr: &str, keyword: &str) -> Diagnostic {
+    if let Some(planned) = help::planned_value(word) {
+        return planned;
+    }
+    let error = |label: &str| {
+        Diagnostic::error(format!("expected an IPv4 address, found {}", quote(word.text)), word.span, label)
+    };
+    if addr.contains(':') {
+        return Diagnostic::error("IPv6 is not supported in this version", word.span, "an IPv6 address")
+            .help("leave the rule out: IPv6 packets pass unchanged");
+    }
+    let parts: Vec<&str> = addr.split('.').take(5).collect();
+    if parts.len() == 4 && parts.iter().all(|part| is_digits(part)) {
+        let plain: Vec<u32> = parts.iter().filter_map(|part| part.parse().ok()).collect();
+        return match plain[..] {
+            [a, b, c, d] if plain.iter().all(|&part| part <= 255) => {
+                error("leading zeros could be taken for octal").help(format!("write `{a}.{b}.{c}.{d}`"))
+            }
+            _ => error("each of the four numbers must be at most 255")
+                .help(format!("write for example `{keyword} 10.0.0.1`")),
+        };
+    }
+    if parts.iter().all(|part| is_digits(part)) {
+        return error("an IPv4 address has four numbers")
+            .help(format!("write for example `{keyword} 10.0.0.0/8`"));
+    }
+    error("not an address; names are not resolved").help(format!("write for example `{keyword} 10.0.0.1`"))
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}

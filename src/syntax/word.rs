@@ -1,0 +1,133 @@
+//! Words: the only lexical production, and the only place that looks at single bytes.
+//!
+//! A [`Cursor`] goes in, a [`Word`] and the cursor behind it come out. Everything that is not
+//! blank, `;`, `#` or the end of the line is (part of) some word, so no text is ever refused
+//! here. `!=` is a word of its own, with or without blanks around it.
+
+use nom::error::{ErrorKind, ParseError};
+use nom::{Err, IResult};
+
+use crate::diag::{Diagnostic, Span};
+
+/// A place in the source. All productions take one and return the one where they stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor<'a> {
+    source: &'a str,
+    at: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word<'a> {
+    pub text: &'a str,
+    pub span: Span,
+}
+
+/// Why a production failed. Without diagnostics: "this is not mine, try the next production".
+/// With some: it is mine, and this is what is wrong with it; `rest` is where to read on.
+#[derive(Debug)]
+pub(super) struct Fault<'a> {
+    pub rest: Cursor<'a>,
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+pub(super) type Parsed<'a, T> = IResult<Cursor<'a>, T, Fault<'a>>;
+
+impl<'a> ParseError<Cursor<'a>> for Fault<'a> {
+    fn from_error_kind(rest: Cursor<'a>, _: ErrorKind) -> Self {
+        Fault { rest, diagnostics: Vec::new() }
+    }
+
+    fn append(_: Cursor<'a>, _: ErrorKind, other: Self) -> Self {
+        other
+    }
+}
+
+/// "Not mine."
+pub(super) fn no<T>(i: Cursor<'_>) -> Parsed<'_, T> {
+    Err(Err::Error(Fault { rest: i, diagnostics: Vec::new() }))
+}
+
+/// "Mine, but wrong"; reading goes on at `rest`.
+pub(super) fn wrong<T>(rest: Cursor<'_>, diagnostics: Vec<Diagnostic>) -> Parsed<'_, T> {
+    Err(Err::Failure(Fault { rest, diagnostics }))
+}
+
+/// `word = "!=" | ( any character but blank, ";", "#", newline )+`
+pub(super) fn word(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
+    let i = i.skip(is_blank);
+    let bytes = i.bytes();
+    let len = if bytes.starts_with(b"!=") {
+        2
+    } else {
+        let ends = |at: usize, byte: u8| {
+            is_blank(byte) || matches!(byte, b'\n' | b';' | b'#') || bytes.get(at..at + 2) == Some(b"!=")
+        };
+        bytes.iter().enumerate().position(|(at, &byte)| ends(at, byte)).unwrap_or(bytes.len())
+    };
+    if len == 0 {
+        return no(i);
+    }
+    let span = Span { start: i.at, end: i.at + len };
+    Ok((Cursor { at: span.end, ..i }, Word { text: &i.source[span.start..span.end], span }))
+}
+
+/// The word that comes next in this rule, if any.
+pub(super) fn peek(i: Cursor<'_>) -> Option<Word<'_>> {
+    word(i).ok().map(|(_, word)| word)
+}
+
+/// One given word.
+pub(super) fn keyword<'a>(text: &'static str) -> impl Fn(Cursor<'a>) -> Parsed<'a, Word<'a>> {
+    move |i| match word(i) {
+        Ok((rest, word)) if word.text == text => Ok((rest, word)),
+        _ => no(i),
+    }
+}
+
+/// `separator = { blank | newline | ";" | comment }`, `comment = "#" { any character but newline }`
+///
+/// A `;` in a comment is part of the comment.
+pub(super) fn separator(mut i: Cursor<'_>) -> Cursor<'_> {
+    loop {
+        i = i.skip(|byte| is_blank(byte) || matches!(byte, b'\n' | b';'));
+        if i.bytes().first() != Some(&b'#') {
+            return i;
+        }
+        i = i.skip(|byte| byte != b'\n');
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// At the start of `source`, behind its byte order mark if some editor left one.
+    pub fn new(source: &'a str) -> Self {
+        let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        Cursor { source, at }
+    }
+
+    pub fn at_end(self) -> bool {
+        self.at == self.source.len()
+    }
+
+    /// The empty span right here.
+    pub fn here(self) -> Span {
+        Span { start: self.at, end: self.at }
+    }
+
+    pub fn text(self, span: Span) -> &'a str {
+        &self.source[span.start..span.end]
+    }
+
+    fn bytes(self) -> &'a [u8] {
+        &self.source.as_bytes()[self.at..]
+    }
+
+    fn skip(self, skipped: impl Fn(u8) -> bool) -> Self {
+        let len = self.bytes().iter().position(|&byte| !skipped(byte)).unwrap_or(self.bytes().len());
+        Cursor { at: self.at + len, ..self }
+    }
+}
+
+/// A carriage return is a blank, so files with CRLF line ends need no care.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\x0b' | b'\x0c')
+}
