@@ -162,6 +162,9 @@ fn addresses_may_change_between_funnel_and_unfunnel() {
         let rules = Rule::parse_all(&text).expect("rules");
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
         for (len, sum) in [(0, ""), (1, ""), (33, ""), (1400, ""), (40, "nosum")] {
+            if i == "tcp" && sum == "nosum" {
+                continue; // TCP has no absent checksum
+            }
             let tail = format!("{i} 25000 > 4739 {sum} len {len}");
             let packet = |addresses: &str| {
                 let words = format!("ip {addresses} {tail}");
@@ -247,7 +250,7 @@ fn without_a_link_header_the_packet_starts_with_ip() {
     let mut dropped = 0;
     for saddr in ["8.0.0.0", "8.0.0.1", "8.0.0.255", "8.0.1.0"] {
         for l4 in ["udp 1 > 53", "udp 1 > 54", "tcp 80 > 1", "tcp 81 > 1", "proto 1"] {
-            for words in ["", "options 2", "mf", "frag 3", "truncated 33", "truncated 41", "version 6"] {
+            for words in ["", "options 2", "mf", "frag 3", "truncated 48", "truncated 55", "version 6"] {
                 let words = format!("ip {saddr} > 10.0.0.1 {words} {l4} len 12");
                 let packet = &Packet::parse(&words).expect("words").frame()[14..];
                 let model = model::run(&rules, packet, 0, model::Link::None);

@@ -243,7 +243,8 @@ fn upstream_trap_traffic_that_is_not_funneled_is_not_cut() {
             ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 len 120", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 flags 2 seq 0xdeadbeef ack 0 tcpopt 5", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 len 61", None),
-            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 len 61", None),
+            // (All that a datagram can be told by is where the inner header would end.)
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 len 170", None),
             // Almost: one field off.
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 seq 0xcafebabf / udp 25000 > 4739 len 8", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 ack 0xbabecaff / udp 25000 > 4739 len 8", None),

@@ -14,7 +14,7 @@ use proptest::sample::{Index, select};
 use super::case::{Case, Sample};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
 use super::rules::{Action, Cidr, Match, Rule};
-use super::testrun::{LONGEST, SHORTEST};
+use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
 
@@ -289,13 +289,14 @@ impl Pick {
             }
         }
         for change in late {
-            let len = packet.frame().len();
+            let frame = packet.frame();
+            let (len, least) = (frame.len(), shortest(&frame));
             match change {
                 Change::Truncated(to) => {
-                    packet.truncated = Some(SHORTEST + to.index(len.saturating_sub(SHORTEST) + 1));
+                    packet.truncated = Some(least + to.index(len.saturating_sub(least) + 1));
                 }
                 Change::Total(by) => {
-                    let total = (len - packet.pad.min(len)).saturating_sub(SHORTEST);
+                    let total = (len - packet.pad.min(len)).saturating_sub(14);
                     packet.ip.total = u16::try_from(total).ok().map(|t| t.wrapping_add_signed(by.into()));
                 }
                 _ => {}
@@ -308,6 +309,11 @@ impl Pick {
                 sample.frame[at] ^= bits;
                 sample.words += &format!(", byte {at} xor {bits:#04x}");
             }
+        }
+        let least = shortest(&sample.frame);
+        if sample.frame.len() < least {
+            sample.frame.resize(least, 0);
+            sample.words += ", filled up to what the kernel takes";
         }
         if sample.frame.len() > LONGEST {
             sample.frame.truncate(LONGEST);

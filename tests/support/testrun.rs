@@ -8,8 +8,16 @@ use aya::{Ebpf, EbpfLoader};
 
 /// The most that `BPF_PROG_TEST_RUN` takes: a page less head room and `skb_shared_info`.
 pub const LONGEST: usize = 3520;
-/// The least: an Ethernet header.
-pub const SHORTEST: usize = 14;
+
+/// The least that it takes: an Ethernet header, and the fixed IP header if there is one after it
+/// (`EINVAL` otherwise).
+pub fn shortest(frame: &[u8]) -> usize {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14,
+    }
+}
 
 /// `struct __sk_buff`, as far as it can be set from outside.
 #[derive(Debug, Clone, Copy, Default)]
