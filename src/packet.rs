@@ -52,13 +52,9 @@ pub mod ipv4 {
     pub const LENGTH: Field = field("ip.length", 2, Size::H);
     pub const FRAGMENT: Field = field("ip.flags, ip.offset", 6, Size::H);
     pub const PROTOCOL: Field = field("ip.protocol", 9, Size::B);
+    pub const CHECKSUM: Field = field("ip.checksum", 10, Size::H);
     pub const SADDR: Field = field("ip.saddr", 12, Size::W);
     pub const DADDR: Field = field("ip.daddr", 16, Size::W);
-
-    /// The header's 32-bit words, for copying it with a few fields changed.
-    pub const WORD_LENGTH: Field = field("ip.version, ip.ihl, ip.tos, ip.length", 0, Size::W);
-    pub const WORD_FRAGMENT: Field = field("ip.id, ip.flags, ip.offset", 4, Size::W);
-    pub const WORD_CHECKSUM: Field = field("ip.ttl, ip.protocol, ip.checksum", 8, Size::W);
 
     /// Length without options; also where `bpf_skb_adjust_room` opens and closes room, options or not.
     pub const LEN: i16 = 20;
@@ -82,8 +78,9 @@ pub mod udp {
     use super::{Field, Size, field};
 
     pub const LENGTH: Field = field("udp.length", 4, Size::H);
-    pub const WORD_CHECKSUM: Field = field("udp.length, udp.checksum", 4, Size::W);
-    pub const CHECKSUM: i16 = 6;
+    pub const CHECKSUM: Field = field("udp.checksum", 6, Size::H);
+    /// Both in one load.
+    pub const LENGTH_CHECKSUM: Field = field("udp.length, udp.checksum", 4, Size::W);
 }
 
 /// TCP header, RFC 9293 section 3.1.
@@ -107,9 +104,10 @@ pub mod tcp {
     pub const SEQUENCE: Field = field("tcp.sequence", 4, Size::W);
     pub const ACKNOWLEDGEMENT: Field = field("tcp.acknowledgement", 8, Size::W);
     pub const DATA_OFFSET: Field = field("tcp.offset", 12, Size::B);
-    pub const WORD_FLAGS: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
-    pub const WORD_CHECKSUM: Field = field("tcp.checksum, tcp.urgent", 16, Size::W);
-    pub const CHECKSUM: i16 = 16;
+    /// All three in one store.
+    pub const OFFSET_FLAGS_WINDOW: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
+    pub const CHECKSUM: Field = field("tcp.checksum", 16, Size::H);
+    pub const URGENT: Field = field("tcp.urgent", 18, Size::H);
 }
 
 /// Both L4 headers begin with the ports.
@@ -135,5 +133,5 @@ pub mod marker {
     pub const SEQUENCE: u32 = 0xcafe_babe;
     pub const ACKNOWLEDGEMENT: u32 = 0xbabe_cafe;
     /// Data offset 5, SYN, window 1024.
-    pub const FLAGS: u32 = 0x5002_0400;
+    pub const OFFSET_FLAGS_WINDOW: u32 = 0x5002_0400;
 }

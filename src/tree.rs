@@ -117,6 +117,15 @@ impl Tree {
 }
 
 impl Node {
+    fn can_miss(&self) -> bool {
+        match self {
+            Node::Miss => true,
+            Node::Rule(_) => false,
+            Node::Test { yes, no, .. } => yes.can_miss() || no.can_miss(),
+            Node::Chain { then, .. } => then.can_miss(),
+        }
+    }
+
     fn lookup(&self, key: &Key) -> Option<usize> {
         match self {
             Node::Miss => None,
@@ -183,7 +192,11 @@ fn subtree(rules: &[Candidate]) -> Node {
         return node;
     }
     let (upper, lower) = rules.split_at(rules.len() / 2);
-    Node::Chain { first: Box::new(subtree(upper)), then: Box::new(subtree(lower)) }
+    let first = subtree(upper);
+    if !first.can_miss() {
+        return first;
+    }
+    Node::Chain { first: Box::new(first), then: Box::new(subtree(lower)) }
 }
 
 /// The subtree of one box, or `None` when the budget is used up.

@@ -7,7 +7,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::insn::{Cond, Insn, Op};
-use crate::resolve::{Error, Program};
+use crate::program::Program;
+use crate::resolve::Error;
 
 /// A place in the program that jumps can name before it exists. Belongs to the assembler that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

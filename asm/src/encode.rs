@@ -9,8 +9,9 @@
 
 use bpf_ins::Instruction;
 
-use crate::insn::{Alu, Cmp, Cond, Op, Reg, Size, Src, Src32, Src64};
-use crate::resolve::Step;
+use crate::insn::{Alu, Cmp, Cond, Op, Src};
+use crate::operand::{Reg, Size, Src32, Src64};
+use crate::program::Step;
 
 // Opcode fields, `include/uapi/linux/bpf_common.h` and `bpf.h`.
 const CLASS_LD: u8 = 0x00;

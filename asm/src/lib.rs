@@ -43,8 +43,12 @@ mod assembler;
 mod encode;
 mod insn;
 mod listing;
+mod operand;
+mod program;
 mod resolve;
 
 pub use assembler::{Assembler, Label};
-pub use insn::{Cond, Helper, Insn, Reg, Size, Src32, Src64};
-pub use resolve::{Error, Program};
+pub use insn::{Cond, Helper, Insn};
+pub use operand::{Reg, Size, Src32, Src64};
+pub use program::Program;
+pub use resolve::Error;

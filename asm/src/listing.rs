@@ -5,14 +5,16 @@
 //! and bytes appear in [`Program::hex`] only.
 //!
 //! Loads are printed with the 64-bit name of the register, as the kernel does: they clear what they
-//! do not fill. Small immediates are decimal (ports, lengths), large ones hexadecimal (addresses, masks).
+//! do not fill. Small immediates are decimal (ports, lengths), large ones hexadecimal (addresses), the
+//! mask of `if r & m` always.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::{self, Display, Write};
 
 use crate::assembler::{Item, LabelDef, What};
-use crate::insn::{Alu, Cmp, Cond, Insn, Op, Reg, Size, Src, Src32, Src64};
-use crate::resolve::{Placed, Program, Step};
+use crate::insn::{Alu, Cmp, Cond, Insn, Op, Src};
+use crate::operand::{Reg, Size, Src32, Src64};
+use crate::program::{Placed, Program, Step};
 
 /// The column in which notes begin.
 const NOTE_COLUMN: usize = 42;
@@ -191,10 +193,12 @@ impl Display for Cond {
             Cmp::Set => "&",
         };
         write!(f, "{} {cmp} ", Named(self.with, self.reg))?;
-        match self.with {
+        match (self.cmp, self.with) {
+            (Cmp::Set, Src::Narrow(Src32::Imm(mask))) => write!(f, "{mask:#x}"),
+            (Cmp::Set, Src::Wide(Src64::Imm(mask))) if mask >= 0 => write!(f, "{mask:#x}"),
             // Comparisons are unsigned: 255.255.255.255 is not -1.
-            Src::Narrow(Src32::Imm(bits)) => unsigned(f, bits),
-            with => write!(f, "{with}"),
+            (_, Src::Narrow(Src32::Imm(bits))) => unsigned(f, bits),
+            (_, with) => write!(f, "{with}"),
         }
     }
 }

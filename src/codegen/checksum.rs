@@ -10,8 +10,8 @@
 
 use asm::{Cond, Helper, Insn, Reg, Reg::*};
 
-use super::emit::{Emit, IP};
-use super::frame::{HEADER, Offset};
+use super::emit::{Emit, PORTS, Window};
+use super::frame::Offset;
 use crate::ir::Proto;
 use crate::packet::{ipv4, marker, tcp, udp};
 
@@ -43,7 +43,7 @@ pub(super) fn ones_complement_sum(words: &[u16]) -> u32 {
 fn pushed_constants(inner: Proto, outer: Proto) -> u32 {
     let common = [u16::from(outer.number()), u16::from(outer.header_len()), !u16::from(inner.number())];
     let header: &[u32] = match outer {
-        Proto::Tcp => &[marker::SEQUENCE, marker::ACKNOWLEDGEMENT, marker::FLAGS],
+        Proto::Tcp => &[marker::SEQUENCE, marker::ACKNOWLEDGEMENT, marker::OFFSET_FLAGS_WINDOW],
         Proto::Udp => &[],
     };
     let mut words = common.to_vec();
@@ -63,85 +63,71 @@ impl Emit {
         self.op(Insn::add32(reg, scratch));
     }
 
-    /// Copies the first three words of the IP header to the header's image, with `grow` bytes more
-    /// and another protocol. The checksum is brought up to date with what changed (RFC 1624, eqn. 3),
-    /// so a header that was damaged stays damaged.
-    pub(super) fn copy_ip_words(&mut self, ip: &super::emit::Window, grow: i16, from: Proto, to: Proto) {
-        let (limit, change) = match u16::try_from(grow) {
-            Ok(more) => (Some(u16::MAX - more), more),
-            Err(_) => (None, !grow.unsigned_abs()),
-        };
-        self.load(R1, ip, ipv4::WORD_LENGTH);
-        if let Some(limit) = limit {
-            self.op(Insn::mov32(R2, R1));
-            self.op(Insn::and32(R2, 0xffff_u32));
-            self.jump_if_note(Cond::gt32(R2, limit), self.pass, "longer than an IP packet can be");
-        }
+    /// Makes the IP header that of a packet `grow` bytes longer, with another protocol. The checksum is
+    /// brought up to date with what changed (RFC 1624, eqn. 3), so a damaged header stays damaged.
+    pub(super) fn update_ip(&mut self, ip: &Window, grow: i16, from: Proto, to: Proto) {
+        let growth = if grow < 0 { !grow.unsigned_abs() } else { grow.unsigned_abs() };
+        let change = [growth, u16::from(to.number()), !u16::from(from.number())];
+        self.load(R1, ip, ipv4::LENGTH);
         self.op(Insn::add32(R1, i32::from(grow)));
-        self.store_be32(HEADER, 0, R1, ipv4::WORD_LENGTH.name);
-
-        self.load_raw(R1, ip, ipv4::WORD_FRAGMENT);
-        self.store_raw32(HEADER, 4, R1, ipv4::WORD_FRAGMENT.name);
-
-        let protocols = [change, u16::from(to.number()), !u16::from(from.number())];
-        self.load(R1, ip, ipv4::WORD_CHECKSUM);
-        self.op(Insn::mov32(R2, R1));
-        self.op(Insn::xor32(R2, 0xffff_u32));
-        self.op(Insn::and32(R2, 0xffff_u32));
-        self.op_note(Insn::add32(R2, ones_complement_sum(&protocols)), "change of length and protocol");
-        self.fold(R2, R3);
-        self.op(Insn::xor32(R2, 0xffff_u32));
-        self.op_note(Insn::and32(R1, 0xff00_0000_u32), "ip.ttl");
-        self.op_note(Insn::or32(R1, u32::from(to.number()) << 16), ipv4::PROTOCOL.name);
-        self.op(Insn::or32(R1, R2));
-        self.store_be32(HEADER, 8, R1, ipv4::WORD_CHECKSUM.name);
+        self.store(ip, ipv4::LENGTH, R1);
+        self.store_const(ip, ipv4::PROTOCOL, u32::from(to.number()));
+        self.load(R1, ip, ipv4::CHECKSUM);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        self.op_note(Insn::add32(R1, ones_complement_sum(&change)), "change of length and protocol");
+        self.fold(R1, R2);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        self.store(ip, ipv4::CHECKSUM, R1);
     }
 
-    /// `R1 = checksum of the pushed header`, from the address sum in `IP`, the `ports` to push and,
-    /// over UDP, the pushed header's `udp_length`. `extra` is added: what the inner segment sums to
-    /// beyond what its checksum would have made of it.
-    pub(super) fn pushed_checksum(
-        &mut self,
-        inner: Proto,
-        outer: Proto,
-        ports: Reg,
-        udp_length: Option<Reg>,
-        extra: Option<Reg>,
-    ) {
-        self.op(Insn::mov32(R1, IP));
+    /// `sum = source + destination address`: 32 bits, ones' complement, in the packet's byte order.
+    pub(super) fn sum_addresses(&mut self, sum: Reg, ip: &Window) {
+        self.load_raw(sum, ip, ipv4::SADDR);
+        self.load_raw(R2, ip, ipv4::DADDR);
+        self.op(Insn::add64(sum, R2));
+        self.op(Insn::mov64(R2, sum));
+        self.op(Insn::rsh64(R2, 32));
+        self.op_note(Insn::add32(sum, R2), "sum of the addresses");
+    }
+
+    /// `R1 = checksum of the pushed header`, from the sum of the `addresses`, the ports to push and,
+    /// over UDP, its `length`. `extra` is added: what the inner segment sums to beyond what its
+    /// checksum would have made of it.
+    pub(super) fn pushed_checksum(&mut self, inner: Proto, outer: Proto, addresses: Reg, more: &[Reg]) {
+        self.op(Insn::mov32(R1, addresses));
         // Swapping all four bytes swaps the halves as well, and their order does not matter to a sum.
         self.op(Insn::be32(R1));
         self.fold(R1, R2);
-        self.op(Insn::mov32(R2, ports));
+        self.op(Insn::mov32(R2, PORTS));
         self.op(Insn::rsh32(R2, 16_u32));
         self.op_note(Insn::add32(R1, R2), "source port");
-        self.op(Insn::mov32(R2, ports));
+        self.op(Insn::mov32(R2, PORTS));
         self.op(Insn::and32(R2, 0xffff_u32));
         self.op_note(Insn::add32(R1, R2), "destination port");
         self.op_note(Insn::add32(R1, pushed_constants(inner, outer)), "all that is constant");
-        for part in [udp_length, extra].into_iter().flatten() {
-            self.op(Insn::add32(R1, part));
+        for part in more {
+            self.op(Insn::add32(R1, *part));
         }
         self.fold(R1, R2);
         self.fold(R1, R2);
         self.op(Insn::xor32(R1, 0xffff_u32));
     }
 
-    /// Re-bases the inner checksum with the address sum in `IP`:
+    /// Re-bases the inner checksum with the sum of the `addresses`:
     /// `bpf_l4_csum_replace(skb, offset of checksum, 0, ±sum, flags)`, or `fail`.
     ///
     /// Only this helper knows whether the checksum is finished or still partial.
-    pub(super) fn rebase(&mut self, l4: Offset, inner: Proto, rebase: Rebase) {
+    pub(super) fn rebase(&mut self, l4: Offset, inner: Proto, addresses: Reg, rebase: Rebase) {
         let (checksum, flags) = match inner {
             Proto::Tcp => (tcp::CHECKSUM, PSEUDO_HDR),
             Proto::Udp => (udp::CHECKSUM, PSEUDO_HDR | MARK_MANGLED_0),
         };
-        self.set_offset(R2, Offset { bytes: l4.bytes + checksum, ..l4 });
-        self.op(Insn::mov32(R3, 0_u32));
-        self.op(Insn::mov32(R4, IP));
+        self.op(Insn::mov32(R4, addresses));
         if rebase == Rebase::ToZero {
             self.op(Insn::xor32(R4, u32::MAX));
         }
+        self.set_offset(R2, Offset { bytes: l4.bytes + checksum.offset, ..l4 });
+        self.op(Insn::mov32(R3, 0_u32));
         self.op(Insn::mov32(R5, flags));
         self.call(Helper::L4CsumReplace);
         self.jump_if(Cond::ne64(R0, 0), self.fail);

@@ -2,7 +2,7 @@
 //!
 //! [`Emit`] wraps the assembler for the rest of `codegen`, which never sees an offset number of a
 //! jump or a raw opcode. Byte order is converted here and nowhere else: what [`Emit::load`] loads
-//! is in host order, what [`Emit::store_be32`] stores is in network order.
+//! is in host order, what [`Emit::store`] stores is in network order.
 
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
@@ -80,11 +80,13 @@ impl Emit {
         Emit { asm, link, pass, fail }
     }
 
-    pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
+    pub(super) fn finish(mut self, can_fail: bool) -> Result<Program, asm::Error> {
         self.bind(self.pass);
         self.exit(UNSPEC);
-        self.bind(self.fail);
-        self.exit(SHOT);
+        if can_fail {
+            self.bind(self.fail);
+            self.exit(SHOT);
+        }
         self.asm.finish()
     }
 
@@ -151,29 +153,35 @@ impl Emit {
         self.op_note(Insn::load(field.size, dst, SKB, field.offset), field.name);
     }
 
-    /// `slot.field = src` in network byte order; `src` is converted in place. Always 32 bits: before
-    /// 6.12 the verifier refuses a narrower store into part of a spilled word without `CAP_PERFMON`.
-    pub(super) fn store_be32(&mut self, slot: Slot, at: i16, src: Reg, note: &str) {
-        self.op(Insn::be32(src));
-        self.store_raw32(slot, at, src, note);
+    /// `field = src` in network byte order; `src` is converted in place.
+    pub(super) fn store(&mut self, window: &Window, field: Field, src: Reg) {
+        match field.size {
+            Size::B => {}
+            Size::H => self.op(Insn::be16(src)),
+            Size::W => self.op(Insn::be32(src)),
+            Size::D => self.op(Insn::be64(src)),
+        }
+        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        self.op_note(Insn::store(field.size, window.base, window.offset + field.offset, src), field.name);
     }
 
-    pub(super) fn store_raw32(&mut self, slot: Slot, at: i16, src: Reg, note: &str) {
-        debug_assert!(at + 4 <= slot.len, "{note} is outside its slot");
-        self.op_note(Insn::store(Size::W, FP, slot.offset + at, src), note);
+    /// `field = value` in network byte order.
+    pub(super) fn store_const(&mut self, window: &Window, field: Field, value: u32) {
+        let [a, b, c, d] = value.to_be_bytes();
+        let wire = match field.size {
+            Size::B => i32::from(d),
+            Size::H => i32::from(i16::from_ne_bytes([c, d])),
+            Size::W | Size::D => i32::from_ne_bytes([a, b, c, d]),
+        };
+        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        let note = format!("{} = {value:#x}", field.name);
+        self.op_note(Insn::store_imm(field.size, window.base, window.offset + field.offset, wire), &note);
     }
 
-    /// `slot[at..at + 4] = value` in network byte order.
-    pub(super) fn store_const32(&mut self, slot: Slot, at: i16, value: u32, note: &str) {
-        debug_assert!(at + 4 <= slot.len, "{note} is outside its slot");
-        let value = i32::from_ne_bytes(value.to_be_bytes());
-        self.op_note(Insn::store_imm(Size::W, FP, slot.offset + at, value), note);
-    }
-
-    /// `dst = &slot[at]`
-    pub(super) fn address_of(&mut self, dst: Reg, slot: Slot, at: i16) {
+    /// `dst = &slot`
+    pub(super) fn address_of(&mut self, dst: Reg, slot: Slot) {
         self.op(Insn::mov64(dst, FP));
-        self.op(Insn::add64(dst, i32::from(slot.offset + at)));
+        self.op(Insn::add64(dst, i32::from(slot.offset)));
     }
 
     /// `R0 = helper(skb, ...)`, the other arguments being set already.
@@ -192,21 +200,22 @@ impl Emit {
         let len = self.link.header_len() + after_link;
         self.prove(len, pull);
         self.bind(linear);
-        self.point_at_ip();
-        (Window::of_ip_header(after_link), Cold { pull, linear, len })
+        (self.point(IP, after_link), Cold { pull, linear, len })
     }
 
-    /// The same for bytes known to be linear: sets `IP` again after it held something else.
-    pub(super) fn window_again(&mut self, after_link: i16) {
-        self.prove(self.link.header_len() + after_link, self.pass);
-        self.point_at_ip();
+    /// The same for bytes known to be linear, with a base of the caller's choice. Shorter packets go
+    /// to `short`.
+    pub(super) fn window_again(&mut self, base: Reg, after_link: i16, short: Label) -> Window {
+        self.prove(self.link.header_len() + after_link, short);
+        self.point(base, after_link)
     }
 
-    fn point_at_ip(&mut self) {
-        self.op(Insn::mov64(IP, R2));
+    fn point(&mut self, base: Reg, len: i16) -> Window {
+        self.op(Insn::mov64(base, R2));
         if self.link.header_len() != 0 {
-            self.op_note(Insn::add64(IP, i32::from(self.link.header_len())), "IP header");
+            self.op_note(Insn::add64(base, i32::from(self.link.header_len())), "IP header");
         }
+        Window { base, offset: 0, len }
     }
 
     /// `R2 = data; R3 = data_end; if R2 + len > R3 goto short`

@@ -1,26 +1,26 @@
 //! The stack frame, and moving whole areas of it to and from the packet.
 //!
 //! ```text
-//! FP -  40  HEADER    IP header, then the header to push                      40 bytes
-//! FP -  80  OPTIONS   IP options on their way past the header                 40
-//! FP - 120  PEEK      L4 headers that stand at a variable offset              40
-//! FP - 128  SAVED     registers while the payload is summed                    8
-//! FP - 512  CHUNK     payload on its way to bpf_csum_diff                    384
+//! FP -  24  PUSHED    the header to push, when it goes behind IP options      24 bytes
+//! FP -  64  OPTIONS   IP options on their way past that header                40
+//! FP - 104  PEEK      L4 headers that stand at a variable offset              40
+//! FP - 112  SAVED     registers while the payload is summed                    8
+//! FP - 496  CHUNK     payload on its way to bpf_csum_diff                    384
 //! ```
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
-use super::emit::{Emit, FP, IP, Slot, Window};
+use super::emit::{Emit, FP, Slot, Window};
 use crate::packet::ipv4;
 
-pub(super) const HEADER: Slot = Slot { offset: -40, len: 40 };
-pub(super) const OPTIONS: Slot = Slot { offset: -80, len: ipv4::OPTIONS_MAX };
-pub(super) const PEEK: Slot = Slot { offset: -120, len: 40 };
-pub(super) const SAVED: Slot = Slot { offset: -128, len: 8 };
-pub(super) const CHUNK: Slot = Slot { offset: -512, len: 384 };
+pub(super) const PUSHED: Slot = Slot { offset: -24, len: 24 };
+pub(super) const OPTIONS: Slot = Slot { offset: -64, len: ipv4::OPTIONS_MAX };
+pub(super) const PEEK: Slot = Slot { offset: -104, len: 40 };
+pub(super) const SAVED: Slot = Slot { offset: -112, len: 8 };
+pub(super) const CHUNK: Slot = Slot { offset: -496, len: 384 };
 
 const _: () = {
-    let areas = [HEADER, OPTIONS, PEEK, SAVED, CHUNK];
+    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK];
     let mut top = 0;
     let mut i = 0;
     while i < areas.len() {
@@ -30,9 +30,6 @@ const _: () = {
     }
     assert!(top >= -512, "the frame is larger than MAX_BPF_STACK");
 };
-
-/// `BPF_F_INVALIDATE_HASH`: the flow hash was that of the ports that are now one header further in.
-const INVALIDATE_HASH: i32 = 2;
 
 /// How many bytes a transfer moves.
 #[derive(Debug, Clone, Copy)]
@@ -74,22 +71,22 @@ impl Emit {
 
     /// `bpf_skb_load_bytes(skb, offset, slot, len)`, or `pass`. Uses R0 to R5.
     pub(super) fn load_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
-        self.transfer(offset, slot, 0, len);
+        self.transfer(offset, slot, len);
         self.call(Helper::SkbLoadBytes);
         self.jump_if(Cond::ne64(R0, 0), self.pass);
     }
 
-    /// `bpf_skb_store_bytes(skb, offset, &slot[skip], len, BPF_F_INVALIDATE_HASH)`, or `fail`.
-    pub(super) fn store_bytes(&mut self, offset: Offset, slot: Slot, skip: i16, len: Len) {
-        self.transfer(offset, slot, skip, len);
-        self.op_note(Insn::mov32(R5, INVALIDATE_HASH), "BPF_F_INVALIDATE_HASH");
+    /// `bpf_skb_store_bytes(skb, offset, slot, len, 0)`, or `fail`.
+    pub(super) fn store_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
+        self.transfer(offset, slot, len);
+        self.op(Insn::mov32(R5, 0_u32));
         self.call(Helper::SkbStoreBytes);
         self.jump_if(Cond::ne64(R0, 0), self.fail);
     }
 
-    fn transfer(&mut self, offset: Offset, slot: Slot, skip: i16, len: Len) {
+    fn transfer(&mut self, offset: Offset, slot: Slot, len: Len) {
         self.set_offset(R2, offset);
-        self.address_of(R3, slot, skip);
+        self.address_of(R3, slot);
         match len {
             Len::Const(len) => self.op(Insn::mov32(R4, i32::from(len))),
             Len::Reg(reg) => self.op(Insn::mov32(R4, reg)),
@@ -126,27 +123,15 @@ impl Emit {
     }
 
     /// `bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_NET, 0)`, or `pass`: opens or closes room behind
-    /// the fixed part of the IP header. The windows into the packet are void afterwards. A packet
-    /// with `CHECKSUM_COMPLETE` becomes `CHECKSUM_NONE`, so its sum need not be kept up to date.
+    /// the fixed part of the IP header. Nothing of the packet has changed until this has succeeded. A
+    /// packet with `CHECKSUM_COMPLETE` becomes `CHECKSUM_NONE`, so its sum need not be kept up to date.
     pub(super) fn adjust_room(&mut self, _void: Window, by: i16) {
         self.op(Insn::mov32(R2, i32::from(by)));
         self.op_note(Insn::mov32(R3, 0_u32), "BPF_ADJ_ROOM_NET");
         self.op(Insn::mov32(R4, 0_u32));
         self.call(Helper::SkbAdjustRoom);
         self.jump_if(Cond::ne64(R0, 0), self.pass);
-    }
-
-    /// Copies the addresses to the header's image, and leaves their sum in `IP`, which is not needed
-    /// as a pointer any more: 32 bits, ones' complement, in the packet's byte order.
-    pub(super) fn copy_addresses(&mut self, ip: &Window) {
-        self.load_raw(R1, ip, ipv4::SADDR);
-        self.store_raw32(HEADER, ipv4::SADDR.offset, R1, ipv4::SADDR.name);
-        self.load_raw(R2, ip, ipv4::DADDR);
-        self.store_raw32(HEADER, ipv4::DADDR.offset, R2, ipv4::DADDR.name);
-        self.op(Insn::add64(R1, R2));
-        self.op(Insn::mov64(R2, R1));
-        self.op(Insn::rsh64(R2, 32));
-        self.op(Insn::add32(R1, R2));
-        self.op_note(Insn::mov64(IP, R1), "sum of the addresses");
+        // The flow hash was that of ports that are now elsewhere.
+        self.call(Helper::SetHashInvalid);
     }
 }

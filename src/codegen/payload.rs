@@ -4,7 +4,7 @@
 //! out one after the other, and a datagram beyond [`LONGEST`] is left alone. Only rulesets that
 //! funnel UDP through TCP carry this code.
 
-use asm::{Cond, Helper, Insn, Reg::*, Size};
+use asm::{Cond, Helper, Insn, Reg, Reg::*, Size};
 
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Window};
 use super::frame::{CHUNK, Len, Offset, SAVED};
@@ -14,9 +14,9 @@ use crate::packet::ipv4;
 /// UDP header and payload; what fits a jumbo frame.
 const LONGEST: u16 = 9216;
 
-/// Leaves in `R5` what the pushed header's sum has to be corrected by: the datagram's sum, plus the
+/// Leaves in `correction` what the pushed header's sum has to be corrected by: the datagram's sum, plus the
 /// length and protocol that the constants took for cancelled. All other roles are as on entry.
-pub(super) fn emit(e: &mut Emit) {
+pub(super) fn emit(e: &mut Emit, correction: Reg) {
     // `bpf_csum_diff` takes multiples of 4, before 6.16 at most 512 bytes.
     const _: () = assert!(CHUNK.len % 4 == 0 && CHUNK.len <= 512 && CHUNK.len >= 256);
 
@@ -56,12 +56,12 @@ pub(super) fn emit(e: &mut Emit) {
 
     e.op(Insn::be32(IP));
     e.fold(IP, R1);
-    e.op(Insn::mov32(R5, IP));
+    e.op(Insn::mov32(correction, IP));
     e.op_note(Insn::load(Size::W, PORTS, FP, SAVED.offset), "restore");
     e.op_note(Insn::load(Size::W, L4_LEN, FP, SAVED.offset + 4), "restore");
-    e.op(Insn::add32(R5, L4_LEN));
-    e.op_note(Insn::add32(R5, Proto::Udp.number()), "what the sum lacks");
-    e.window_again(ipv4::LEN + 8);
+    e.op(Insn::add32(correction, L4_LEN));
+    e.op_note(Insn::add32(correction, Proto::Udp.number()), "what the sum lacks");
+    let _ = e.window_again(IP, ipv4::LEN + 8, e.pass);
 }
 
 /// Adds the next `len` bytes and moves on.
@@ -76,7 +76,7 @@ fn add(e: &mut Emit, len: i16) {
 fn sum(e: &mut Emit, len: i16) {
     e.op(Insn::mov32(R1, 0_u32));
     e.op(Insn::mov32(R2, 0_u32));
-    e.address_of(R3, CHUNK, 0);
+    e.address_of(R3, CHUNK);
     e.op(Insn::mov32(R4, i32::from(len)));
     e.op(Insn::mov32(R5, IP));
     e.op(Insn::call(Helper::CsumDiff));

@@ -9,23 +9,22 @@
 //! after    [link][IP changed, options ][L4 re-based, payload                ]
 //! ```
 
-use asm::{Cond, Insn, Reg::*};
+use asm::{Cond, Insn, Reg, Reg::*};
 
 use super::checksum::Rebase;
-use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
-use super::frame::{HEADER, Len, OPTIONS, Offset, PEEK};
+use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
+use super::frame::{Len, OPTIONS, Offset, PEEK};
 use crate::ir::Proto;
 use crate::packet::{ipv4, marker, skb, tcp, udp};
 
-/// The words of the IP header that change: all but the addresses.
-const CHANGED: i16 = 12;
+/// The sum of the addresses.
+const SUM: Reg = R3;
 
 pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     let popped = i16::from(outer.header_len());
     let headers = popped + i16::from(inner.header_len());
     let name = format!("unfunnel_{inner}_from_{outer}");
     let behind_options = e.label(format!("{name}_behind_options"));
-    let funneled = e.label(format!("{name}_funneled"));
     let with_options = e.label(format!("{name}_options"));
 
     e.load_skb(R2, skb::GSO_SIZE);
@@ -35,26 +34,12 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     let (packet, cold) = e.pull_window(&name, ipv4::LEN + headers);
     pass_unless_funneled(e, &packet.at(ipv4::LEN), inner, outer);
 
-    e.bind(funneled);
-    let ip = Window::of_ip_header(ipv4::LEN);
-    e.copy_ip_words(&ip, -popped, outer, inner);
-    e.copy_addresses(&ip);
-    e.if_options(PORTS, &HEADER.window(), with_options);
     e.adjust_room(packet, -popped);
-    let (start, inner_at) = (e.ip_offset(), e.offset(0, None));
-    e.store_bytes(start, HEADER, 0, Len::Const(CHANGED));
-    e.rebase(inner_at, inner, Rebase::FromZero);
-    e.exit(UNSPEC);
-
-    // The kernel closes the room in front of the options: they are put back where they were.
-    e.bind(with_options);
-    e.options_len(PORTS);
-    e.save_options(PORTS);
-    e.adjust_room(Window::of_ip_header(0), -popped);
-    let (start, options_at, inner_at) = (e.ip_offset(), e.offset(0, None), e.offset(0, Some(PORTS)));
-    e.store_bytes(start, HEADER, 0, Len::Const(CHANGED));
-    e.store_bytes(options_at, OPTIONS, 0, Len::Reg(PORTS));
-    e.rebase(inner_at, inner, Rebase::FromZero);
+    let ip = e.window_again(IP, ipv4::LEN, e.fail);
+    e.update_ip(&ip, -popped, outer, inner);
+    e.sum_addresses(SUM, &ip);
+    let inner_at = e.offset(0, None);
+    e.rebase(inner_at, inner, SUM, Rebase::FromZero);
     e.exit(UNSPEC);
 
     e.bind(behind_options);
@@ -62,7 +47,21 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
     pass_unless_funneled(e, &PEEK.window(), inner, outer);
-    e.goto(funneled);
+    // The kernel closes the room in front of the options: they are put back where they were.
+    e.if_options(PORTS, &Window::of_ip_header(ipv4::LEN), with_options);
+    e.goto(e.pass);
+    e.bind(with_options);
+    e.options_len(PORTS);
+    e.save_options(PORTS);
+    e.adjust_room(Window::of_ip_header(0), -popped);
+    let ip = e.window_again(IP, ipv4::LEN, e.fail);
+    e.update_ip(&ip, -popped, outer, inner);
+    e.sum_addresses(SUM, &ip);
+    e.op(Insn::mov64(IP, SUM));
+    let (options_at, inner_at) = (e.offset(0, None), e.offset(0, Some(PORTS)));
+    e.store_bytes(options_at, OPTIONS, Len::Reg(PORTS));
+    e.rebase(inner_at, inner, IP, Rebase::FromZero);
+    e.exit(UNSPEC);
     e.pull(cold);
 }
 

@@ -1,0 +1,89 @@
+//! The finished program: what the kernel takes, and how to find one's way in it.
+//!
+//! Made by `resolve` only; immutable. Its text is made in `listing`.
+
+use crate::assembler::Texts;
+use crate::encode;
+use crate::insn::{Cond, Insn};
+use crate::listing;
+
+/// One instruction of the kernel, jumps as distances from the slot behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Op(Insn),
+    /// `to` is none for the hops inside a lengthened jump.
+    Jump {
+        cond: Option<Cond>,
+        off: i16,
+        to: Option<usize>,
+    },
+    /// `gotol`, kernel 6.6 and later.
+    Long {
+        off: i32,
+        to: usize,
+    },
+}
+
+/// A step, where it is and which item it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Placed {
+    pub(crate) slot: usize,
+    pub(crate) item: usize,
+    pub(crate) origin: Option<u32>,
+    pub(crate) step: Step,
+}
+
+/// A finished program: the slots the kernel takes, and all the listing needs.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub(crate) slots: Vec<u64>,
+    pub(crate) long_jumps: usize,
+    /// In order of slots.
+    pub(crate) steps: Vec<Placed>,
+    /// By label; unique among those bound.
+    pub(crate) label_names: Vec<String>,
+    /// Item and label, in order of items.
+    pub(crate) bound: Vec<(usize, usize)>,
+    pub(crate) notes: Texts,
+    pub(crate) sections: Texts,
+}
+
+impl Program {
+    /// The program as the kernel of this host takes it, eight bytes a slot.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.slots.iter().flat_map(|&slot| encode::bytes(slot)).collect()
+    }
+
+    /// The length in slots of eight bytes, what the kernel counts as instructions.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many jumps had to be lengthened to `gotol`. Kernels before 6.6 take only programs with none.
+    pub fn long_jumps(&self) -> usize {
+        self.long_jumps
+    }
+
+    /// The tag the instruction at a slot was stamped with.
+    pub fn origin_at(&self, slot: usize) -> Option<u32> {
+        self.step_at(slot)?.origin
+    }
+
+    /// The listing's text of the instruction at a slot, with its note. Either slot of a two-slot
+    /// instruction will do.
+    pub fn text_at(&self, slot: usize) -> Option<String> {
+        self.step_at(slot).map(|placed| listing::line(self, placed))
+    }
+
+    pub(crate) fn slot_bytes(&self, slot: usize) -> [u8; 8] {
+        encode::bytes(self.slots[slot])
+    }
+
+    fn step_at(&self, slot: usize) -> Option<&Placed> {
+        if slot >= self.slots.len() {
+            return None;
+        }
+        let behind = self.steps.partition_point(|placed| placed.slot <= slot);
+        self.steps[..behind].last()
+    }
+}
