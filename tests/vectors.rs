@@ -8,9 +8,12 @@ mod support;
 use std::fs;
 
 use serde::Deserialize;
+use sfunnel::codegen;
 use support::model::{self, Link, Verdict};
 use support::packet::{hex, unhex};
 use support::rules::Rule;
+use support::testrun::{Loader, SkBuff};
+use support::{Need, engine, require};
 
 #[derive(Debug, Deserialize)]
 struct Vector {
@@ -44,6 +47,24 @@ fn the_model_makes_the_packets_that_the_original_made() {
             let outcome = model::run(&rules, &before, 0, Link::Ethernet);
             assert_eq!(hex(&outcome.frame), hex(&after), "line {line}, rule {rule}");
             assert_eq!((outcome.verdict, outcome.rule), (Verdict::Pass, Some(rule)), "line {line}");
+        }
+    }
+}
+
+#[test]
+fn the_program_makes_the_packets_that_the_original_made() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for (line, vector) in vectors() {
+        let compiled = engine::compile(&vector.rules.join("\n"), codegen::Link::Ethernet);
+        let compiled = compiled.unwrap_or_else(|error| panic!("line {line}: {error:#}"));
+        let loaded = loader.load(&compiled.elf, engine::PROGRAM).expect("a program");
+        for (before, after, rule) in vector.directions() {
+            let (verdict, frame) = loaded.run(&before, SkBuff::default()).expect("a run");
+            assert_eq!(hex(&frame), hex(&after), "line {line}, rule {rule}");
+            assert_eq!(verdict, -1, "line {line}, rule {rule}");
         }
     }
 }
