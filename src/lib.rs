@@ -9,10 +9,13 @@
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
 pub mod check;
+pub mod cli;
 pub mod codegen;
 pub mod diag;
 pub mod elf;
 pub mod ir;
+pub mod kernel;
+pub mod net;
 pub mod packet;
 pub mod syntax;
 pub mod tree;

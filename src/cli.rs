@@ -1,0 +1,121 @@
+//! The command line: what the words mean, and which exit code comes of it.
+//!
+//! Comes in: arguments and an environment. Goes out: data on `out`, talk on `talk`, an exit code.
+//! Without a subcommand it is the container's entry point. Never prints by itself: `main` hands it the streams.
+
+mod args;
+mod attach;
+mod compile;
+mod container;
+mod rules;
+mod settings;
+mod status;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+pub use args::{Cli, Command};
+
+use crate::{kernel, net};
+
+/// The world outside, as much of it as a command may see.
+pub struct Console<'a> {
+    /// Data: listings, ELF, JSON.
+    pub out: &'a mut dyn Write,
+    /// Everything said to a person.
+    pub talk: &'a mut dyn Write,
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    pub color: bool,
+    pub out_is_terminal: bool,
+}
+
+impl std::fmt::Debug for Console<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Console").field("color", &self.color).finish_non_exhaustive()
+    }
+}
+
+impl Console<'_> {
+    /// A variable that is set and not empty: an orchestrator often sets what it does not mean.
+    fn variable(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
+    /// Says a line. Talk that nobody can hear is no reason to stop.
+    fn say(&mut self, line: impl AsRef<str>) {
+        let _ = writeln!(self.talk, "{}", line.as_ref().trim_end_matches('\n'));
+    }
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Diagnostics, already said.
+    #[error("the rules are wrong")]
+    Rules,
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Net(#[from] net::Error),
+    #[error(transparent)]
+    Load(#[from] kernel::LoadError),
+    #[error("{what}: {source}")]
+    File { what: String, source: io::Error },
+    /// Our own mistake in generating code.
+    #[error("internal error, please report it with the ruleset: {0}")]
+    Internal(String),
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Rules | Failure::Usage(_) => 2,
+            Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            _ => 1,
+        }
+    }
+}
+
+/// Runs one command line. Returns the exit code: 0 ok, 1 system, 2 rules or usage.
+pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, console),
+    };
+    let (result, in_container) = match cli.command {
+        None => (container::run(console), true),
+        Some(Command::Attach(args)) => (attach::attach(&args, console), false),
+        Some(Command::Detach(args)) => (attach::detach(&args, console), false),
+        Some(Command::Status(args)) => (status::run(&args, console), false),
+        Some(Command::Check(args)) => (compile::check(&args, console), false),
+        Some(Command::Compile(args)) => (compile::compile(&args, console), false),
+    };
+    let result = result.and_then(|()| console.out.flush().map_err(Failure::from));
+    let Err(failure) = result else { return 0 };
+    match failure.code() {
+        0 => return 0,
+        _ if matches!(failure, Failure::Rules) => {}
+        _ => console.say(format!("error: {failure}")),
+    }
+    // The original's entry point answers 1 to a bad variable, and keeps 2 for the rules.
+    if in_container && matches!(failure, Failure::Usage(_)) { 1 } else { failure.code() }
+}
+
+fn usage(error: &clap::Error, console: &mut Console<'_>) -> u8 {
+    let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let text = error.render();
+    let text = if console.color { text.ansi().to_string() } else { text.to_string() };
+    if asked_for {
+        let _ = console.out.write_all(text.as_bytes());
+        let _ = console.out.flush();
+        0
+    } else {
+        console.say(text);
+        2
+    }
+}

@@ -1,0 +1,174 @@
+//! Every word of the command line, and its help. Never looks at the environment: see `settings`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::settings::Direction;
+use crate::net::Link;
+
+const EXAMPLES: &str = "\
+Examples:
+  sfunnel check rules.sf
+  sfunnel attach -i eth0 -d egress --rules rules.sf
+  sfunnel attach -i eth1 --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
+  sfunnel status
+  sfunnel detach -i eth0
+
+Without a command, sfunnel is the entry point of its container image: it does
+what the variables SFUNNEL_RULESET (or the file /etc/sfunnel/ruleset), IFACES,
+DIRECTION, NETNS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+
+Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are wrong.";
+
+/// Funnels several ports through one: compiles a ruleset to eBPF and attaches it to tc.
+#[derive(Debug, Parser)]
+#[command(name = "sfunnel", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile the rules and attach them; attaching again replaces them without a gap
+    #[command(after_help = "\
+Examples:
+  sfunnel attach -i va -d egress --ruleset 'tcp dport 80 actions funnel udp sport 540 dport 179'
+  sfunnel attach -i eth0,eth1 -d both --rules rules.sf
+  generate-rules | sfunnel attach --netns blue -i eth0 --rules -
+
+All or nothing: when one interface refuses, the others are put back as they were.
+The filter stays after sfunnel has exited.
+Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
+    Attach(Attach),
+    /// Remove what sfunnel attached, and nothing else
+    #[command(after_help = "\
+Examples:
+  sfunnel detach
+  sfunnel detach -i eth0 -d egress
+  sfunnel detach --clean
+
+The clsact qdisc goes with the last filter on it.")]
+    Detach(Detach),
+    /// Show what is attached, as the kernel has it
+    #[command(after_help = "\
+Examples:
+  sfunnel status
+  sfunnel status -i eth0 --json | jq '.[].rules'")]
+    Status(Status),
+    /// Say what is wrong with a ruleset; needs no privilege
+    #[command(after_help = "\
+Examples:
+  sfunnel check rules.sf
+  echo 'udp dport 53 actions drop' | sfunnel check -")]
+    Check(Check),
+    /// Show what a ruleset becomes; needs no privilege
+    #[command(after_help = "\
+Examples:
+  sfunnel compile rules.sf
+  sfunnel compile rules.sf --emit tree
+  sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
+    Compile(Compile),
+}
+
+/// Which hooks.
+#[derive(Debug, Default, Args)]
+pub struct Place {
+    /// Interface; repeat it, or separate with commas [variable: IFACES] [default: all, lo included]
+    #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
+    pub iface: Vec<String>,
+    /// Side of the interface: ingress, egress or both [variable: DIRECTION]
+    #[arg(short, long, value_name = "SIDE", ignore_case = true)]
+    pub direction: Option<Direction>,
+    /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]
+    #[arg(long, value_name = "NAME|PATH|PID")]
+    pub netns: Option<String>,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct Attach {
+    #[command(flatten)]
+    pub place: Place,
+    /// File with the rules, `-` for standard input [default: /etc/sfunnel/ruleset]
+    #[arg(long, value_name = "FILE", conflicts_with = "ruleset")]
+    pub rules: Option<PathBuf>,
+    /// The rules themselves [variable: SFUNNEL_RULESET]
+    #[arg(long, value_name = "TEXT")]
+    pub ruleset: Option<String>,
+    /// How often to try while an interface does not exist [variable: N_ATTEMPTS] [default: 6]
+    #[arg(long, value_name = "N")]
+    pub attempts: Option<String>,
+    /// Seconds between two tries [variable: RETRY_DELAY] [default: 3]
+    #[arg(long, value_name = "SECONDS")]
+    pub retry_delay: Option<String>,
+    /// Say more about what is loaded [variable: DEBUG]
+    #[arg(long)]
+    pub debug: bool,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct Detach {
+    #[command(flatten)]
+    pub place: Place,
+    /// Also remove filters that the original sfunnel (the C program) left [variable: CLEAN]
+    #[arg(long)]
+    pub clean: bool,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub place: Place,
+    /// As JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// File with the rules, `-` for standard input
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// File with the rules, `-` for standard input
+    pub file: PathBuf,
+    /// What to show
+    #[arg(long, value_enum, default_value_t = Emit::Asm)]
+    pub emit: Emit,
+    /// Where to write it instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Interfaces the program is for: ethernet, or none for those without a link header (tun, wireguard, ipip)
+    #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
+    pub link: LinkArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Emit {
+    /// The annotated listing
+    Asm,
+    /// Instructions as bytes, one a line
+    Hex,
+    /// An object file that any BPF loader takes
+    Elf,
+    /// The decision tree
+    Tree,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LinkArg {
+    Ethernet,
+    None,
+}
+
+impl From<LinkArg> for Link {
+    fn from(link: LinkArg) -> Self {
+        match link {
+            LinkArg::Ethernet => Link::Ethernet,
+            LinkArg::None => Link::None,
+        }
+    }
+}

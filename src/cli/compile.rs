@@ -1,0 +1,41 @@
+//! `check` and `compile`: pure, for anyone.
+
+use std::fs;
+use std::path::Path;
+
+use super::args::{Check, Compile, Emit};
+use super::rules::Rules;
+use super::settings::file_source;
+use super::{Console, Failure};
+use crate::elf;
+
+pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
+    let rules = Rules::read(file_source(&args.file)?, console)?;
+    let count = rules.ruleset.rules.len();
+    console.say(format!(
+        "{}: {count} {}, no errors",
+        rules.source.name,
+        if count == 1 { "rule" } else { "rules" }
+    ));
+    Ok(())
+}
+
+pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure> {
+    let to_stdout = args.output.as_deref().is_none_or(|file| file == Path::new("-"));
+    if args.emit == Emit::Elf && to_stdout && console.out_is_terminal {
+        return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
+    }
+    let rules = Rules::read(file_source(&args.file)?, console)?;
+    let titles = |rule: u32| rules.title(rule);
+    let data = match args.emit {
+        Emit::Tree => rules.tree.to_string().into_bytes(),
+        Emit::Asm => rules.compile(args.link.into())?.listing(&titles).into_bytes(),
+        Emit::Hex => rules.compile(args.link.into())?.hex(&titles).into_bytes(),
+        Emit::Elf => elf::wrap(&[("sfunnel", &rules.compile(args.link.into())?)]),
+    };
+    match &args.output {
+        Some(file) if !to_stdout => fs::write(file, data)
+            .map_err(|source| Failure::File { what: format!("cannot write {}", file.display()), source }),
+        _ => Ok(console.out.write_all(&data)?),
+    }
+}

@@ -1,0 +1,53 @@
+//! The container's entry point: no arguments, everything from the environment, a banner first.
+
+use nix::sys::utsname::uname;
+
+use super::args::{Attach, Place};
+use super::attach::{attach_to, detach_from};
+use super::settings::{self, Direction, Patience, Target};
+use super::{Console, Failure};
+use crate::net::detach::Whose;
+
+/// Every variable with what it means when it is not set.
+const VARIABLES: [(&str, &str); 8] = [
+    ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
+    ("IFACES", "all"),
+    ("DIRECTION", "ingress"),
+    ("NETNS", "this one"),
+    ("CLEAN", "0"),
+    ("DEBUG", "0"),
+    ("N_ATTEMPTS", "6"),
+    ("RETRY_DELAY", "3"),
+];
+
+pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
+    banner(console);
+    let args = Attach::default();
+    let target = Target::read(&Place::default(), Direction::Ingress, console)?;
+    let patience = Patience::read(&args, console)?;
+    let clean = settings::truth("CLEAN", console)?;
+    let debug = settings::truth("DEBUG", console)?;
+    if clean {
+        return detach_from(&target, Whose::OursAndTheOriginals, console);
+    }
+    let source = settings::source(&args, console)?;
+    console.say(format!("ruleset ({}):", source.name));
+    for line in source.text.lines() {
+        console.say(format!("  {line}"));
+    }
+    attach_to(&target, patience, source, debug, console)
+}
+
+fn banner(console: &mut Console<'_>) {
+    let kernel = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    console.say(format!("sfunnel {}, Linux {kernel}", env!("CARGO_PKG_VERSION")));
+    for (name, default) in VARIABLES {
+        let value = match console.variable(name) {
+            // The rules are said below, a line a line.
+            Some(_) if name == "SFUNNEL_RULESET" => "set".to_owned(),
+            Some(value) => value,
+            None => format!("{default} (not set)"),
+        };
+        console.say(format!("  {name:<15} {value}"));
+    }
+}

@@ -1,0 +1,75 @@
+//! The pipeline from text to programs, with diagnostics said on the way.
+//!
+//! Comes in: a source. Goes out: checked rules, and one program for each kind of link that is asked for.
+
+use asm::Program;
+
+use super::{Console, Failure};
+use crate::check::Checked;
+use crate::diag::{self, Diagnostic, Label, Severity, Source};
+use crate::ir::Ruleset;
+use crate::kernel::LoadError;
+use crate::net::Link;
+use crate::tree::{self, Tree};
+use crate::{check, codegen};
+
+/// Rules that are right.
+#[derive(Debug)]
+pub struct Rules {
+    pub source: Source,
+    pub ruleset: Ruleset,
+    pub tree: Tree,
+}
+
+impl Rules {
+    /// Reads and checks; says every diagnostic.
+    pub fn read(source: Source, console: &mut Console<'_>) -> Result<Self, Failure> {
+        match check::read(&source) {
+            Ok(Checked { ruleset, warnings }) => {
+                if !warnings.is_empty() {
+                    let text = diag::render(&source, &warnings, console.color);
+                    console.say(text);
+                }
+                let tree = tree::build(&ruleset);
+                Ok(Self { source, ruleset, tree })
+            }
+            Err(diagnostics) => {
+                let text = diag::render(&source, &diagnostics, console.color);
+                console.say(text);
+                Err(Failure::Rules)
+            }
+        }
+    }
+
+    pub fn compile(&self, link: Link) -> Result<Program, Failure> {
+        codegen::compile(&self.ruleset, &self.tree, link)
+            .map_err(|error| Failure::Internal(error.to_string()))
+    }
+
+    /// The rule that a listing is at, as it was written.
+    pub fn title(&self, rule: u32) -> Option<String> {
+        let rule = usize::try_from(rule).ok()?;
+        Some(format!("rule {rule}: {}", self.ruleset.rules.get(rule)?.text))
+    }
+
+    /// What the kernel refused, in the user's terms: the rule that the instruction was made for.
+    pub fn explain(&self, error: &LoadError, programs: &[(&str, &Program)], color: bool) -> Option<String> {
+        let (name, slot) = error.at()?;
+        let (_, program) = programs.iter().find(|(candidate, _)| *candidate == name)?;
+        let rule = self.ruleset.rules.get(usize::try_from(program.origin_at(slot)?).ok()?)?;
+        let instruction = program.text_at(slot).unwrap_or_default();
+        let diagnostic = Diagnostic {
+            severity: Severity::Error,
+            message: format!(
+                "the kernel refused the code of a rule, at instruction {slot}: `{}`",
+                instruction.trim()
+            ),
+            primary: Label { span: rule.span, text: "this rule".to_owned() },
+            secondary: Vec::new(),
+            help: Some(
+                "this is not a mistake in the rule: please report it with the kernel's version".to_owned(),
+            ),
+        };
+        Some(diag::render(&self.source, &[diagnostic], color))
+    }
+}

@@ -1,0 +1,235 @@
+//! Flags, variables and defaults become settings: flags win, then variables, then defaults.
+//!
+//! Comes in: parsed arguments and the environment. Goes out: values that are checked. Never touches the system,
+//! but for reading the ruleset.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::args::{Attach, Place};
+use super::{Console, Failure};
+use crate::diag::Source;
+use crate::net::Hook;
+
+const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    Ingress,
+    Egress,
+    Both,
+}
+
+impl Direction {
+    pub fn hooks(self) -> &'static [Hook] {
+        match self {
+            Direction::Ingress => &[Hook::Ingress],
+            Direction::Egress => &[Hook::Egress],
+            Direction::Both => &Hook::ALL,
+        }
+    }
+}
+
+/// Where to attach, to detach or to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `None`: every interface there is.
+    pub interfaces: Option<Vec<String>>,
+    pub direction: Direction,
+    pub netns: Option<String>,
+}
+
+impl Target {
+    pub fn read(place: &Place, default: Direction, console: &Console<'_>) -> Result<Self, Failure> {
+        let direction = match (place.direction, console.variable("DIRECTION")) {
+            (Some(direction), _) => direction,
+            (None, None) => default,
+            (None, Some(text)) => Direction::from_str(&text, true).map_err(|_| {
+                Failure::Usage(format!("DIRECTION is `{text}`; it must be ingress, egress or both"))
+            })?,
+        };
+        let listed = if place.iface.is_empty() {
+            console.variable("IFACES").into_iter().collect()
+        } else {
+            place.iface.clone()
+        };
+        let names: Vec<String> = listed
+            .iter()
+            .flat_map(|names| names.split(|c: char| c == ',' || c.is_whitespace()))
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Ok(Self {
+            interfaces: (!names.is_empty()).then_some(names),
+            direction,
+            netns: place.netns.clone().or_else(|| console.variable("NETNS")),
+        })
+    }
+}
+
+/// How long to wait for an interface that is not there yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    pub attempts: u32,
+    pub delay: Duration,
+}
+
+impl Patience {
+    pub fn read(args: &Attach, console: &Console<'_>) -> Result<Self, Failure> {
+        let attempts = setting(args.attempts.as_deref(), "--attempts", "N_ATTEMPTS", console);
+        let delay = setting(args.retry_delay.as_deref(), "--retry-delay", "RETRY_DELAY", console);
+        let attempts = attempts.map_or(Ok(6), |(name, text)| {
+            text.parse().ok().filter(|attempts| *attempts > 0).ok_or_else(|| {
+                Failure::Usage(format!("{name} is `{text}`; it must be a number of tries, 1 or more"))
+            })
+        })?;
+        let delay = delay.map_or(Ok(Duration::from_secs(3)), |(name, text)| {
+            let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            seconds
+                .ok_or_else(|| Failure::Usage(format!("{name} is `{text}`; it must be a number of seconds")))
+        })?;
+        Ok(Self { attempts, delay })
+    }
+}
+
+/// A value and the name under which the user gave it.
+fn setting(
+    flag: Option<&str>,
+    name: &'static str,
+    variable: &'static str,
+    console: &Console<'_>,
+) -> Option<(&'static str, String)> {
+    match flag {
+        Some(value) => Some((name, value.to_owned())),
+        None => console.variable(variable).map(|value| (variable, value)),
+    }
+}
+
+/// A yes-or-no variable; not set means no.
+pub fn truth(name: &str, console: &Console<'_>) -> Result<bool, Failure> {
+    let text = console.variable(name).unwrap_or_default();
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" => Ok(true),
+        "" | "0" | "false" | "no" => Ok(false),
+        _ => Err(Failure::Usage(format!("{name} is `{text}`; it must be 1, true, yes, 0, false or no"))),
+    }
+}
+
+/// The rules: `--ruleset`, `--rules`, SFUNNEL_RULESET, /etc/sfunnel/ruleset.
+pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
+    if let Some(text) = &args.ruleset {
+        return Ok(Source { name: "--ruleset".to_owned(), text: text.clone() });
+    }
+    if let Some(file) = &args.rules {
+        return file_source(file);
+    }
+    if let Some(text) = console.variable("SFUNNEL_RULESET") {
+        return Ok(Source { name: "SFUNNEL_RULESET".to_owned(), text });
+    }
+    let file = PathBuf::from(RULESET_FILE);
+    match fs::read_to_string(&file) {
+        Ok(text) => Ok(Source { name: RULESET_FILE.to_owned(), text }),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Failure::File {
+            what: format!(
+                "no ruleset: SFUNNEL_RULESET is empty and {RULESET_FILE} cannot be read (see `sfunnel --help`)"
+            ),
+            source,
+        }),
+        Err(source) => Err(Failure::File { what: format!("cannot read {RULESET_FILE}"), source }),
+    }
+}
+
+/// A file's text, `-` for standard input.
+pub fn file_source(file: &Path) -> Result<Source, Failure> {
+    let (name, text) = if file == Path::new("-") {
+        let mut text = String::new();
+        ("<stdin>".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
+    } else {
+        (file.display().to_string(), fs::read_to_string(file))
+    };
+    match text {
+        Ok(text) => Ok(Source { name, text }),
+        Err(source) => Err(Failure::File { what: format!("cannot read {name}"), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with<T>(variables: &[(&str, &str)], test: impl FnOnce(&Console<'_>) -> T) -> T {
+        let env =
+            |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+        let (mut out, mut talk) = (Vec::new(), Vec::new());
+        test(&Console { out: &mut out, talk: &mut talk, env: &env, color: false, out_is_terminal: false })
+    }
+
+    #[test]
+    fn booleans_accept_words_and_refuse_the_rest() {
+        for yes in ["1", "true", "yes", "TRUE"] {
+            assert!(with(&[("CLEAN", yes)], |console| truth("CLEAN", console)).unwrap());
+        }
+        for no in ["", "0", "false", "no"] {
+            assert!(!with(&[("CLEAN", no)], |console| truth("CLEAN", console)).unwrap());
+        }
+        assert!(!with(&[], |console| truth("CLEAN", console)).unwrap());
+        let error = with(&[("CLEAN", "2")], |console| truth("CLEAN", console)).unwrap_err();
+        assert_eq!(error.to_string(), "CLEAN is `2`; it must be 1, true, yes, 0, false or no");
+    }
+
+    #[test]
+    fn interfaces_are_separated_by_spaces_or_commas_and_empty_means_all() {
+        let read = |variables: &[(&str, &str)]| {
+            with(variables, |console| Target::read(&Place::default(), Direction::Ingress, console))
+                .unwrap()
+                .interfaces
+        };
+        assert_eq!(read(&[("IFACES", " eth0 eth1,eth2\n")]).unwrap(), ["eth0", "eth1", "eth2"]);
+        assert_eq!(read(&[("IFACES", "")]), None);
+        assert_eq!(read(&[]), None);
+    }
+
+    #[test]
+    fn a_flag_wins_over_its_variable() {
+        let place = Place { iface: vec!["lo".to_owned()], direction: Some(Direction::Both), netns: None };
+        let target = with(&[("IFACES", "eth0"), ("DIRECTION", "nonsense"), ("NETNS", "blue")], |console| {
+            Target::read(&place, Direction::Ingress, console)
+        })
+        .unwrap();
+        assert_eq!(target.interfaces.unwrap(), ["lo"]);
+        assert_eq!(target.direction, Direction::Both);
+        assert_eq!(target.netns.unwrap(), "blue");
+    }
+
+    #[test]
+    fn direction_is_checked_whatever_its_case() {
+        let read = |text: &str| {
+            with(&[("DIRECTION", text)], |console| {
+                Target::read(&Place::default(), Direction::Ingress, console)
+            })
+        };
+        assert_eq!(read("EGRESS").unwrap().direction, Direction::Egress);
+        assert_eq!(read("").unwrap().direction, Direction::Ingress);
+        assert!(read("sideways").is_err());
+    }
+
+    #[test]
+    fn attempts_are_a_number_of_tries() {
+        let read = |variables: &[(&str, &str)]| {
+            with(variables, |console| Patience::read(&Attach::default(), console))
+        };
+        let default = read(&[]).unwrap();
+        assert_eq!((default.attempts, default.delay), (6, Duration::from_secs(3)));
+        let set = read(&[("N_ATTEMPTS", "2"), ("RETRY_DELAY", "0.5")]).unwrap();
+        assert_eq!((set.attempts, set.delay), (2, Duration::from_millis(500)));
+        for wrong in
+            [("N_ATTEMPTS", "0"), ("N_ATTEMPTS", "many"), ("RETRY_DELAY", "-1"), ("RETRY_DELAY", "soon")]
+        {
+            assert!(read(&[wrong]).is_err(), "{wrong:?}");
+        }
+    }
+}

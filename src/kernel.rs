@@ -1,0 +1,156 @@
+//! Loads programs through aya, and makes a refusal readable.
+//!
+//! Comes in: an ELF object and the names of the programs in it. Goes out: descriptors that keep the programs
+//! alive, or an error that says what the kernel said and what to do. The only file that names aya. Never attaches.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use aya::EbpfLoader;
+use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
+use nix::errno::Errno;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+mod verdict;
+
+pub use verdict::Refusal;
+
+/// A program in the kernel, for as long as this lives or a filter holds it.
+#[derive(Debug)]
+pub struct Program {
+    pub name: String,
+    pub id: u32,
+    /// Bytes of the program after the verifier went over it.
+    pub translated: Option<u32>,
+    fd: OwnedFd,
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Our own ELF is wrong.
+    #[error("internal error, please report: {0}")]
+    Object(String),
+    #[error("not permitted to load a program: {0}")]
+    Permission(String),
+    #[error("the kernel's verifier refused program `{program}`: {refusal}")]
+    Refused { program: String, refusal: Box<Refusal> },
+    #[error("cannot load program `{program}`: {source}{}", hint(source))]
+    Kernel { program: String, source: io::Error },
+}
+
+impl LoadError {
+    /// The program and the instruction (a slot number) that the verifier stopped at.
+    pub fn at(&self) -> Option<(&str, usize)> {
+        match self {
+            LoadError::Refused { program, refusal } => Some((program.as_str(), refusal.slot?)),
+            _ => None,
+        }
+    }
+}
+
+/// Loads the named programs of one object, in the order of `names`: all of them, or none.
+pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
+    raise_memlock();
+    // Our programs carry no type information to relocate: do not let aya keep the kernel's.
+    let mut object =
+        EbpfLoader::new().btf(None).load(elf).map_err(|error| LoadError::Object(format!("{error:?}")))?;
+    let mut loaded: HashMap<&str, Program> = HashMap::new();
+    for name in names {
+        let program: &mut SchedClassifier = object
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| LoadError::Object(format!("no program `{name}` in the object")))?;
+        program.load().map_err(|error| explain(name, error))?;
+        let broken = |error: &dyn std::fmt::Display| LoadError::Object(format!("program `{name}`: {error}"));
+        let info = program.info().map_err(|error| broken(&error))?;
+        let fd = program.fd().map_err(|error| broken(&error))?;
+        let fd = fd.as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
+        let program =
+            Program { name: (*name).to_owned(), id: info.id(), translated: info.size_translated(), fd };
+        loaded.insert(name, program);
+    }
+    Ok(names.iter().filter_map(|name| loaded.remove(name)).collect())
+}
+
+/// A program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
+pub fn program_by_id(id: u32) -> Option<OwnedFd> {
+    let info = loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))?;
+    info.fd().ok()?.as_fd().try_clone_to_owned().ok()
+}
+
+/// Kernels before 5.11 count a program against RLIMIT_MEMLOCK. Later ones do not care, so failing is fine.
+fn raise_memlock() {
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_err()
+        && let Ok((_, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK)
+    {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+    }
+}
+
+fn explain(name: &str, error: ProgramError) -> LoadError {
+    let program = name.to_owned();
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let refusal = Refusal::read(&io_error, &verifier_log.to_string());
+            match (refusal, io_error.raw_os_error().map(Errno::from_raw)) {
+                (Some(refusal), _) => LoadError::Refused { program, refusal: Box::new(refusal) },
+                (None, Some(Errno::EPERM)) => LoadError::Permission(permission()),
+                (None, _) => LoadError::Kernel { program, source: io_error },
+            }
+        }
+        other => LoadError::Object(format!("program `{name}`: {other}")),
+    }
+}
+
+/// What is missing, as precisely as /proc can tell.
+fn permission() -> String {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const BPF: u32 = 39;
+    const NEEDED: &str =
+        "CAP_BPF and CAP_NET_ADMIN are needed (CAP_SYS_ADMIN instead of CAP_BPF before kernel 5.8)";
+    const MEMLOCK: &str =
+        "kernels before 5.11 also answer this when RLIMIT_MEMLOCK is too low (`ulimit -l unlimited`)";
+    let effective = fs::read_to_string("/proc/thread-self/status").ok().and_then(|status| {
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    });
+    let Some(effective) = effective else { return format!("{NEEDED}; {MEMLOCK}") };
+    let has = |capability: u32| effective >> capability & 1 == 1;
+    let mut missing = Vec::new();
+    if !has(BPF) && !has(SYS_ADMIN) {
+        missing.push("CAP_BPF");
+    }
+    if !has(NET_ADMIN) {
+        missing.push("CAP_NET_ADMIN");
+    }
+    if missing.is_empty() {
+        format!(
+            "CAP_BPF and CAP_NET_ADMIN are there, but perhaps only in a user namespace (a rootless container): \
+             they are needed in the initial one; {MEMLOCK}"
+        )
+    } else {
+        format!("{} missing; {NEEDED}", missing.join(" and "))
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::E2BIG) => {
+            "; the ruleset makes too large a program: a kernel takes 1,000,000 instructions"
+        }
+        Some(Errno::EINVAL) => {
+            "; the kernel may lack an instruction or a helper that the program uses: 6.1 or later is needed"
+        }
+        Some(Errno::ENOSYS) => "; the kernel has no BPF (CONFIG_BPF_SYSCALL)",
+        _ => "",
+    }
+}

@@ -1,0 +1,85 @@
+//! Taking away what is ours, and saying what stands.
+//!
+//! Comes in: interfaces and hooks. Goes out: the filters removed, or found. Never removes another's filter,
+//! nor a clsact that anything hangs on. clsact has no room for a mark of who made it, so an empty one is
+//! taken away with our last filter, whoever made it: without filters it does nothing.
+
+use nix::errno::Errno;
+
+use super::filter::{self, Filter, Hook};
+use super::links::Interface;
+use super::netlink::Netlink;
+use super::qdisc::{self, Qdisc};
+use super::{Error, Result};
+
+/// Whose filters to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    Ours,
+    /// Also those that the original sfunnel left behind.
+    OursAndTheOriginals,
+}
+
+/// Removes filters from these hooks of these interfaces; returns which.
+pub fn detach(
+    netlink: &mut Netlink,
+    interfaces: &[Interface],
+    hooks: &[Hook],
+    whose: Whose,
+) -> Result<Vec<Filter>> {
+    let mut removed = Vec::new();
+    for interface in interfaces {
+        let before = removed.len();
+        let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+        for hook in hooks {
+            for filter in filter::list(netlink, interface, *hook, qdisc)? {
+                if filter.is_ours() || (whose == Whose::OursAndTheOriginals && filter.is_the_originals()) {
+                    match filter::remove(netlink, &filter) {
+                        Ok(()) => removed.push(filter),
+                        Err(error) if gone(&error) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        if removed.len() > before {
+            match remove_empty_qdisc(netlink, interface) {
+                Err(error) if !gone(&error) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Our filters, as they stand.
+pub fn status(netlink: &mut Netlink, interfaces: &[Interface], hooks: &[Hook]) -> Result<Vec<Filter>> {
+    let qdiscs = qdisc::all(netlink)?;
+    let mut found = Vec::new();
+    for interface in interfaces {
+        let qdisc = qdiscs.get(&interface.index).copied().unwrap_or_default();
+        for hook in hooks {
+            found.extend(filter::list(netlink, interface, *hook, qdisc)?.into_iter().filter(Filter::is_ours));
+        }
+    }
+    Ok(found)
+}
+
+/// Removes clsact if nothing hangs on either of its hooks and nobody shares its filters.
+pub(super) fn remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
+    let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+    if qdisc != (Qdisc::Clsact { shared: false }) {
+        return Ok(());
+    }
+    for hook in Hook::ALL {
+        if !filter::list(netlink, interface, hook, qdisc)?.is_empty() {
+            return Ok(());
+        }
+    }
+    qdisc::remove(netlink, interface)
+}
+
+/// Somebody was faster, or the interface went away: what we wanted is so.
+fn gone(error: &Error) -> bool {
+    matches!(error, Error::Netlink { source, .. } if matches!(source.errno(), Some(Errno::ENOENT | Errno::ENODEV)))
+}

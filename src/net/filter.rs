@@ -1,0 +1,202 @@
+//! tc filters: put ours, list everyone's, remove one.
+//!
+//! Ours is known by a fixed priority and handle, and a name that starts with `sfunnel`. Comes in: an
+//! interface, a hook, a loaded program. Never removes what it was not handed as a [`Filter`].
+
+use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rtnetlink::packet_core::NLM_F_CREATE;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{
+    TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
+};
+use serde::Serialize;
+
+use super::links::Interface;
+use super::netlink::{self, Netlink};
+use super::qdisc::Qdisc;
+use super::{Error, Result, TC_HEADER};
+
+/// Where our filter stands on each hook: in front of everything tc numbers by itself (from 49152 down).
+pub const PRIORITY: u16 = 0x5f;
+/// Its number at that priority. Fixed, so that attaching again names the same filter and replaces it.
+pub const HANDLE: u32 = 0x5f;
+/// What our filters' names start with.
+pub const NAME_PREFIX: &str = "sfunnel";
+/// The name the original program's filters have: object file and section, as tc writes them.
+const ORIGINAL_NAME: &str = "tc_sfunnel.o:[funnel]";
+const ETH_P_ALL: u16 = 0x0003;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    Ingress,
+    Egress,
+}
+
+impl Hook {
+    pub const ALL: [Hook; 2] = [Hook::Ingress, Hook::Egress];
+
+    fn parent(self) -> TcHandle {
+        let minor = match self {
+            Hook::Ingress => TcHandle::MIN_INGRESS,
+            Hook::Egress => TcHandle::MIN_EGRESS,
+        };
+        TcHandle { major: 0xffff, minor }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
+        })
+    }
+}
+
+/// A filter that stands on a hook, whoever put it there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    pub interface: Interface,
+    pub hook: Hook,
+    pub priority: u16,
+    pub handle: u32,
+    /// `bpf`, `flower`, ...
+    pub kind: String,
+    /// What follows is known for bpf filters only.
+    pub name: Option<String>,
+    pub program: Option<u32>,
+    pub tag: Option<String>,
+    chain: Option<u32>,
+    /// Priority and protocol as the kernel packs them.
+    info: u32,
+    parent: u32,
+}
+
+impl Filter {
+    pub fn is_ours(&self) -> bool {
+        self.kind == "bpf"
+            && self.priority == PRIORITY
+            && self.handle == HANDLE
+            && self.name.as_deref().is_some_and(|name| name.starts_with(NAME_PREFIX))
+    }
+
+    pub fn is_the_originals(&self) -> bool {
+        self.kind == "bpf" && self.name.as_deref() == Some(ORIGINAL_NAME)
+    }
+}
+
+/// Puts our filter on a hook, or replaces it: one message, so that there is never none and never two.
+pub fn put(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    program: BorrowedFd<'_>,
+    name: &str,
+) -> Result<()> {
+    let options = [
+        // A descriptor is never negative.
+        TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
+        TcFilterBpfOption::ProgName(name.to_owned()),
+        TcFilterBpfOption::Flags(TcBpfFlags::DirectAction),
+    ];
+    let header = TcHeader {
+        index: interface.index,
+        handle: HANDLE.into(),
+        parent: hook.parent(),
+        info: u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL.to_be()),
+        ..TcHeader::default()
+    };
+    let attributes = vec![
+        TcAttribute::Kind("bpf".to_owned()),
+        TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()),
+    ];
+    let request = RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes));
+    netlink
+        .request(request, NLM_F_CREATE)
+        .map_err(|source| Error::netlink(format!("attach to {} {hook}", interface.name), source))
+}
+
+/// Every filter on a hook. The egress of a legacy `ingress` qdisc does not exist: the kernel would show ingress.
+pub fn list(netlink: &mut Netlink, interface: &Interface, hook: Hook, qdisc: Qdisc) -> Result<Vec<Filter>> {
+    match (qdisc, hook) {
+        (Qdisc::Absent, _) | (Qdisc::Legacy, Hook::Egress) => return Ok(Vec::new()),
+        (Qdisc::Clsact { .. }, _) | (Qdisc::Legacy, Hook::Ingress) => {}
+    }
+    let header = TcHeader { index: interface.index, parent: hook.parent(), ..TcHeader::default() };
+    let request = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));
+    let answers = netlink
+        .dump(&request)
+        .map_err(|source| Error::netlink(format!("list the filters of {} {hook}", interface.name), source))?;
+    // The first entry of each priority stands for the priority itself and has handle 0.
+    Ok(answers
+        .iter()
+        .filter_map(|answer| read(answer, interface, hook))
+        .filter(|filter| filter.handle != 0)
+        .collect())
+}
+
+/// Removes exactly this filter.
+pub fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
+    let header = TcHeader {
+        index: filter.interface.index,
+        handle: filter.handle.into(),
+        parent: filter.parent.into(),
+        info: filter.info,
+        ..TcHeader::default()
+    };
+    let mut attributes = vec![TcAttribute::Kind(filter.kind.clone())];
+    attributes.extend(filter.chain.map(TcAttribute::Chain));
+    let request = RouteNetlinkMessage::DelTrafficFilter(TcMessage::from_parts(header, attributes));
+    let hook = filter.hook;
+    netlink.request(request, 0).map_err(|source| {
+        Error::netlink(format!("remove the filter from {} {hook}", filter.interface.name), source)
+    })
+}
+
+fn read(answer: &netlink::Answer, interface: &Interface, hook: Hook) -> Option<Filter> {
+    const TCA_KIND: u16 = 1;
+    const TCA_OPTIONS: u16 = 2;
+    const TCA_CHAIN: u16 = 11;
+    const TCA_BPF_NAME: u16 = 7;
+    const TCA_BPF_TAG: u16 = 10;
+    const TCA_BPF_ID: u16 = 11;
+    let header: [u8; TC_HEADER] = answer.header()?;
+    let field = |at: usize| header.get(at..).and_then(netlink::word);
+    let (handle, parent, info) = (field(8)?, field(12)?, field(16)?);
+    let mut filter = Filter {
+        interface: interface.clone(),
+        hook,
+        priority: u16::try_from(info >> 16).ok()?,
+        handle,
+        kind: String::new(),
+        name: None,
+        program: None,
+        tag: None,
+        chain: None,
+        info,
+        parent,
+    };
+    let mut options = Vec::new();
+    for (attribute, value) in answer.attributes(TC_HEADER) {
+        match attribute {
+            TCA_KIND => filter.kind = netlink::text(&value),
+            TCA_OPTIONS => options = value,
+            TCA_CHAIN => filter.chain = netlink::word(&value),
+            _ => {}
+        }
+    }
+    if filter.kind == "bpf" {
+        for (attribute, value) in netlink::attributes(&options) {
+            match attribute {
+                TCA_BPF_NAME => filter.name = Some(netlink::text(&value)),
+                TCA_BPF_ID => filter.program = netlink::word(&value),
+                TCA_BPF_TAG => filter.tag = Some(value.iter().map(|byte| format!("{byte:02x}")).collect()),
+                _ => {}
+            }
+        }
+    }
+    Some(filter)
+}

@@ -1,0 +1,91 @@
+//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, network namespaces.
+//!
+//! Comes in: loaded programs and interface names. Goes out: filters that stay after the process exits.
+//! Keeps no state of its own: what stands is asked from the kernel each time.
+
+pub mod attach;
+pub mod detach;
+pub mod filter;
+pub mod links;
+pub mod mark;
+pub mod netlink;
+pub mod netns;
+pub mod qdisc;
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+pub use crate::codegen::Link;
+pub use attach::{Attached, Attachment, Plan, plan};
+pub use detach::{detach, status};
+pub use filter::{Filter, Hook};
+pub use links::Interface;
+pub use mark::Mark;
+pub use netlink::Netlink;
+
+/// Bytes of `struct tcmsg`: family and padding, ifindex, handle, parent, info.
+const TC_HEADER: usize = 20;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {what}{}", remedy(source))]
+    Netlink { what: String, source: netlink::Error },
+
+    #[error("no interface named {}; there are: {}", missing.join(", "), present.join(", "))]
+    NoSuchInterface { missing: Vec<String>, present: Vec<String> },
+
+    #[error(
+        "packets of {interface} start with a link header that sfunnel does not know (ARPHRD {link_type}); \
+         attach to the Ethernet or IP interfaces above or below it"
+    )]
+    UnknownLink { interface: String, link_type: u16 },
+
+    #[error(
+        "{interface} has the legacy `ingress` qdisc, which leaves no room for clsact and runs egress filters on ingress; \
+         move what uses it to clsact, or remove it with `tc qdisc del dev {interface} ingress`, then try again"
+    )]
+    LegacyIngress { interface: String },
+
+    #[error(
+        "{interface} {hook} has a filter that is not sfunnel's at priority {}: {what}; move it to another priority",
+        filter::PRIORITY
+    )]
+    Occupied { interface: String, hook: Hook, what: String },
+
+    /// A change failed after others had been made; `standing` says what could not be undone.
+    #[error("{cause}; {}", if standing.is_empty() { "everything is as it was before".to_owned() } else { standing.join("; ") })]
+    PartWay { cause: Box<Error>, standing: Vec<String> },
+
+    #[error("cannot enter network namespace {}: {}", path.display(), netns::explain(source))]
+    Namespace { path: PathBuf, source: io::Error },
+}
+
+impl Error {
+    pub(crate) fn netlink(what: impl Into<String>, source: netlink::Error) -> Self {
+        Error::Netlink { what: what.into(), source }
+    }
+
+    /// Whether waiting may help: an interface is not there yet, or went while we were at it.
+    pub fn is_missing_interface(&self) -> bool {
+        match self {
+            Error::NoSuchInterface { .. } => true,
+            Error::Netlink { source, .. } => source.errno() == Some(Errno::ENODEV),
+            Error::PartWay { cause, standing } => standing.is_empty() && cause.is_missing_interface(),
+            _ => false,
+        }
+    }
+}
+
+fn remedy(source: &netlink::Error) -> &'static str {
+    match source.errno() {
+        Some(Errno::EPERM) => " (CAP_NET_ADMIN is needed in the namespace that the interface is in)",
+        Some(Errno::ENOENT | Errno::EOPNOTSUPP) => {
+            " (the kernel needs CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, built in or as modules cls_bpf and sch_ingress)"
+        }
+        _ => "",
+    }
+}

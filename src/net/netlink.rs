@@ -1,0 +1,195 @@
+//! A blocking rtnetlink socket: one request, its acknowledgement; one dump, its answers.
+//!
+//! Requests come in as rtnetlink's message types. Answers go out as bytes with an attribute reader:
+//! they describe other people's devices, qdiscs and filters too, and one attribute that a decoder
+//! does not know must not keep us from seeing our own. Never knows what the messages mean.
+
+use std::io;
+
+use nix::errno::Errno;
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+/// A socket on the network namespace of the thread that opened it, wherever the thread goes later.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's answer; `said` is its own explanation (extended acknowledgement), if it gave one.
+    #[error("{errno}{}", said.as_deref().map(|text| format!(" (the kernel says: {text})")).unwrap_or_default())]
+    Refused { errno: io::Error, said: Option<String> },
+    #[error("netlink socket: {0}")]
+    Socket(#[from] io::Error),
+    #[error("unreadable netlink answer: {0}")]
+    Unreadable(String),
+}
+
+impl Error {
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Error::Refused { errno, .. } | Error::Socket(errno) => errno.raw_os_error().map(Errno::from_raw),
+            Error::Unreadable(_) => None,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Error>;
+
+/// One answer of a dump: a fixed header of a length that the caller knows, then attributes.
+#[derive(Debug)]
+pub struct Answer(Vec<u8>);
+
+impl Answer {
+    /// The fixed header, `None` if the answer is shorter.
+    pub fn header<const N: usize>(&self) -> Option<[u8; N]> {
+        self.0.first_chunk().copied()
+    }
+
+    /// Type and value of each attribute behind a fixed header of `skip` bytes.
+    pub fn attributes(&self, skip: usize) -> impl Iterator<Item = (u16, Vec<u8>)> {
+        attributes(self.0.get(skip..).unwrap_or_default())
+    }
+}
+
+/// Type and value of each attribute in `bytes`, up to the first malformed one.
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, Vec<u8>)> {
+    NlasIterator::new(bytes)
+        .map_while(|attribute| attribute.ok())
+        .map(|attribute| (attribute.kind(), attribute.value().to_vec()))
+}
+
+/// A NUL-terminated attribute value.
+pub fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// A 32-bit attribute value in host order.
+pub fn word(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|&bytes| u32::from_ne_bytes(bytes))
+}
+
+impl Netlink {
+    pub fn open() -> Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        // Both only make errors readable: a kernel without them loses nothing else.
+        let _ = socket.set_ext_ack(true);
+        let _ = socket.set_cap_ack(true);
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Sends one request and waits for its acknowledgement. `flags` are added to REQUEST and ACK.
+    pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.receive().map(|_| ())
+    }
+
+    /// Sends one dump request and collects its answers.
+    pub fn dump(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<Answer>> {
+        // Something changed while the kernel was listing: what came is neither the old nor the new.
+        const TRIES: usize = 20;
+        let mut last = Vec::new();
+        for _ in 0..TRIES {
+            self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            let (answers, interrupted) = self.receive()?;
+            if !interrupted {
+                return Ok(answers);
+            }
+            last = answers;
+        }
+        Ok(last)
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        Ok(())
+    }
+
+    /// Everything up to the end of the answer, and whether a dump was interrupted by a change.
+    fn receive(&mut self) -> Result<(Vec<Answer>, bool)> {
+        let mut answers = Vec::new();
+        let mut interrupted = false;
+        loop {
+            let datagram = match self.socket.recv_from_full() {
+                Ok((datagram, _)) => datagram,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let message =
+                    NetlinkBuffer::new_checked(rest).map_err(|error| Error::Unreadable(error.to_string()))?;
+                let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
+                if message.sequence_number() == self.sequence {
+                    interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                    match message.message_type() {
+                        // DONE carries an error code as well, when a dump failed half-way.
+                        NLMSG_ERROR | NLMSG_DONE => {
+                            refusal(message.payload(), message.message_type(), message.flags())?;
+                            return Ok((answers, interrupted));
+                        }
+                        _ => answers.push(Answer(message.payload().to_vec())),
+                    }
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// The error that an ERROR or DONE message carries, with the kernel's own words if there are any.
+fn refusal(payload: &[u8], message_type: u16, flags: u16) -> Result<()> {
+    const EXPLANATION: u16 = 1; // NLMSGERR_ATTR_MSG
+    const REQUEST_HEADER: usize = 16; // with "capped" acknowledgements, only the header comes back
+    let code = payload.first_chunk().map_or(0, |&bytes| i32::from_ne_bytes(bytes));
+    if code >= 0 {
+        return Ok(());
+    }
+    let skip = if message_type == NLMSG_ERROR { 4 + REQUEST_HEADER } else { 4 };
+    let said = (flags & NLM_F_ACK_TLVS != 0)
+        .then(|| attributes(payload.get(skip..).unwrap_or_default()).find(|(kind, _)| *kind == EXPLANATION))
+        .flatten()
+        .map(|(_, value)| text(&value));
+    Err(Error::Refused { errno: io::Error::from_raw_os_error(code.saturating_neg()), said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_carries_errno_and_the_kernels_words() {
+        let mut payload = (-22i32).to_ne_bytes().to_vec();
+        payload.extend([0; 16]);
+        payload.extend([8, 0, 1, 0]); // attribute: length 8, type 1
+        payload.extend(*b"bad\0");
+        let error = refusal(&payload, NLMSG_ERROR, NLM_F_ACK_TLVS).unwrap_err();
+        assert_eq!(error.errno(), Some(Errno::EINVAL));
+        assert!(error.to_string().ends_with("(the kernel says: bad)"), "{error}");
+    }
+
+    #[test]
+    fn an_acknowledgement_is_no_error() {
+        assert!(refusal(&[0; 4], NLMSG_ERROR, 0).is_ok());
+        assert!(refusal(&[], NLMSG_DONE, 0).is_ok());
+    }
+}

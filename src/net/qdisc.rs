@@ -1,0 +1,81 @@
+//! The qdisc that tc filters hang on: clsact, on the handle it shares with the legacy `ingress`.
+//!
+//! Comes in: an interface. Goes out: what stands there. Adds and removes clsact; never touches `ingress`
+//! or any queueing discipline.
+
+use std::collections::HashMap;
+
+use nix::errno::Errno;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
+
+use super::links::Interface;
+use super::netlink::{self, Netlink};
+use super::{Error, Result, TC_HEADER};
+
+/// What an interface has where clsact goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Qdisc {
+    #[default]
+    Absent,
+    /// `shared`: its filters live in a block that other devices may use: somebody's deliberate set-up.
+    Clsact { shared: bool },
+    /// The older `ingress`: it has no egress hook, and a filter put there lands on ingress instead.
+    Legacy,
+}
+
+const HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
+
+/// What every interface has; interfaces not in the map have nothing.
+pub fn all(netlink: &mut Netlink) -> Result<HashMap<i32, Qdisc>> {
+    const TCA_KIND: u16 = 1;
+    const TCA_INGRESS_BLOCK: u16 = 13;
+    const TCA_EGRESS_BLOCK: u16 = 14;
+    let request = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::default());
+    let answers = netlink.dump(&request).map_err(|source| Error::netlink("list the qdiscs", source))?;
+    let mut found = HashMap::new();
+    for answer in &answers {
+        let Some([_, _, _, _, i0, i1, i2, i3]) = answer.header() else { continue };
+        let mut kind = String::new();
+        let mut shared = false;
+        for (attribute, value) in answer.attributes(TC_HEADER) {
+            match attribute {
+                TCA_KIND => kind = netlink::text(&value),
+                TCA_INGRESS_BLOCK | TCA_EGRESS_BLOCK => shared = true,
+                _ => {}
+            }
+        }
+        let qdisc = match kind.as_str() {
+            "clsact" => Qdisc::Clsact { shared },
+            "ingress" => Qdisc::Legacy,
+            _ => continue,
+        };
+        found.insert(i32::from_ne_bytes([i0, i1, i2, i3]), qdisc);
+    }
+    Ok(found)
+}
+
+/// Adds clsact. `false`: somebody else did in the meantime.
+pub fn add(netlink: &mut Netlink, interface: &Interface) -> Result<bool> {
+    let request = RouteNetlinkMessage::NewQueueDiscipline(message(interface));
+    match netlink.request(request, NLM_F_CREATE | NLM_F_EXCL) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(false),
+        Err(source) => Err(Error::netlink(format!("add the clsact qdisc to {}", interface.name), source)),
+    }
+}
+
+/// Removes clsact with whatever hangs on it: the caller has looked.
+pub fn remove(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
+    let request = RouteNetlinkMessage::DelQueueDiscipline(message(interface));
+    netlink
+        .request(request, 0)
+        .map_err(|source| Error::netlink(format!("remove the clsact qdisc from {}", interface.name), source))
+}
+
+fn message(interface: &Interface) -> TcMessage {
+    let header =
+        TcHeader { index: interface.index, handle: HANDLE, parent: TcHandle::CLSACT, ..TcHeader::default() };
+    TcMessage::from_parts(header, vec![TcAttribute::Kind("clsact".to_owned())])
+}

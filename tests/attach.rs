@@ -1,0 +1,16 @@
+//! Attaching, replacing and removing, on the kernel that runs the tests. Needs root; each test has a network
+//! namespace of its own and touches nothing outside it.
+
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+#[path = "attach/support.rs"]
+mod support;
+
+#[path = "attach/library.rs"]
+mod library;
+
+#[path = "attach/binary.rs"]
+mod binary;
+
+#[path = "attach/confined.rs"]
+mod confined;

@@ -1,0 +1,260 @@
+//! The command line: exit codes, which stream says what, and what needs no privilege. Attaches nothing.
+
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+const RULES: &str =
+    "# funnel\nudp dport 4739 actions funnel tcp sport 540 dport 179\ntcp dport 80 actions drop\n";
+const WRONG: &str = "udp dport 99999 actions drop\nudp actions dorp\n";
+
+fn sfunnel(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+    command.args(args).env_clear();
+    command
+}
+
+/// Runs with `input` on standard input.
+fn run(mut command: Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    // A program that does not read its input may be gone already.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
+    child.wait_with_output().expect("the program ends")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn talk(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("an exit code, not a signal")
+}
+
+#[test]
+fn check_says_what_it_found_on_stderr_only() {
+    let good = run(sfunnel(&["check", "-"]), RULES);
+    assert_eq!((code(&good), out(&good).as_str()), (0, ""));
+    assert!(talk(&good).ends_with("<stdin>: 2 rules, no errors\n"), "{}", talk(&good));
+
+    let wrong = run(sfunnel(&["check", "-"]), WRONG);
+    assert_eq!((code(&wrong), out(&wrong).as_str()), (2, ""));
+    for place in ["<stdin>:1:11", "<stdin>:2:13"] {
+        assert!(talk(&wrong).contains(place), "{place}: {}", talk(&wrong));
+    }
+    assert!(!talk(&wrong).contains('\x1b'), "no colour into a pipe");
+}
+
+#[test]
+fn compile_puts_data_on_stdout_only() {
+    for (emit, word) in
+        [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")]
+    {
+        let output = run(sfunnel(&["compile", "-", "--emit", emit]), RULES);
+        assert_eq!((code(&output), talk(&output).as_str()), (0, ""), "{emit}");
+        assert!(out(&output).contains(word), "{emit}: {}", out(&output));
+    }
+    let elf = run(sfunnel(&["compile", "-", "--emit", "elf"]), RULES);
+    assert!(elf.stdout.starts_with(b"\x7fELF"));
+    let wrong = run(sfunnel(&["compile", "-"]), WRONG);
+    assert_eq!((code(&wrong), out(&wrong).as_str()), (2, ""));
+}
+
+#[test]
+fn compile_writes_to_a_file_and_for_either_link() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("listing");
+    let path = file.to_str().unwrap();
+    let output = run(sfunnel(&["compile", "-", "-o", path]), RULES);
+    assert_eq!((code(&output), out(&output).as_str()), (0, ""));
+    let ethernet = fs::read_to_string(&file).unwrap();
+    assert_eq!(ethernet, out(&run(sfunnel(&["compile", "-"]), RULES)));
+    let l3 = out(&run(sfunnel(&["compile", "-", "--link", "none"]), RULES));
+    assert_ne!(ethernet, l3);
+
+    let output = run(sfunnel(&["compile", "-", "-o", "/nonexistent/listing"]), RULES);
+    assert_eq!(code(&output), 1);
+    assert!(talk(&output).starts_with("error: cannot write /nonexistent/listing: "), "{}", talk(&output));
+}
+
+#[test]
+fn a_closed_pipe_is_success() {
+    let mut command = sfunnel(&["compile", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It waits for the rules, so nothing has been written when the reader goes away.
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(RULES.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), talk(&output).as_str()), (0, ""));
+}
+
+#[test]
+fn usage_errors_exit_2_and_speak_on_stderr() {
+    let cases: [&[&str]; 8] = [
+        &["nonsense"],
+        &["check"],
+        &["compile", "-", "--emit", "gold"],
+        &["attach", "-d", "sideways"],
+        &["attach", "--rules", "a", "--ruleset", "b"],
+        &["attach", "--ruleset", "tcp actions drop", "--attempts", "0"],
+        &["attach", "--ruleset", "tcp actions drop", "--retry-delay", "soon"],
+        &["attach", "--retry-delay"],
+    ];
+    for args in cases {
+        let output = run(sfunnel(args), "");
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{args:?}: {}", talk(&output));
+        assert!(talk(&output).contains("error: "), "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let version = run(sfunnel(&["--version"]), "");
+    assert_eq!(out(&version), format!("sfunnel {}\n", env!("CARGO_PKG_VERSION")));
+    let help = run(sfunnel(&["--help"]), "");
+    assert_eq!((code(&help), talk(&help).as_str()), (0, ""));
+    for word in ["attach", "detach", "status", "check", "compile", "SFUNNEL_RULESET", "Exit codes"] {
+        assert!(out(&help).contains(word), "{word}");
+    }
+}
+
+#[test]
+fn every_flag_is_in_the_help_of_its_command() {
+    use clap::CommandFactory;
+    let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
+    let expected: [(&str, &[&str]); 5] = [
+        ("attach", &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug"]),
+        ("detach", &["--clean"]),
+        ("status", &["--json"]),
+        ("check", &["<FILE>"]),
+        ("compile", &["<FILE>", "--emit", "--output", "--link"]),
+    ];
+    let definition = sfunnel::cli::Cli::command();
+    for (name, flags) in expected {
+        let help = out(&run(sfunnel(&[name, "--help"]), ""));
+        let everywhere: &[&str] = if ["attach", "detach", "status"].contains(&name) { &place } else { &[] };
+        for flag in flags.iter().chain(everywhere) {
+            assert!(help.contains(flag), "{name} {flag}: {help}");
+        }
+        assert!(help.contains("Examples:"), "{name}");
+        let command = definition.find_subcommand(name).expect("a subcommand");
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{name} {} has no help", argument.get_id());
+        }
+    }
+    // Each flag with a variable names it.
+    let help = out(&run(sfunnel(&["attach", "--help"]), ""));
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    for variable in ["IFACES", "DIRECTION", "NETNS", "SFUNNEL_RULESET", "N_ATTEMPTS", "RETRY_DELAY", "DEBUG"]
+    {
+        assert!(help.contains(&format!("[variable: {variable}]")), "{variable}: {help}");
+    }
+}
+
+#[test]
+fn the_container_keeps_the_originals_exit_codes() {
+    let container = |variables: &[(&str, &str)]| {
+        let mut command = sfunnel(&[]);
+        command.envs(variables.iter().copied());
+        run(command, "")
+    };
+    let good = ("SFUNNEL_RULESET", "tcp dport 80 actions drop");
+    for wrong in [
+        ("DIRECTION", "sideways"),
+        ("CLEAN", "maybe"),
+        ("DEBUG", "2"),
+        ("N_ATTEMPTS", "no"),
+        ("RETRY_DELAY", "x"),
+    ] {
+        let output = container(&[good, wrong]);
+        assert_eq!((code(&output), out(&output).as_str()), (1, ""), "{wrong:?}");
+        let error = format!("error: {} is `{}`; it must be ", wrong.0, wrong.1);
+        assert!(talk(&output).contains(&error), "{}", talk(&output));
+    }
+    let output = container(&[("SFUNNEL_RULESET", WRONG)]);
+    assert_eq!(code(&output), 2);
+    assert!(talk(&output).contains("SFUNNEL_RULESET:1:11"), "{}", talk(&output));
+    assert!(talk(&output).ends_with("nothing was attached\n"), "{}", talk(&output));
+}
+
+#[test]
+fn no_ruleset_at_all_is_exit_1() {
+    if Path::new("/etc/sfunnel/ruleset").exists() {
+        eprintln!("skipped: this machine has /etc/sfunnel/ruleset");
+        return;
+    }
+    let mut command = sfunnel(&[]);
+    command.env("SFUNNEL_RULESET", "");
+    let output = run(command, "");
+    assert_eq!(code(&output), 1);
+    assert!(talk(&output).contains("error: no ruleset: SFUNNEL_RULESET is empty"), "{}", talk(&output));
+}
+
+#[test]
+fn a_comment_does_not_swallow_the_lines_behind_it() {
+    // The original joins the variable's lines into one, and exits 0 with no rule left.
+    let mut command = sfunnel(&[]);
+    command.env("SFUNNEL_RULESET", "# a comment\ntcp dport 80 actions nonsense\n");
+    let output = run(command, "");
+    assert_eq!(code(&output), 2);
+    assert!(talk(&output).contains("SFUNNEL_RULESET:2"), "{}", talk(&output));
+}
+
+#[test]
+fn an_unreadable_file_is_a_system_error() {
+    for command in ["check", "compile"] {
+        let output = run(sfunnel(&[command, "/nonexistent/rules.sf"]), "");
+        assert_eq!(code(&output), 1, "{command}");
+        assert!(talk(&output).starts_with("error: cannot read /nonexistent/rules.sf: "), "{}", talk(&output));
+    }
+}
+
+/// The binary and the rules where anyone may read them, and a command that runs it as nobody
+/// (`setpriv`, Debian package util-linux) when the test itself is root.
+fn as_nobody(directory: &Path, args: &[&str]) -> Command {
+    let binary: PathBuf = directory.join("sfunnel");
+    if !binary.exists() {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::copy(env!("CARGO_BIN_EXE_sfunnel"), &binary).unwrap();
+    }
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--bounding-set=-all",
+        ]);
+        command.arg(binary);
+        command
+    } else {
+        Command::new(binary)
+    };
+    command.args(args).env_clear().env("PATH", "/usr/bin:/bin");
+    command
+}
+
+#[test]
+fn check_and_compile_need_no_privilege_and_attach_says_what_it_lacks() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = run(as_nobody(directory.path(), &["check", "-"]), RULES);
+    assert_eq!(code(&good), 0, "{}", talk(&good));
+    let elf = run(as_nobody(directory.path(), &["compile", "-", "--emit", "elf"]), RULES);
+    assert_eq!(code(&elf), 0, "{}", talk(&elf));
+
+    let attach = run(as_nobody(directory.path(), &["attach", "-i", "lo", "--ruleset", RULES]), "");
+    assert_eq!(code(&attach), 1);
+    assert!(talk(&attach).contains("CAP_BPF and CAP_NET_ADMIN missing"), "{}", talk(&attach));
+    let status = run(as_nobody(directory.path(), &["status", "-i", "lo"]), "");
+    assert_eq!(code(&status), 0, "looking needs no privilege: {}", talk(&status));
+}
