@@ -131,6 +131,18 @@ pub fn link(a: (&Ns, &str, &str), b: (&Ns, &str, &str)) {
     }
 }
 
+/// Attaches rules with the real binary, from outside the namespace; it has exited when this returns.
+pub fn attach(ns: &Ns, iface: &str, direction: &str, rules: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sfunnel"))
+        .args(["attach", "-i", iface, "-d", direction, "--ruleset", rules, "--netns"])
+        .arg(ns.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sfunnel");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "sfunnel attach, in {}: {err}", ns.name);
+}
+
 /// A capture of all packets at one interface, as they arrive from or leave to the wire.
 #[derive(Debug)]
 pub struct Capture {
