@@ -157,7 +157,8 @@ impl Capture {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("capture.pcap");
         let mut command = Command::new(find_tool("tcpdump").expect("tcpdump"));
-        command.args(["-i", iface, "-U", "--immediate-mode", "-s", "0", "-w"]).arg(&file);
+        // The ring has a slot of the snapshot length for each frame: 512 here, 8 by default.
+        command.args(["-i", iface, "-U", "--immediate-mode", "-s", "16384", "-B", "8192", "-w"]).arg(&file);
         // -Z: stay root, the directory is ours alone.
         command.args(["-Z", "root", "ip"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = ns.spawn(&mut command);
@@ -204,15 +205,23 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Wireshark's dissector: the packets whose IP, TCP or UDP checksum it calls bad.
-    pub fn bad_checksums(&self) -> Vec<String> {
-        let tshark = find_tool("tshark").expect("tshark");
-        let check = ["ip", "tcp", "udp"].map(|p| format!("{p}.check_checksum:TRUE"));
+    /// Wireshark's dissector: those of the packets whose IP, TCP or UDP checksum it calls bad.
+    pub fn bad_checksums(&self, of: &str) -> Vec<String> {
         let bad = ["ip", "tcp", "udp"].map(|p| format!("{p}.checksum.status==\"Bad\"")).join(" || ");
-        let mut command = Command::new(tshark);
-        command.arg("-r").arg(&self.capture.file).args(["-n", "-Y", &bad]);
-        for check in &check {
-            command.args(["-o", check]);
+        self.tshark(&format!("({of}) && ({bad})"))
+    }
+
+    /// How many TCP and UDP packets it knows and found to be right.
+    pub fn dissected(&self, of: &str) -> usize {
+        let good = ["tcp", "udp"].map(|p| format!("{p}.checksum.status==\"Good\"")).join(" || ");
+        self.tshark(&format!("({of}) && ({good})")).len()
+    }
+
+    fn tshark(&self, filter: &str) -> Vec<String> {
+        let mut command = Command::new(find_tool("tshark").expect("tshark"));
+        command.arg("-r").arg(&self.capture.file).args(["-n", "-Y", filter]);
+        for proto in ["ip", "tcp", "udp"] {
+            command.arg("-o").arg(format!("{proto}.check_checksum:TRUE"));
         }
         let output = command.stdin(Stdio::null()).output().expect("tshark");
         let err = String::from_utf8_lossy(&output.stderr);
@@ -321,4 +330,73 @@ pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchang
     drop(last);
     serving.join().expect("the server");
     done
+}
+
+/// Sends one UDP packet that the kernel or the interface has to cut into `segments` datagrams
+/// (`UDP_SEGMENT`), and returns how many of them arrive unchanged.
+pub fn udp_gso(client: &Ns, server: &Ns, to: SocketAddr, segments: usize, size: usize) -> usize {
+    let receiver = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let sender = client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");
+    receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
+    let size_option = i32::try_from(size).expect("a size");
+    nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::UdpGsoSegment, &size_option)
+        .expect("UDP_SEGMENT");
+    let sent: Vec<u8> = (0..segments * size).map(|i| (i / size + i) as u8).collect();
+    sender.send_to(&sent, to).expect("send");
+    let mut buffer = vec![0; 65_536];
+    let mut intact = 0;
+    for segment in sent.chunks(size) {
+        match receiver.recv(&mut buffer) {
+            Ok(length) if &buffer[..length] == segment => intact += 1,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    intact
+}
+
+/// Sends a frame of more than a page of which only the link header is in the linear area, as
+/// virtual machines do: a packet socket with a virtio header that says how much is headers.
+pub fn send_nonlinear(ns: &Ns, iface: &str, frame: &[u8]) {
+    use nix::libc;
+    use nix::sys::socket::{
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket,
+    };
+    const PACKET_VNET_HDR: libc::c_int = 15;
+    /// `struct virtio_net_hdr`: flags, type, and (2..4) the length of the headers.
+    const VIRTIO: [u8; 10] = [0, 0, 14, 0, 0, 0, 0, 0, 0, 0];
+
+    assert!(frame.len() > 4096, "shorter frames are always linear");
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface).expect("the interface");
+        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+        let raw = raw.expect("a packet socket");
+        let on: libc::c_int = 1;
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: 0x0800_u16.to_be(),
+            sll_ifindex: index as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [2, 0, 0, 0, 0, 2, 0, 0],
+        };
+        // SAFETY: nix has no safe way to set this option or to make this address; both are given
+        // with their own size and live through the calls.
+        let address = unsafe {
+            let set = libc::setsockopt(
+                raw.as_raw_fd(),
+                libc::SOL_PACKET,
+                PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of_val(&on) as u32,
+            );
+            assert_eq!(set, 0, "PACKET_VNET_HDR: {}", std::io::Error::last_os_error());
+            let size = Some(size_of_val(&address) as u32);
+            LinkAddr::from_raw((&raw const address).cast(), size).expect("an address")
+        };
+        let bytes = [&VIRTIO, frame].concat();
+        let sent = sendto(raw.as_raw_fd(), &bytes, &address, MsgFlags::empty()).expect("sendto");
+        assert_eq!(sent, bytes.len());
+    });
 }

@@ -70,6 +70,26 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     outcome
 }
 
+/// Are the IP and the outermost L4 checksum of an Ethernet frame right? An absent one is.
+pub fn checksums_are_right(frame: &[u8]) -> bool {
+    let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };
+    let segment = &frame[packet.l4..packet.end];
+    let absent = packet.proto == UDP && be16(segment, 6) == 0;
+    let addresses = &frame[packet.ip + 12..packet.ip + 20];
+    sum(&frame[packet.ip..packet.l4]) % 0xffff == 0
+        && (absent || defect(packet.proto, addresses, segment) == 0)
+}
+
+/// Is the funneling header's checksum right for a segment inside that is (or will be, once somebody
+/// finishes it)?
+pub fn funneling_checksum_is_right(frame: &[u8], inner: u8) -> bool {
+    let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };
+    let pushed = if packet.proto == TCP { 20 } else { 8 };
+    let mut segment = frame[packet.l4..packet.end].to_vec();
+    fill(inner, &[0; 8], &mut segment[pushed..], 0);
+    defect(packet.proto, &frame[packet.ip + 12..packet.ip + 20], &segment) == 0
+}
+
 /// Where things are in a frame that rules can match.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
