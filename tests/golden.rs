@@ -1,1 +1,120 @@
-fn main() {}
+//! Goldens: a ruleset, and what becomes of it on the way to the kernel.
+//!
+//! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the
+//! input; of the sections `tree`, `listing` and `summary` those that are there are compared.
+//! `BLESS=1` (`cargo xtask bless`) rewrites them. Needs no privilege.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use asm::Program;
+use libtest_mimic::{Arguments, Failed, Trial};
+use pretty_assertions::StrComparison;
+use sfunnel::codegen::{self, Link};
+use sfunnel::diag::{self, Source};
+use sfunnel::ir::Ruleset;
+use sfunnel::tree::{self, Node, Tree};
+
+fn main() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden");
+    let mut files: Vec<PathBuf> = fs::read_dir(&folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "no goldens in {}", folder.display());
+    let trials = files.into_iter().map(|path| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Trial::test(name, move || check(&path))
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}
+
+fn check(path: &Path) -> Result<(), Failed> {
+    let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
+    let (prose, sections) = sections(&text)?;
+    if prose.trim().is_empty() {
+        return Err("no prose on top: say what to look at".into());
+    }
+    let [(first, rules), expected @ ..] = sections.as_slice() else {
+        return Err("no `-- rules --` section".into());
+    };
+    if *first != "rules" || expected.is_empty() {
+        return Err("`-- rules --` comes first, and what is expected of them after it".into());
+    }
+    let stages = Stages::of(rules)?;
+    let mut actual = format!("{prose}-- rules --\n{rules}");
+    for (name, _) in expected {
+        let _ = write!(actual, "-- {name} --\n{}", stages.section(name)?);
+    }
+    if actual == text {
+        return Ok(());
+    }
+    if env::var_os("BLESS").is_some_and(|bless| bless == "1") {
+        return fs::write(path, actual).map_err(|e| e.to_string().into());
+    }
+    let diff = StrComparison::new(&text, &actual);
+    Err(format!("differs from the file; `cargo xtask bless` rewrites it\n{diff}").into())
+}
+
+/// The prose, then names and texts: `-- name --` on a line of its own begins a section.
+fn sections(text: &str) -> Result<(&str, Vec<(&str, &str)>), Failed> {
+    let mut heads = Vec::new();
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        if let Some(name) = line.trim_end().strip_prefix("-- ").and_then(|l| l.strip_suffix(" --")) {
+            heads.push((at, at + line.len(), name));
+        }
+        at += line.len();
+    }
+    let prose = &text[..heads.first().map_or(text.len(), |head| head.0)];
+    let ends = heads.iter().skip(1).map(|head| head.0).chain([text.len()]);
+    let sections = heads.iter().zip(ends).map(|((_, start, name), end)| (*name, &text[*start..end]));
+    Ok((prose, sections.collect()))
+}
+
+struct Stages {
+    ruleset: Ruleset,
+    tree: Tree,
+    program: Program,
+}
+
+impl Stages {
+    fn of(rules: &str) -> Result<Self, Failed> {
+        let source = Source { name: "rules".into(), text: rules.into() };
+        let checked = sfunnel::read(&source).map_err(|d| diag::render(&source, &d, false))?;
+        let ruleset = checked.ruleset;
+        let tree = tree::build(&ruleset);
+        let program = codegen::compile(&ruleset, &tree, Link::Ethernet).map_err(|e| e.to_string())?;
+        Ok(Stages { ruleset, tree, program })
+    }
+
+    fn section(&self, name: &str) -> Result<String, Failed> {
+        match name {
+            "tree" => Ok(self.tree.to_string()),
+            "listing" => Ok(self.program.listing(&|rule| self.title(rule))),
+            "summary" => {
+                let depth = sfunnel::ir::Proto::ALL.map(|proto| depth(self.tree.root(proto)));
+                let [tcp, udp] = depth;
+                let (slots, long) = (self.program.slots(), self.program.long_jumps());
+                Ok(format!("slots {slots}\nlong jumps {long}\ncompares at most: tcp {tcp}, udp {udp}\n"))
+            }
+            other => Err(format!("no section is called `{other}`").into()),
+        }
+    }
+
+    fn title(&self, rule: u32) -> Option<String> {
+        let index = usize::try_from(rule).ok()?;
+        Some(format!("rule {rule}: {}", self.ruleset.rules.get(index)?.text))
+    }
+}
+
+/// Compares on the longest way from the root to a leaf.
+fn depth(node: &Node) -> usize {
+    match node {
+        Node::Miss | Node::Rule(_) => 0,
+        Node::Test { yes, no, .. } => 1 + depth(yes).max(depth(no)),
+        Node::Chain { first, then } => depth(first) + depth(then),
+    }
+}

@@ -31,9 +31,16 @@ impl fmt::Display for Test {
             Op::Equal => "==",
             Op::AtMost => "<=",
         };
-        match self.field {
-            Field::Saddr | Field::Daddr => write!(f, "{} {op} {}", self.field, Ipv4Addr::from(self.value)),
-            Field::Sport | Field::Dport => write!(f, "{} {op} {}", self.field, self.value),
+        write!(f, "{} {op} {}", self.field, self.field.show(self.value))
+    }
+}
+
+impl Field {
+    /// The value as one writes it in a rule.
+    pub fn show(self, value: u32) -> String {
+        match self {
+            Field::Saddr | Field::Daddr => Ipv4Addr::from(value).to_string(),
+            Field::Sport | Field::Dport => value.to_string(),
         }
     }
 }
