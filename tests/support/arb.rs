@@ -85,8 +85,7 @@ fn cidr() -> impl Strategy<Value = Match<Cidr>> {
 }
 
 fn port() -> impl Strategy<Value = Match<u16>> {
-    (select(&PORTS[..]), prop::bool::weighted(0.15))
-        .prop_map(|(value, negated)| Match { negated, value })
+    (select(&PORTS[..]), prop::bool::weighted(0.15)).prop_map(|(value, negated)| Match { negated, value })
 }
 
 /// A packet, relative to rules that are not known yet.
@@ -328,7 +327,10 @@ impl Change {
         let last = packet.layers.len() - 1;
         let inside = match self {
             Change::UdpLen(true, _) => packet.payload,
-            _ => packet.layers[1..].iter().map(|l| if l.proto == UDP { 8 } else { 20 }).sum::<usize>() + packet.payload,
+            _ => {
+                packet.layers[1..].iter().map(|l| if l.proto == UDP { 8 } else { 20 }).sum::<usize>()
+                    + packet.payload
+            }
         };
         let at = |inner: bool| if inner { last } else { 0 };
         let layers = &mut packet.layers;
