@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use sfunnel::codegen::Link;
 use support::case::Case;
-use support::packet::{Packet, TCP, UDP};
+use support::packet::{Packet, TCP, UDP, hex};
 use support::rules::{Action, Rule};
 use support::testrun::{Loader, SkBuff};
 use support::{Need, arb, engine, model, require};
@@ -147,6 +147,99 @@ fn every_combination_of_protocols_there_and_back() {
     }
 }
 
+/// There and back, with whatever else is unusual about the packet; GSO or not makes no difference.
+#[test]
+fn alias_and_unalias_undo_each_other() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for (end, ports) in [("dport", "25000 > 8080"), ("sport", "8080 > 25000")] {
+        let text =
+            format!("tcp {end} 80 actions unalias {{ 8080, 8443 }}\ntcp {end} 8080 actions alias {end} 80");
+        let rules = Rule::parse_all(&text).expect("rules");
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        for words in ["", "options 1", "options 10", "pad 11", "df tos 184"] {
+            for tail in ["len 0", "len 1", "len 1400", "badsum len 9", "nosum len 3", "tcpopt 10 len 5"] {
+                for gso_size in [0, 1448] {
+                    let context = SkBuff { gso_size, ..SkBuff::default() };
+                    let words = format!("ip 10.1.2.3 > 192.168.254.1 {words} tcp {ports} {tail}");
+                    let plain = Packet::parse(&words).expect("words").frame();
+                    let (verdict, aliased) = loaded.run(&plain, context).expect("a run");
+                    let expected = model::run(&rules, &plain, gso_size, model::Link::Ethernet);
+                    assert_eq!((verdict, hex(&aliased)), (-1, hex(&expected.frame)), "{words}");
+                    assert_ne!(aliased, plain, "{words}");
+                    assert_eq!(aliased.len(), plain.len(), "{words}");
+                    let (verdict, back) = loaded.run(&aliased, context).expect("a run");
+                    assert_eq!((verdict, hex(&back)), (-1, hex(&plain)), "{words}, there and back");
+                }
+            }
+        }
+    }
+}
+
+/// Urgent data, packets that are aliased already, and ports that are on no list.
+#[test]
+fn alias_and_unalias_leave_alone_what_is_not_theirs() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    let rules = Rule::parse_all("tcp dport 8080 actions alias dport 80\ntcp dport 80 actions unalias 8080\n")
+        .expect("rules");
+    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    for options in ["", "options 4"] {
+        for l4 in [
+            "tcp 1 > 8080 flags 0x38 urg 1",
+            "tcp 1 > 8080 flags 0x30",
+            "tcp 1 > 8080 urg 9090",
+            "tcp 1 > 80 urg 22",
+            "tcp 1 > 80",
+            "tcp 1 > 80 flags 0x38 urg 8080",
+            "tcp 1 > 80 urg 8081",
+            "tcp 1 > 80 urg 36895", // 8080 with its bytes swapped
+        ] {
+            for gso_size in [0, 1448] {
+                let words = format!("ip 10.1.2.3 > 10.0.0.1 {options} {l4} len 40");
+                let plain =
+                    Packet::parse(&words.replace("0x38", "56").replace("0x30", "48")).expect("words").frame();
+                let context = SkBuff { gso_size, ..SkBuff::default() };
+                let (verdict, frame) = loaded.run(&plain, context).expect("a run");
+                assert_eq!((verdict, hex(&frame)), (-1, hex(&plain)), "{words}");
+            }
+        }
+    }
+}
+
+/// A search in a list of any shape, against the list: every port of the 16 bits.
+#[test]
+fn unalias_restores_exactly_the_ports_on_its_list() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    let lists: [Vec<u16>; 5] = [
+        vec![8080, 8443],
+        vec![1, 65_535],
+        vec![1, 2, 3, 100, 200, 201, 300, 400, 500, 65_534, 65_535],
+        (1..2_000).map(|n| n * 31).collect(),
+        (1_000..1_300).chain(2_000..2_010).chain([3_000, 3_002, 3_004, 3_006, 3_008]).collect(),
+    ];
+    for list in lists {
+        let action = Action::Unalias { ports: list.clone() };
+        let dport = Some(support::rules::Match { negated: false, value: 80 });
+        let rules = [Rule { proto: TCP, saddr: None, daddr: None, sport: None, dport, action }];
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 80").expect("words");
+        for port in 0..=u16::MAX {
+            packet.layers[0].urg = port;
+            let (_, frame) = loaded.run(&packet.frame(), SkBuff::default()).expect("a run");
+            let restored = if list.contains(&port) { port } else { 80 };
+            assert_eq!(frame[36..38], restored.to_be_bytes(), "{port}, list {list:?}");
+        }
+    }
+}
+
 /// What a load balancer does to funneled packets on the way must not matter.
 #[test]
 fn addresses_may_change_between_funnel_and_unfunnel() {
@@ -204,7 +297,8 @@ fn the_verifier_accepts_65536_rules() {
             .unwrap_or_else(|error| panic!("{count} rules: {error:#}"));
         assert_eq!(compiled.ruleset.rules.len(), count);
         // The first, the last, and some between; and a miss beside each.
-        for index in [0, 1, 2, 3, count / 2, count / 2 + 1, count - 2, count - 1] {
+        for index in [0, 1, 2, 3, 4, 5, count / 2, count / 2 + 1, count - 4, count - 3, count - 2, count - 1]
+        {
             let rule = &rules[index];
             for step in [0, 1] {
                 let packet = aimed(rule, step);
@@ -222,8 +316,9 @@ fn aimed(rule: &Rule, step: u16) -> Vec<u8> {
     let daddr = rule.daddr.expect("an address").value.addr;
     let dport = rule.dport.expect("a port").value + step;
     let proto = support::rules::proto_name(rule.proto);
-    let inside = match rule.action {
-        Action::Unfunnel { inner } => format!("/ {} 9 > 10", support::rules::proto_name(inner)),
+    let inside = match &rule.action {
+        Action::Unfunnel { inner } => format!("/ {} 9 > 10", support::rules::proto_name(*inner)),
+        Action::Unalias { ports } => format!("urg {}", ports[1]),
         _ => String::new(),
     };
     let daddr = std::net::Ipv4Addr::from(daddr);

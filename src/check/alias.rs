@@ -63,11 +63,15 @@ pub(super) fn unalias(
         (None, Some(_)) => Side::Destination,
         (None, None) => {
             faults.push(
-                Diagnostic::error("which port does `unalias` restore?", span(rule), "no single port is matched")
-                    .help(
-                        "match the port that `alias` has written: `dport N` towards the server, `sport N` \
+                Diagnostic::error(
+                    "which port does `unalias` restore?",
+                    span(rule),
+                    "no single port is matched",
+                )
+                .help(
+                    "match the port that `alias` has written: `dport N` towards the server, `sport N` \
                          for its replies",
-                    ),
+                ),
             );
             return None;
         }
@@ -79,7 +83,8 @@ pub(super) fn unalias(
                     error = error.with(place, "this one?");
                 }
             }
-            faults.push(error.help("keep the match on the port that `alias` has written, leave out the other"));
+            faults
+                .push(error.help("keep the match on the port that `alias` has written, leave out the other"));
             return None;
         }
     };
@@ -154,7 +159,7 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
         if listed.contains(from) {
             continue;
         }
-        let list = listed | &RangeSetBlaze::from_iter([from]);
+        let list = &(listed | &RangeSetBlaze::from_iter([from])) - &RangeSetBlaze::from_iter([*port]);
         found.push(
             Diagnostic::warning(
                 format!("port {from} is aliased, but not restored"),

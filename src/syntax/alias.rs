@@ -27,12 +27,19 @@ pub(super) fn alias(i: Cursor<'_>) -> Parsed<'_, Action> {
         return wrong(help::skip(i, Spoils::UntilAction), vec![error.help(ALIAS)]);
     };
     if let Ok((rest, not)) = keyword("!=")(after) {
-        let error = Diagnostic::error("`alias` writes a port, it compares none", not.span, "no operator here")
-            .help(format!("write `alias {} N`", name.text));
+        let error =
+            Diagnostic::error("`alias` writes a port, it compares none", not.span, "no operator here")
+                .help(format!("write `alias {} N`", name.text));
         return wrong(help::skip(rest, Spoils::Word), vec![error]);
     }
     let (after, _) = not_equal(after, name)?;
-    let (rest, (port, span)) = argument(after, name, "a port number", "80", values::port)?;
+    let (rest, (port, span)) = argument(after, name, "a port number", "80", |found, keyword| {
+        values::port(found, keyword).map_err(|diagnostic| match diagnostic.message.as_str() {
+            message if message.starts_with("port must be") => diagnostic.help(ALIAS),
+            message if message.ends_with("not supported in this version") => diagnostic.help(ALIAS),
+            _ => diagnostic,
+        })
+    })?;
     Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Alias { side, port } }))
 }
 
@@ -112,7 +119,9 @@ fn set(i: Cursor<'_>) -> Parsed<'_, (Vec<u16>, Span)> {
 /// A port, with remedies that fit: "leave it out" does not.
 fn port(word: Word<'_>, keyword: &str) -> Result<u16, Diagnostic> {
     values::port(word, keyword).map_err(|diagnostic| match diagnostic.message.as_str() {
-        "ranges are not supported in this version" => diagnostic.help("list the ports: `unalias { 8080, 8081 }`"),
+        "ranges are not supported in this version" => {
+            diagnostic.help("list the ports: `unalias { 8080, 8081 }`")
+        }
         message if message.starts_with("port must be") => diagnostic.help("list ports from 1 to 65535"),
         _ => diagnostic,
     })

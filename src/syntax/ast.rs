@@ -70,11 +70,22 @@ pub struct Action {
 pub enum ActionKind {
     Accept,
     Drop,
-    Funnel { outer: Protocol, sport: u16, dport: u16 },
-    Unfunnel { inner: Protocol },
-    Alias { side: Side, port: u16 },
+    Funnel {
+        outer: Protocol,
+        sport: u16,
+        dport: u16,
+    },
+    Unfunnel {
+        inner: Protocol,
+    },
+    Alias {
+        side: Side,
+        port: u16,
+    },
     /// Each once, in ascending order.
-    Unalias { ports: Vec<u16> },
+    Unalias {
+        ports: Vec<u16>,
+    },
 }
 
 impl MatchKind {

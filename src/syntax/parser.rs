@@ -8,8 +8,8 @@ use nom::branch::alt;
 use nom::combinator::opt;
 use nom::{Err, Parser};
 
-use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
 use super::alias;
+use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
 use super::help::{self, Spoils};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};

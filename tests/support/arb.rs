@@ -4,6 +4,7 @@
 //! a packet is a choice of rule and of small steps away from what that rule matches, resolved only
 //! when both are known, so that rules and packets shrink independently. All rulesets are legal.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use proptest::collection::vec;
@@ -52,6 +53,7 @@ pub fn rule() -> impl Strategy<Value = Rule> {
     );
     (matches, action()).prop_map(|((proto, saddr, daddr, sport, dport), action)| {
         let mut rule = Rule { proto, saddr, daddr, sport, dport, action };
+        repair(&mut rule);
         if rule.matches_own_output() {
             // Refused, and rightly: it would funnel without end. Another protocol cannot match.
             if let Action::Funnel { outer, .. } = &mut rule.action {
@@ -62,6 +64,27 @@ pub fn rule() -> impl Strategy<Value = Rule> {
     })
 }
 
+/// `alias` and `unalias` are legal for TCP, to another port, and with one single port to restore from.
+fn repair(rule: &mut Rule) {
+    match &mut rule.action {
+        Action::Alias { destination, port } => {
+            rule.proto = TCP;
+            let matched = if *destination { rule.dport } else { rule.sport };
+            if matched.is_some_and(|m| !m.negated && m.value == *port) {
+                *port = port.wrapping_add(1).max(1);
+            }
+        }
+        Action::Unalias { .. } => {
+            rule.proto = TCP;
+            if rule.restores_destination().is_none() {
+                rule.sport = None;
+                rule.dport = Some(Match { negated: false, value: rule.dport.map_or(80, |m| m.value) });
+            }
+        }
+        _ => {}
+    }
+}
+
 fn action() -> impl Strategy<Value = Action> {
     let proto = || select(&[UDP, TCP][..]);
     let port = || select(&PORTS[..]);
@@ -70,7 +93,19 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Drop),
         4 => (proto(), port(), port()).prop_map(|(outer, sport, dport)| Action::Funnel { outer, sport, dport }),
         4 => proto().prop_map(|inner| Action::Unfunnel { inner }),
+        3 => (any::<bool>(), port()).prop_map(|(destination, port)| Action::Alias { destination, port }),
+        3 => listed().prop_map(|ports| Action::Unalias { ports }),
     ]
+}
+
+/// Short lists, long ones, and runs of neighbours.
+fn listed() -> impl Strategy<Value = Vec<u16>> {
+    let port = prop_oneof![3 => select(&PORTS[..]), 2 => 1u16..20, 1 => 1u16..];
+    let long = prop_oneof![4 => 1usize..5, 1 => 5usize..40];
+    long.prop_flat_map(move |n| vec(port.clone(), n)).prop_map(|ports| {
+        let once: BTreeSet<u16> = ports.into_iter().collect();
+        once.into_iter().collect()
+    })
 }
 
 fn cidr() -> impl Strategy<Value = Match<Cidr>> {
@@ -266,13 +301,26 @@ impl Near {
 }
 
 impl Pick {
+    /// An urgent pointer that is listed, or just beside one that is.
+    fn hidden(&self, ports: &[u16]) -> u16 {
+        let port = ports[self.rule.index(usize::MAX) % ports.len()];
+        match self.daddr {
+            Near::Before => port.wrapping_sub(1),
+            Near::After => port.wrapping_add(1),
+            _ => port,
+        }
+    }
+
     fn resolve(&self, rules: &[Rule]) -> Sample {
         let rule = &rules[self.rule.index(rules.len())];
         let proto = if self.other_proto { TCP + UDP - rule.proto } else { rule.proto };
         let (sport, dport) = (self.sport.port(rule.sport), self.dport.port(rule.dport));
         let mut layers = vec![L4::new(proto, sport, dport)];
-        match (self.nested, rule.action) {
-            (Nested::AsTheRuleSays, Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
+        match (self.nested, &rule.action) {
+            (Nested::AsTheRuleSays, Action::Unalias { ports }) => {
+                layers[0].urg = self.hidden(ports);
+            }
+            (Nested::AsTheRuleSays, &Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
                 layers.push(L4::new(inner, 25_000, 4739));
             }
             _ => {}
@@ -379,16 +427,18 @@ pub fn many(count: usize) -> Vec<Rule> {
         let other = |i: usize| if i % 2 == 0 { UDP } else { TCP };
         let addr = Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false };
         Rule {
-            proto: other(i / 3),
+            proto: if i % 6 < 4 { other(i / 3) } else { TCP },
             saddr: None,
             daddr: Some(Match { negated: false, value: addr }),
             sport: None,
             dport: Some(Match { negated: false, value: port }),
-            action: match i % 4 {
+            action: match i % 6 {
                 0 => Action::Accept,
                 1 => Action::Drop,
                 2 => Action::Funnel { outer: other(i / 4), sport: 540, dport: 65_100 },
-                _ => Action::Unfunnel { inner: other(i / 5) },
+                3 => Action::Unfunnel { inner: other(i / 5) },
+                4 => Action::Alias { destination: true, port: 65_200 },
+                _ => Action::Unalias { ports: vec![65_300, 65_302 + port % 50] },
             },
         }
     };

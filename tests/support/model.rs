@@ -55,15 +55,19 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     outcome.key = Some(key);
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
     let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
-    let changed = match rule.action {
+    let changed = match &rule.action {
         Action::Accept => None,
         Action::Drop => {
             outcome.verdict = Verdict::Drop;
             None
         }
         Action::Funnel { .. } | Action::Unfunnel { .. } if gso_size != 0 => None,
-        Action::Funnel { outer, sport, dport } => packet.funnel(frame, outer, sport, dport),
-        Action::Unfunnel { inner } => packet.unfunnel(frame, inner),
+        Action::Funnel { outer, sport, dport } => packet.funnel(frame, *outer, *sport, *dport),
+        Action::Unfunnel { inner } => packet.unfunnel(frame, *inner),
+        Action::Alias { destination, port } => packet.alias(frame, *destination, *port),
+        Action::Unalias { ports } => {
+            rule.restores_destination().and_then(|destination| packet.unalias(frame, destination, ports))
+        }
     };
     outcome.frame = changed.unwrap_or(outcome.frame);
     outcome
@@ -195,6 +199,35 @@ impl Packet {
             fill(proto, &frame[self.ip + 12..self.ip + 20], &mut inner, wrong);
         }
         Some(self.replace(frame, proto, &inner))
+    }
+
+    /// The port goes to the urgent pointer and another takes its place, if that field means nothing
+    /// (no URG) and is free.
+    fn alias(&self, frame: &[u8], destination: bool, port: u16) -> Option<Vec<u8>> {
+        let at = if destination { 2 } else { 0 };
+        let segment = &frame[self.l4..self.end];
+        let old = be16(segment, at);
+        let free = segment[13] & 0x20 == 0 && be16(segment, 18) == 0;
+        (free && old != port).then(|| self.rename(frame, at, port, old))
+    }
+
+    fn unalias(&self, frame: &[u8], destination: bool, ports: &[u16]) -> Option<Vec<u8>> {
+        let at = if destination { 2 } else { 0 };
+        let segment = &frame[self.l4..self.end];
+        let hidden = be16(segment, 18);
+        let listed = segment[13] & 0x20 == 0 && ports.contains(&hidden);
+        listed.then(|| self.rename(frame, at, hidden, 0))
+    }
+
+    /// Another port and urgent pointer; the checksum stays as right or as wrong as it was.
+    fn rename(&self, frame: &[u8], at: usize, port: u16, urgent: u16) -> Vec<u8> {
+        let addresses = &frame[self.ip + 12..self.ip + 20];
+        let mut segment = frame[self.l4..self.end].to_vec();
+        let wrong = defect(TCP, addresses, &segment);
+        segment[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        segment[18..20].copy_from_slice(&urgent.to_be_bytes());
+        fill(TCP, addresses, &mut segment, wrong);
+        [&frame[..self.l4], &segment, &frame[self.end..]].concat()
     }
 
     /// The frame with another segment, and the IP header that goes with it.

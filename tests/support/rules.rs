@@ -45,12 +45,26 @@ pub struct Cidr {
     pub masked: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     Accept,
     Drop,
-    Funnel { outer: u8, sport: u16, dport: u16 },
-    Unfunnel { inner: u8 },
+    Funnel {
+        outer: u8,
+        sport: u16,
+        dport: u16,
+    },
+    Unfunnel {
+        inner: u8,
+    },
+    /// Of the destination port, or of the source port.
+    Alias {
+        destination: bool,
+        port: u16,
+    },
+    Unalias {
+        ports: Vec<u16>,
+    },
 }
 
 impl Cidr {
@@ -89,6 +103,12 @@ impl Rule {
         let Action::Funnel { outer, sport, dport } = self.action else { return false };
         let ports = Rule { saddr: None, daddr: None, ..self.clone() };
         ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
+    }
+
+    /// Which port `unalias` is about: the destination port, the source port, or neither for sure.
+    pub fn restores_destination(&self) -> Option<bool> {
+        let single = |port: &Option<Match<u16>>| port.is_some_and(|m| !m.negated);
+        (single(&self.sport) != single(&self.dport)).then(|| single(&self.dport))
     }
 
     /// Reads a rule in upstream's words. For rulesets known to be right: says only that, not where,
@@ -132,6 +152,14 @@ impl Rule {
         rule.action = match words[..] {
             ["accept"] => Action::Accept,
             ["drop"] => Action::Drop,
+            ["alias", end @ ("sport" | "dport"), port] => {
+                Action::Alias { destination: end == "dport", port: port.parse().map_err(|_| wrong())? }
+            }
+            ["unalias", ref ports @ ..] => {
+                let ports = ports.join(" ").replace(['{', '}', ','], " ");
+                let ports: Result<Vec<u16>, _> = ports.split_whitespace().map(str::parse).collect();
+                Action::Unalias { ports: ports.map_err(|_| wrong())? }
+            }
             ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
             ["funnel", outer, a, m, b, n] => {
                 let (sport, dport) = match (a, b) {
@@ -204,13 +232,22 @@ impl fmt::Display for Rule {
         if let Some(m) = &self.dport {
             write!(f, " dport {m}")?;
         }
-        match self.action {
+        match &self.action {
             Action::Accept => write!(f, " actions accept"),
             Action::Drop => write!(f, " actions drop"),
             Action::Funnel { outer, sport, dport } => {
-                write!(f, " actions funnel {} sport {sport} dport {dport}", proto_name(outer))
+                write!(f, " actions funnel {} sport {sport} dport {dport}", proto_name(*outer))
             }
-            Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(inner)),
+            Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(*inner)),
+            Action::Alias { destination: true, port } => write!(f, " actions alias dport {port}"),
+            Action::Alias { destination: false, port } => write!(f, " actions alias sport {port}"),
+            Action::Unalias { ports } => {
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                match &ports[..] {
+                    [one] => write!(f, " actions unalias {one}"),
+                    many => write!(f, " actions unalias {{ {} }}", many.join(", ")),
+                }
+            }
         }
     }
 }
