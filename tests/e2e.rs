@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "e2e/alias.rs"]
+mod alias;
+
 use std::net::SocketAddr;
 
 use support::lab::{self, Capture, Ns, attach, link};

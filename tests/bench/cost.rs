@@ -53,17 +53,40 @@ fn cost_per_packet() -> Result<()> {
         ("tcp in tcp: funnel and unfunnel in turn", 6, 8080),
         ("tcp in udp: funnel and unfunnel in turn", 6, 8081),
     ] {
-        let frame = frame(protocol, dport);
-        let (mut ours, mut base, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let (b, o) = (time(&empty, &frame)?, time(&program, &frame)?);
-            base.push(b);
-            ours.push(o);
-            ratios.push(o / b);
-        }
-        let (ours, base, ratio) = (median(ours), median(base), median(ratios));
-        println!("{name:<44} {ours:>9.1} {base:>9.1} {ratio:>8.2}");
+        side_by_side(name, &empty, &program, &frame(protocol, dport))?;
     }
+    println!();
+    for (name, rules, list, packet) in [
+        ("alias and unalias in turn", ALIAS, "{ 8080, 8443 }", (8080, 0)),
+        ("the same, 64 ports on the list", ALIAS, "MANY", (8080, 0)),
+        ("aliased already: left alone", ALIAS, "8443", (8080, 9)),
+        ("not on the list: left alone", ALIAS, "{ 8080, 8443 }", (80, 9)),
+        ("no rule matches, program with alias", ALIAS, "8080", (9999, 0)),
+    ] {
+        let many: Vec<String> = (0..64).map(|n| (8080 + 7 * n).to_string()).collect();
+        let list = list.replace("MANY", &format!("{{ {} }}", many.join(", ")));
+        let program = load(&compile(&rules.replace("LIST", &list))?)?;
+        let mut frame = frame(6, packet.0);
+        frame[52..54].copy_from_slice(&u16::to_be_bytes(packet.1));
+        side_by_side(name, &empty, &program, &frame)?;
+    }
+    Ok(())
+}
+
+const ALIAS: &str = "ip daddr 10.0.0.2 tcp dport 8080 actions alias dport 80
+                     ip daddr 10.0.0.2 tcp dport 80 actions unalias LIST";
+
+/// A line of the table: medians of rounds that take turns.
+fn side_by_side(name: &str, empty: &Ebpf, program: &Ebpf, frame: &[u8]) -> Result<()> {
+    let (mut ours, mut base, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (b, o) = (time(empty, frame)?, time(program, frame)?);
+        base.push(b);
+        ours.push(o);
+        ratios.push(o / b);
+    }
+    let (ours, base, ratio) = (median(ours), median(base), median(ratios));
+    println!("{name:<44} {ours:>9.1} {base:>9.1} {ratio:>8.2}");
     Ok(())
 }
 
