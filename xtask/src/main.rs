@@ -17,7 +17,7 @@ cargo xtask COMMAND
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
   tidy            conventions that no other tool checks
   dist            the static binary, and its size
-  bench           what the programs cost, as ratios to an empty one (root)
+  bench           what the programs cost, as ratios to an empty one and to plain TCP (root)
 ";
 
 /// The lines of `--test` for what needs a kernel.
@@ -124,7 +124,7 @@ fn dist() -> Result<()> {
 
 fn bench() -> Result<()> {
     // The kernel does the work that is timed, so the profile matters to start-up only.
-    exec(cargo().args(["bench", "--locked", "--bench", "cost"]))
+    exec(cargo().args(["bench", "--locked", "--bench", "cost", "--bench", "throughput"]))
 }
 
 fn root() -> Result<PathBuf> {
