@@ -7,6 +7,7 @@ mod args;
 mod attach;
 mod compile;
 mod container;
+mod demo;
 mod rules;
 mod settings;
 mod status;
@@ -62,6 +63,8 @@ pub enum Failure {
     Net(#[from] net::Error),
     #[error(transparent)]
     Load(#[from] kernel::LoadError),
+    #[error(transparent)]
+    Demo(#[from] crate::demo::Error),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     /// Our own mistake in generating code.
@@ -94,6 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),
         Some(Command::Compile(args)) => (compile::compile(&args, console), false),
+        Some(Command::Demo) => (demo::run(console), false),
     };
     let result = result.and_then(|()| console.out.flush().map_err(Failure::from));
     let Err(failure) = result else { return 0 };

@@ -1,0 +1,27 @@
+//! Colours, if wanted. Text goes in padded already: what colours add has no width.
+
+/// Whether the report goes to a terminal that shows colours.
+#[derive(Debug, Clone, Copy)]
+pub struct Paint(pub bool);
+
+impl Paint {
+    pub fn title(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub fn changed(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    pub fn pushed(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    pub fn faint(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
