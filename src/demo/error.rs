@@ -4,6 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::DEADLINE;
 use crate::{kernel, net};
 
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,12 @@ impl Error {
     pub(super) fn system(step: impl Into<String>, source: impl Into<io::Error>) -> Self {
         let (step, source) = (step.into(), source.into());
         let remedy = remedy(source.raw_os_error().map(Errno::from_raw));
+        let late = matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+        let source = if late {
+            io::Error::new(io::ErrorKind::TimedOut, format!("nothing came within {} s", DEADLINE.as_secs()))
+        } else {
+            source
+        };
         Error::System { step, source, remedy }
     }
 
@@ -45,7 +52,9 @@ fn remedy(errno: Option<Errno>) -> &'static str {
         }
         Some(Errno::ENOSPC) => "raise the limit on namespaces: sysctl user.max_net_namespaces",
         Some(Errno::EINVAL) => "the kernel needs network namespaces (CONFIG_NET_NS)",
-        Some(Errno::EOPNOTSUPP) => "the kernel needs veth pairs: modprobe veth (on the host, if in a container)",
+        Some(Errno::EOPNOTSUPP) => {
+            "the kernel needs veth pairs: modprobe veth (on the host, if in a container)"
+        }
         Some(Errno::EAFNOSUPPORT) => "the kernel needs packet sockets: modprobe af_packet",
         Some(Errno::ENOENT) => "/proc must be mounted",
         // What SO_RCVTIMEO answers, std's timeouts, and ours.

@@ -20,6 +20,8 @@ use crate::{check, codegen, elf, kernel, tree};
 
 pub const WIRE: &str = "eth0";
 const TAP: &str = "tap0";
+/// Client and server. TEST-NET-1 (RFC 5737): nobody's addresses.
+pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 
 /// One end of the wire.
 #[derive(Debug)]
@@ -59,15 +61,12 @@ impl Lab {
     pub fn new() -> Result<Self, Error> {
         let (client, server) = (Namespace::new("client")?, Namespace::new("server")?);
         let mut netlink = open(&client)?;
-        for name in [WIRE, TAP] {
-            veth::pair(&mut netlink, name, server.as_fd())
+        for (name, numbers) in [(WIRE, [2, 12]), (TAP, [3, 13])] {
+            veth::pair(&mut netlink, name, numbers, server.as_fd())
                 .map_err(|error| system("make a veth pair", error))?;
         }
-        // TEST-NET-1 (RFC 5737): nobody's addresses.
-        let mut lab = Self {
-            client: End::new(client, Ipv4Addr::new(192, 0, 2, 1))?,
-            server: End::new(server, Ipv4Addr::new(192, 0, 2, 2))?,
-        };
+        let [near, far] = ADDRESSES;
+        let mut lab = Self { client: End::new(client, near)?, server: End::new(server, far)? };
         let deadline = Instant::now() + DEADLINE;
         for end in [&mut lab.client, &mut lab.server] {
             for interface in [&end.wire, &end.tap] {
@@ -81,10 +80,8 @@ impl Lab {
     /// Compiles, loads and attaches all rules, as `sfunnel attach` does.
     pub fn attach(&mut self) -> Result<Installation, Error> {
         let start = Instant::now();
-        let compiled: Vec<(Place, Program)> = Place::ALL
-            .into_iter()
-            .map(|place| Ok((place, compile(place)?)))
-            .collect::<Result<_, Error>>()?;
+        let compiled: Vec<(Place, Program)> =
+            Place::ALL.into_iter().map(|place| Ok((place, compile(place)?))).collect::<Result<_, Error>>()?;
         let named: Vec<(&str, &Program)> =
             compiled.iter().map(|(place, program)| (place.program(), program)).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();

@@ -52,15 +52,19 @@ pub fn blocks(life: &Life) -> Option<Vec<Block>> {
     let ip = zip(packets.map(|packet| ipv4(&packet)), |name| match name {
         "total length" => "20 bytes more",
         "protocol" => "what follows IP is TCP now",
-        "header checksum" => "of the two fields above",
+        "header checksum" => "covers the two above",
         _ => "",
     });
     let pushed = l4(outer.proto, outer.header(), Sum::Right)
         .into_iter()
-        .map(|(name, value)| Row { name, values: [String::new(), value, String::new()], why: pushed_why(name) })
+        .map(|(name, value)| Row {
+            name,
+            values: [String::new(), value, String::new()],
+            why: pushed_why(name),
+        })
         .collect();
     let inner = zip(packets.map(|p| l4(p.inner.proto, p.inner.header(), p.inner_sum())), |name| match name {
-        "checksum" => "for addresses 0.0.0.0: NAT may alter them",
+        "checksum" => "over addresses 0.0.0.0: NAT-proof",
         _ => "",
     });
     let payload = zip(packets.map(|packet| data(packet.inner.payload())), |_| "");
@@ -83,8 +87,8 @@ pub fn pushed(life: &Life) -> Option<(usize, Vec<u8>)> {
 fn pushed_why(name: &str) -> &'static str {
     match name {
         "source port" | "destination port" => "the rule's",
-        "sequence" | "acknowledgement" => "sfunnel's mark: unfunnel insists on it",
-        "flags" => "to all others, a new connection",
+        "sequence" | "acknowledgement" => "the mark that unfunnel looks for",
+        "flags" => "to others: a new connection",
         "checksum" => "right for all that follows",
         _ => "always",
     }
@@ -150,14 +154,14 @@ fn l4(proto: Proto, header: &[u8], sum: Sum) -> Fields {
 }
 
 fn data(payload: &[u8]) -> Fields {
-    const SHOWN: usize = 10;
-    let shown: String = payload.iter().take(SHOWN).map(|&byte| printable(byte)).collect();
-    vec![("", format!("\"{shown}\"..."))]
+    let first: Vec<String> = payload.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    vec![("first bytes", first.join(" "))]
 }
 
 /// `SYN ACK`, from a TCP header.
 pub fn flags(header: &[u8]) -> String {
-    const NAMES: [(u16, &str); 6] = [(2, "SYN"), (1, "FIN"), (4, "RST"), (8, "PSH"), (16, "ACK"), (32, "URG")];
+    const NAMES: [(u16, &str); 6] =
+        [(2, "SYN"), (1, "FIN"), (4, "RST"), (8, "PSH"), (16, "ACK"), (32, "URG")];
     let set = half(header, 12);
     NAMES.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
 }

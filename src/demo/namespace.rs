@@ -32,7 +32,8 @@ impl Namespace {
         };
         // The calling thread stays where it is.
         let made = thread::spawn(make).join().unwrap_or_else(|payload| panic::resume_unwind(payload));
-        made.map(|file| Self { name, file }).map_err(|source| Error::system("make a network namespace", source))
+        made.map(|file| Self { name, file })
+            .map_err(|source| Error::system("make a network namespace", source))
     }
 
     /// Runs `work` in a thread that is in the namespace, to the end.

@@ -175,10 +175,13 @@ pub fn word(bytes: &[u8], at: usize) -> u32 {
 
 /// The sum of all 16-bit words (RFC 1071), not folded.
 fn add(bytes: &[u8]) -> u64 {
-    (0..bytes.len()).step_by(2).map(|at| match bytes.get(at..) {
-        Some([last]) => u64::from(*last) << 8,
-        _ => u64::from(half(bytes, at)),
-    }).sum()
+    (0..bytes.len())
+        .step_by(2)
+        .map(|at| match bytes.get(at..) {
+            Some([last]) => u64::from(*last) << 8,
+            _ => u64::from(half(bytes, at)),
+        })
+        .sum()
 }
 
 fn fold(mut sum: u64) -> u16 {
@@ -215,7 +218,10 @@ mod tests {
     fn checksums_of_finished_and_unfinished_packets_are_told_from_wrong_ones() {
         let (finished, unfinished) = (funneled(false), funneled(true));
         let packet = Packet::read(&finished, &FLOWS[0]).unwrap();
-        assert_eq!((packet.inner_sum(), packet.outer_sum(), packet.ip_sum()), (Sum::Right, Sum::Right, Sum::Right));
+        assert_eq!(
+            (packet.inner_sum(), packet.outer_sum(), packet.ip_sum()),
+            (Sum::Right, Sum::Right, Sum::Right)
+        );
         let other = Packet::read(&unfinished, &FLOWS[0]).unwrap();
         assert_eq!((other.inner_sum(), other.outer_sum()), (Sum::Unfinished, Sum::Right));
         assert_eq!(packet.finished(), other.finished());

@@ -36,18 +36,20 @@ impl Report {
     }
 
     fn setting(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
-        let wire = lab::WIRE;
         writeln!(out, "{}", paint.title("sfunnel demo: one port carries another's packets"))?;
         writeln!(out)?;
-        writeln!(out, "  client 192.0.2.1                                                      server 192.0.2.2")?;
-        writeln!(
-            out,
-            "  socket -> egress: funnel -> {wire}  - - -  the wire  - - -  {wire} -> ingress: unfunnel -> socket"
-        )?;
-        writeln!(
-            out,
-            "  socket <- ingress: unfunnel <- {wire}  - -  the wire  - -  {wire} <- egress: funnel <- socket"
-        )?;
+        let [client, server] = lab::ADDRESSES;
+        writeln!(out, "  {:<70}{:>25}", format!("client {client}"), format!("server {server}"))?;
+        for (way, near, far) in [
+            ("->", "egress:  funnel  ", "ingress: unfunnel"),
+            ("<-", "ingress: unfunnel", "egress:  funnel  "),
+        ] {
+            let wire = lab::WIRE;
+            writeln!(
+                out,
+                "  socket {way} {near} {way} {wire}  - - - the wire - - -  {wire} {way} {far} {way} socket"
+            )?;
+        }
         writeln!(out)?;
         writeln!(out, "{}", paint.title("Rules"))?;
         for place in Place::ALL {
@@ -63,7 +65,10 @@ impl Report {
         let [flow, ..] = &FLOWS;
         writeln!(out)?;
         writeln!(out, "{}", paint.title(&format!("The life of a packet: {}", flow.name())))?;
-        writeln!(out, "  One datagram, copied at three places: as the client's socket sends it, right before funnel; on")?;
+        writeln!(
+            out,
+            "  One datagram, copied at three places: as the client's socket sends it, right before funnel; on"
+        )?;
         writeln!(out, "  the wire; and right after unfunnel, as the server's socket gets it.")?;
         writeln!(out)?;
         let head = format!("{:<22}  {:<14}{:<14}{:<14}", "", "sent", "on the wire", "delivered");
@@ -82,8 +87,14 @@ impl Report {
         let legend = format!("{} changed   {} pushed", paint.changed("*"), paint.pushed("+"));
         writeln!(out, "  {legend}   nothing: as it was sent")?;
         if unfinished {
-            writeln!(out, "  {UNFINISHED} a checksum that the device is to finish (checksum offload): so far it covers addresses, protocol")?;
-            writeln!(out, "    and length. A veth pair leaves it at that. Checksums around it are right once it is finished.")?;
+            writeln!(
+                out,
+                "  {UNFINISHED} a checksum that the device is to finish (checksum offload): so far it covers addresses, protocol"
+            )?;
+            writeln!(
+                out,
+                "    and length. A veth pair leaves it at that. Checksums around it are right once it is finished."
+            )?;
         }
         if let Some((offset, header)) = life::pushed(&self.life) {
             writeln!(out)?;
@@ -102,6 +113,8 @@ impl Report {
         for (flow, run) in FLOWS.iter().zip(&self.runs).filter(|(flow, _)| flow.inner == Proto::Tcp) {
             writeln!(out)?;
             writeln!(out, "{}", paint.title(&format!("A connection on the wire: {}", flow.name())))?;
+            let head = format!("  {:<20}{:<16}  {:<29}", "", "pushed", "as the socket sent it");
+            writeln!(out, "{}", paint.title(head.trim_end()))?;
             for sighting in &run.wire.first {
                 line(out, paint, flow, sighting)?;
             }
@@ -112,20 +125,34 @@ impl Report {
     fn summary(&self, out: &mut dyn Write, paint: Paint) -> io::Result<()> {
         writeln!(out)?;
         writeln!(out, "{}", paint.title("Summary"))?;
-        writeln!(out, "  {:<22}{:<22}{:>20}{:>20}{:>13}", "flow", "carries", "sent", "received", "frames")?;
+        let head = format!(
+            "  {:<21}{:<21}{:>6}{:>10}{:>14}{:>8}{:>18}",
+            "flow", "carries", "sent", "received", "bytes, each", "frames", "checksum errors"
+        );
+        writeln!(out, "{}", paint.title(&head))?;
         for (flow, Run { sent, received, wire }) in FLOWS.iter().zip(&self.runs) {
-            let count = |count: &super::Count| format!("{} in {} bytes", count.messages, thousands(count.bytes));
-            let (name, sent, received) = (flow.name(), count(sent), count(received));
-            writeln!(out, "  {name:<22}{:<22}{sent:>20}{received:>20}{:>13}", flow.title, wire.frames)?;
+            let (name, bytes) = (flow.name(), thousands(received.bytes));
+            let (sent, received) = (sent.messages, received.messages);
+            write!(out, "  {name:<21}{:<21}{sent:>6}{received:>10}{bytes:>14}", flow.title)?;
+            writeln!(out, "{:>8}{:>18}", wire.frames, wire.wrong)?;
         }
         let frames: usize = self.runs.iter().map(|run| run.wire.frames).sum();
         let identical: usize = self.runs.iter().map(|run| run.wire.identical).sum();
         writeln!(out)?;
-        writeln!(out, "  on the wire         {frames} frames, all in their funnels, none with a wrong checksum")?;
-        writeln!(out, "  client to server    {identical} packets with data, the same before funnel and after unfunnel")?;
-        let errors: Vec<String> =
-            self.checksum_errors.iter().map(|(name, tcp, udp)| format!("{name}: tcp {tcp}, udp {udp}")).collect();
-        writeln!(out, "  checksum errors     {} (the kernel's InCsumErrors)", errors.join("; "))?;
+        writeln!(
+            out,
+            "  on the wire         {frames} frames, all in their funnels, each checksum added up again: right"
+        )?;
+        writeln!(
+            out,
+            "  client to server    {identical} packets with data, each the same before funnel and after unfunnel"
+        )?;
+        let errors: Vec<String> = self
+            .checksum_errors
+            .iter()
+            .map(|(name, tcp, udp)| format!("{name}: tcp {tcp}, udp {udp}"))
+            .collect();
+        writeln!(out, "  kernel's counters   InCsumErrors {}", errors.join("; "))?;
         let Installation { programs, compiling, loading, attaching } = &self.installation;
         for (number, Installed { place, slots, translated }) in programs.iter().enumerate() {
             let title = if number == 0 { "programs" } else { "" };
@@ -134,9 +161,17 @@ impl Report {
             writeln!(out, "  {title:<20}{:<16}{slots} instructions{translated}", place.title())?;
         }
         let (compiling, loading, attaching) = (ms(*compiling), ms(*loading), ms(*attaching));
-        writeln!(out, "  time                {compiling} to compile, {loading} to load, {attaching} to attach; {} in all", ms(self.took))?;
+        writeln!(
+            out,
+            "  time                {compiling} to compile, {loading} to load, {attaching} to attach; {} in all",
+            ms(self.took)
+        )?;
         writeln!(out)?;
-        writeln!(out, "{}", paint.pushed("Everything arrived as it was sent. Nothing is left behind."))
+        writeln!(
+            out,
+            "{}",
+            paint.pushed("Everything arrived as it was sent. The two namespaces are gone with this process.")
+        )
     }
 }
 
@@ -164,14 +199,15 @@ fn line(out: &mut dyn Write, paint: Paint, flow: &Flow, sighting: &Sighting) -> 
     let Some(packet) = Packet::read(&sighting.frame, flow) else { return Ok(()) };
     let Some(outer) = packet.outer else { return Ok(()) };
     let way = if sighting.from_client { "client -> server" } else { "client <- server" };
-    let ports = |segment: &Segment<'_>| format!("{} {} > {}", segment.proto, segment.sport(), segment.dport());
+    let ports =
+        |segment: &Segment<'_>| format!("{} {} > {}", segment.proto, segment.sport(), segment.dport());
     let outer = paint.pushed(&format!("{:<16}", ports(&outer)));
     let inner = ports(&packet.inner);
     let flags = life::flags(packet.inner.header());
     let bytes = packet.inner.payload().len();
     let data = if bytes == 0 { String::new() } else { format!("{bytes} bytes of data") };
-    let text = format!("  {way}   IP | {outer}| {inner:<20}{flags:<9}| {data}");
-    writeln!(out, "{}", text.trim_end_matches([' ', '|']))
+    let text = format!("  {way}    {outer}  {inner:<20}{flags:<9}{data}");
+    writeln!(out, "{}", text.trim_end())
 }
 
 /// `71,250`

@@ -58,8 +58,11 @@ fn datagrams(lab: &mut Lab, flow: &Flow) -> Result<(Count, Count), Error> {
     let (mut sent, mut received) = (Count::default(), Count::default());
     let mut buffer = [0; 0x1_0000];
     for number in 0..DATAGRAMS {
-        let message =
-            if number == 0 { sample() } else { message(number, 16 + number * (LARGEST - 16) / (DATAGRAMS - 1)) };
+        let message = if number == 0 {
+            sample()
+        } else {
+            message(number, 16 + number * (LARGEST - 16) / (DATAGRAMS - 1))
+        };
         sender.send(&message).map_err(|error| Error::system(step("send UDP"), error))?;
         sent.add(&message);
         let (length, address) =
