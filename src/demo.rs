@@ -10,7 +10,6 @@ mod lab;
 mod life;
 mod namespace;
 mod packet;
-mod paint;
 mod report;
 mod traffic;
 mod wire;

@@ -9,10 +9,35 @@ use super::flow::{FLOWS, Flow, Place};
 use super::lab::{Installation, Installed};
 use super::life::{self, Block, Row, UNFINISHED};
 use super::packet::{Packet, Segment};
-use super::paint::Paint;
 use super::wire::{Life, Sighting};
 use super::{Run, lab};
 use crate::ir::Proto;
+
+/// Colours, if wanted. Text goes in padded already: what colours add has no width.
+#[derive(Debug, Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn title(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    fn changed(self, text: &str) -> String {
+        self.with("33", text)
+    }
+
+    fn pushed(self, text: &str) -> String {
+        self.with("32", text)
+    }
+
+    fn faint(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
 
 /// A run that went well.
 #[derive(Debug)]
