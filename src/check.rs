@@ -139,18 +139,29 @@ fn same_field(a: MatchKind, b: MatchKind) -> bool {
 fn conflict(first: &Match, again: &Match) -> Diagnostic {
     let (one, other) = (first.kind.keyword(), again.kind.keyword());
     if one == other {
-        return syntax::repeated(one, first.span, again.span);
+        return syntax::repeated(one, first.span, again.span)
+            .help(format!("keep one `{one}`, or write two rules"));
     }
     Diagnostic::error(format!("`{one}` and `{other}` in one rule"), again.span, "no packet is both")
         .with(first.span, "first protocol")
         .help(format!("write two rules, one with `{one}` and one with `{other}`"))
 }
 
+/// Rules up to this many bytes are repeated in remedies.
+const LONGEST_QUOTED: usize = 100;
+
 fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let matches_end = rule.actions_word.or(rule.actions.first().map(|action| action.span));
     let span = matches_end.unwrap_or(rule.span.after());
-    Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this")
-        .help("write `tcp` or `udp` among the matches; for both, write two rules")
+    let error = Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this");
+    let words: Vec<&str> = rule.text.split(' ').collect();
+    let ends_matches = |word: &&str| matches!(*word, "actions" | "accept" | "drop" | "funnel" | "unfunnel");
+    let (matches, rest) = words.split_at(words.iter().position(ends_matches).unwrap_or(words.len()));
+    let whole = [matches, &["tcp"], rest].concat().join(" ");
+    if whole.len() > LONGEST_QUOTED {
+        return error.help("write `tcp` or `udp` among the matches; for both, write two rules");
+    }
+    error.help(format!("write `{whole}`, the same with `udp`, or both rules"))
 }
 
 fn missing_action(rule: &ast::Rule) -> Diagnostic {

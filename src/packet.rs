@@ -58,6 +58,8 @@ pub mod ipv4 {
 
     /// Length without options; also where `bpf_skb_adjust_room` opens and closes room, options or not.
     pub const LEN: i16 = 20;
+    /// The shortest packet with an L4 header, which is UDP's.
+    pub const SHORTEST: i16 = 28;
     pub const OPTIONS_MAX: i16 = 40;
     /// Version 4, IHL 5: no options.
     pub const PLAIN: u8 = 0x45;

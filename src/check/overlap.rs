@@ -2,17 +2,25 @@
 //!
 //! Legal rules as sets go in, diagnostics come out. Work is bounded, whatever the ruleset.
 
+use range_set_blaze::{Integer, RangeSetBlaze};
+
 use crate::diag::Diagnostic;
 use crate::ir::{Action, Funnel, Rule};
 use crate::syntax::ast;
 
-/// Pairs of rules are compared up to this many rules: two million pairs, well under a second.
+/// Pairs of rules are compared up to this many rules: two million pairs, some milliseconds.
 /// Larger rulesets are written by programs, and for those a warning helps nobody.
 const MOST_COMPARED: usize = 2000;
+
+/// Who has this many funnels that eat their own output will fix them all alike.
+const MOST_TOLD: usize = 1000;
 
 type Pair<'a> = (&'a ast::Rule, Rule);
 
 /// Funnels whose output they would funnel again, at the next hook it passes.
+///
+/// A rule that takes the output first must be among the first [`MOST_COMPARED`]: the remedy says
+/// to put it on top.
 pub(super) fn own_output(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (index, (written, rule)) in rules.iter().enumerate() {
@@ -20,6 +28,9 @@ pub(super) fn own_output(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         let earlier = &rules[..index.min(MOST_COMPARED)];
         if takes(rule, funnel) && !earlier.iter().any(|(_, earlier)| takes_first(earlier, rule, funnel)) {
             found.push(own_output_error(written, rule, funnel));
+            if found.len() == MOST_TOLD {
+                break;
+            }
         }
     }
     found
@@ -51,12 +62,16 @@ pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     if rules.len() > MOST_COMPARED {
         return Vec::new();
     }
+    let outlines: Vec<_> = rules.iter().map(|(_, rule)| outline(rule)).collect();
     let mut found = Vec::new();
     for (index, (_, rule)) in rules.iter().enumerate() {
-        if let Some((_, earlier)) = rules[..index].iter().find(|(_, earlier)| covers(earlier, rule)) {
+        let covers = |&earlier: &usize| {
+            may_cover(&outlines[earlier], &outlines[index]) && covers(&rules[earlier].1, rule)
+        };
+        if let Some(earlier) = (0..index).find(covers) {
             found.push(
                 Diagnostic::warning("the rule is never reached", rule.span, "matches nothing that is left")
-                    .with(earlier.span, "takes all its packets first")
+                    .with(rules[earlier].1.span, "takes all its packets first")
                     .help("remove it, or move it up"),
             );
         }
@@ -70,4 +85,31 @@ fn covers(earlier: &Rule, rule: &Rule) -> bool {
         && rule.sport.is_subset(&earlier.sport)
         && rule.daddr.is_subset(&earlier.daddr)
         && rule.saddr.is_subset(&earlier.saddr)
+}
+
+/// The first and last value in a set, and the first and last one that is not: enough to tell for
+/// nearly all pairs, in a few nanoseconds, that one set does not hold the other.
+struct Outline {
+    inside: Option<(u32, u32)>,
+    outside: Option<(u32, u32)>,
+}
+
+fn outline(rule: &Rule) -> [Outline; 4] {
+    fn of<T: Integer + Into<u32>>(set: &RangeSetBlaze<T>) -> Outline {
+        let ends = |set: &RangeSetBlaze<T>| Some((set.first()?.into(), set.last()?.into()));
+        Outline { inside: ends(set), outside: ends(&!set) }
+    }
+    [of(&rule.dport), of(&rule.sport), of(&rule.daddr), of(&rule.saddr)]
+}
+
+fn may_cover(earlier: &[Outline; 4], rule: &[Outline; 4]) -> bool {
+    let within = |inner: Option<(u32, u32)>, outer: Option<(u32, u32)>| match (inner, outer) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(inner), Some(outer)) => outer.0 <= inner.0 && inner.1 <= outer.1,
+    };
+    earlier
+        .iter()
+        .zip(rule)
+        .all(|(earlier, rule)| within(rule.inside, earlier.inside) && within(earlier.outside, rule.outside))
 }

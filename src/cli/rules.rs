@@ -73,3 +73,30 @@ impl Rules {
         Some(diag::render(&self.source, &[diagnostic], color))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::kernel::Refusal;
+
+    #[test]
+    fn a_refused_instruction_is_shown_at_its_rule() {
+        let text = "tcp dport 80 actions drop\nudp dport 53 actions drop\n";
+        let source = Source { name: "rules.sf".to_owned(), text: text.to_owned() };
+        let Ok(Checked { ruleset, .. }) = check::read(&source) else { panic!("the rules are right") };
+        let tree = tree::build(&ruleset);
+        let rules = Rules { source, ruleset, tree };
+        let program = rules.compile(Link::Ethernet).unwrap();
+        let slot = (0..program.slots()).find(|slot| program.origin_at(*slot) == Some(1)).unwrap();
+        let log = format!("{slot}: (b4) w0 = 2\nmade up\nprocessed 1 insns\n");
+        let refusal = Refusal::read(&io::Error::from_raw_os_error(13), &log).unwrap();
+        let error = LoadError::Refused { program: "p".to_owned(), refusal: Box::new(refusal) };
+
+        let said = rules.explain(&error, &[("p", &program)], false).unwrap();
+        assert!(said.contains(&format!("at instruction {slot}: `goto drop_udp`")), "{said}");
+        assert!(said.contains("rules.sf:2:1"), "{said}");
+        assert_eq!(rules.explain(&error, &[("another", &program)], false), None);
+    }
+}

@@ -4,7 +4,7 @@
 
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
-use super::emit::{Emit, PORTS, SHOT, UNSPEC, Window};
+use super::emit::{Emit, PORTS, UNSPEC, Window};
 use super::{Routine, Routines, Verb};
 use crate::ir::{Action, Proto};
 use crate::packet::ipv4;
@@ -83,7 +83,7 @@ impl Walk<'_> {
         match self.actions.get(rule) {
             // A tree of another ruleset: no rule, no action.
             None | Some(Action::Accept) => self.e.exit(UNSPEC),
-            Some(Action::Drop) => self.e.exit(SHOT),
+            Some(Action::Drop) => self.routine(Verb::Drop, self.proto, self.proto),
             Some(Action::Funnel(funnel)) => {
                 let ports = (u32::from(funnel.sport) << 16) | u32::from(funnel.dport);
                 let note = format!("sport {}, dport {}", funnel.sport, funnel.dport);

@@ -110,16 +110,18 @@ impl Emit {
         self.jump_if_note(Cond::gt32(dst, 5_u32), label, "options");
     }
 
-    /// `ihl = length of the IP header`, after [`Emit::if_options`] has jumped.
+    /// `ihl = length of the IP header`
     pub(super) fn ip_header_len(&mut self, ihl: Reg) {
         self.op_note(Insn::lsh32(ihl, 2_u32), "length of the IP header");
     }
 
-    /// `ihl = length of the options`, right after [`Emit::if_options`] has jumped: 4 to 40, which the
-    /// verifier must see to let it be the length of a transfer.
-    pub(super) fn options_len(&mut self, ihl: Reg) {
-        self.op(Insn::lsh32(ihl, 2_u32));
-        self.op_note(Insn::sub32(ihl, i32::from(ipv4::LEN)), "length of the options");
+    /// `version_ihl = length of the options`, 4 to 40; without options, `pass`, which has been ruled
+    /// out already: the verifier must see these bounds to let it be the length of a transfer.
+    pub(super) fn options_len(&mut self, version_ihl: Reg) {
+        self.op_note(Insn::and32(version_ihl, 0x0f_u32), "ip.ihl");
+        self.jump_if(Cond::lt32(version_ihl, 6_u32), self.pass);
+        self.op(Insn::lsh32(version_ihl, 2_u32));
+        self.op_note(Insn::sub32(version_ihl, i32::from(ipv4::LEN)), "length of the options");
     }
 
     /// `bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_NET, 0)`, or `pass`: opens or closes room behind

@@ -14,6 +14,7 @@ use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::payload;
+use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::Proto;
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
@@ -26,19 +27,20 @@ const SUM: Reg = R3;
 /// On entry `PORTS` holds the ports to push.
 pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     let pushed = i16::from(outer.header_len());
+    let least = i16::from(inner.header_len());
     let with_options = e.label(format!("funnel_{inner}_in_{outer}_options"));
-    let ip = Window::of_ip_header(ipv4::LEN + 8);
+    let sum = (inner == Proto::Udp && outer == Proto::Tcp).then(|| Sum::labels(e));
+    let ip = Window::of_ip_header(ipv4::SHORTEST);
 
     // The kernel cannot segment an L4 header inside another: it would drop the packet.
     e.load_skb(R2, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not segmented yet");
-    e.load(R2, &ip, ipv4::LENGTH);
-    let longest = u16::MAX - pushed.unsigned_abs();
-    e.jump_if_note(Cond::gt32(R2, longest), e.pass, "would be longer than IP can say");
-    let cold = (inner == Proto::Udp).then(|| peek_at_udp(e, &ip, outer));
-    e.if_options(R1, &ip, with_options);
-
+    validate_plain(e, least, with_options);
+    let longest = u16::MAX - (ipv4::LEN + pushed).unsigned_abs();
+    e.jump_if_note(Cond::gt32(L4_LEN, longest), e.pass, "would be longer than IP can say");
     if inner == Proto::Udp {
+        e.load(NOTE, &ip.at(ipv4::LEN), udp::LENGTH_CHECKSUM);
+        take_note(e, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
         e.op_note(Insn::mov64(IP, NOTE), "keep");
     }
     e.adjust_room(ip, pushed);
@@ -54,25 +56,36 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     e.exit(UNSPEC);
 
     e.bind(with_options);
-    emit_options(e, inner, outer);
-    if let Some(cold) = cold {
-        emit_udp_cold(e, cold);
+    emit_options(e, inner, outer, sum.as_ref());
+    if let Some(sum) = sum {
+        sum.emit(e);
     }
 }
 
-/// The end of the routine for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room in
-/// front of the options, so they are moved back to the IP header, and the pushed header goes behind
-/// them, by way of the stack: its offset is not known.
-fn emit_options(e: &mut Emit, inner: Proto, outer: Proto) {
+/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room in front of the
+/// options, so they are moved back to the IP header, and the pushed header goes behind them, by way
+/// of the stack: its offset is not known.
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>) {
     let pushed = i16::from(outer.header_len());
-    let (sum, len, new_ip) = (IP, PORTS, L4_LEN);
-    let ip = Window::of_ip_header(ipv4::LEN);
-    e.op(Insn::mov32(R0, R1));
+    let ip = Window::of_ip_header(ipv4::SHORTEST);
+    e.ip_header_len(R1);
+    validate(e, i16::from(inner.header_len()), IpHeader::WithOptions(R1));
+    e.load(R2, &ip, ipv4::LENGTH);
+    let longest = u16::MAX - pushed.unsigned_abs();
+    e.jump_if_note(Cond::gt32(R2, longest), e.pass, "would be longer than IP can say");
+    if inner == Proto::Udp {
+        let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
+        e.load_bytes(at, PEEK, Len::Const(4));
+        e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
+        take_note(e, summing.map(|sum| (sum.needed, sum.with_options)));
+    }
     e.sum_addresses(SUM, &ip);
     build(e, &PUSHED.window(), inner, outer);
-    e.op(Insn::mov64(sum, SUM));
-    e.op(Insn::mov32(len, R0));
+
+    let (sum, len, new_ip) = (IP, PORTS, L4_LEN);
+    e.load(len, &ip, ipv4::VERSION_IHL);
     e.options_len(len);
+    e.op(Insn::mov64(sum, SUM));
     e.save_options(len);
     e.adjust_room(ip, pushed);
     let ip = e.window_again(new_ip, ipv4::LEN, e.fail);
@@ -85,48 +98,42 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto) {
     e.exit(UNSPEC);
 }
 
-/// What [`peek_at_udp`] leaves to be emitted out of the way.
-struct UdpCold {
-    /// The UDP header is behind IP options.
-    behind_options: Label,
-    peeked: Label,
-    /// Its checksum is absent and the pushed header's must be summed up.
-    sum: Option<(Label, Label)>,
-}
-
-/// Looks at the inner UDP header, and leaves [`NOTE`]. A length that is not that of the packet is not
-/// for funneling: the pushed checksum is derived from it.
-fn peek_at_udp(e: &mut Emit, ip: &Window, outer: Proto) -> UdpCold {
-    let behind_options = e.label(format!("udp_in_{outer}_behind_options"));
-    let peeked = e.label(format!("udp_in_{outer}_peeked"));
-    e.if_options(R1, ip, behind_options);
-    e.load(NOTE, &ip.at(ipv4::LEN), udp::LENGTH_CHECKSUM);
-    e.bind(peeked);
+/// From length and checksum of the inner UDP header, in [`NOTE`], to what [`build`] wants of it. A
+/// length that is not that of the packet is not for funneling: the pushed checksum is derived from
+/// it. With `sum` (where to, where back), an absent checksum means that the payload is summed up.
+fn take_note(e: &mut Emit, sum: Option<(Label, Label)>) {
     e.op(Insn::mov32(R2, NOTE));
     e.op_note(Insn::rsh32(R2, 16_u32), udp::LENGTH.name);
     e.jump_if_note(Cond::ne32(R2, L4_LEN), e.pass, "not the packet's length");
     e.op_note(Insn::and32(NOTE, 0xffff_u32), udp::CHECKSUM.name);
-    let sum = (outer == Proto::Tcp).then(|| {
-        let (sum, summed) = (e.label("sum_payload"), e.label("payload_summed"));
-        e.jump_if_note(Cond::eq32(NOTE, 0_u32), sum, "no checksum");
+    if let Some((needed, summed)) = sum {
+        e.jump_if_note(Cond::eq32(NOTE, 0_u32), needed, "no checksum");
         e.op_note(Insn::mov32(NOTE, 0_u32), "nothing to correct");
         e.bind(summed);
-        (sum, summed)
-    });
-    UdpCold { behind_options, peeked, sum }
+    }
 }
 
-fn emit_udp_cold(e: &mut Emit, cold: UdpCold) {
-    e.bind(cold.behind_options);
-    e.ip_header_len(R1);
-    let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
-    e.load_bytes(at, PEEK, Len::Const(4));
-    e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
-    e.goto(cold.peeked);
-    if let Some((sum, summed)) = cold.sum {
-        e.bind(sum);
+/// The summing of payloads, which both kinds of IP header share.
+struct Sum {
+    needed: Label,
+    plain: Label,
+    with_options: Label,
+}
+
+impl Sum {
+    fn labels(e: &mut Emit) -> Sum {
+        Sum {
+            needed: e.label("sum_payload"),
+            plain: e.label("payload_summed"),
+            with_options: e.label("payload_summed_options"),
+        }
+    }
+
+    fn emit(self, e: &mut Emit) {
+        e.bind(self.needed);
         payload::emit(e, NOTE);
-        e.goto(summed);
+        e.if_options(R1, &Window::of_ip_header(ipv4::SHORTEST), self.with_options);
+        e.goto(self.plain);
     }
 }
 

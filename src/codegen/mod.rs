@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! prologue ──▶ tcp or udp tree ──▶ a leaf a rule ──▶ a routine a (action, inner, outer) in use
+//!     │               │                │             validate, then act
 //!     │               │                │                    │
 //!     └───────────────┴── pass ◀───────┴────────────────────┘
 //! ```
@@ -20,7 +21,7 @@
 //! | R6 `SKB` | the context | the same |
 //! | R7 `IP` | IP header in the packet; 28 bytes proven | the same, proven again once there is room |
 //! | R8 `PORTS` | source and destination port of the packet | those to push; the length of IP options |
-//! | R9 `L4_LEN` | bytes behind the IP header and its options | the same |
+//! | R9 `L4_LEN` | | bytes behind the IP header and its options |
 //!
 //! # What the verifier asks of the emitter
 //!
@@ -49,6 +50,7 @@ mod funnel;
 mod payload;
 mod prologue;
 mod unfunnel;
+mod validate;
 
 use asm::{Label, Program};
 
@@ -84,6 +86,7 @@ struct Routine {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
+    Drop,
     Funnel,
     Unfunnel,
 }
@@ -99,6 +102,7 @@ impl Routines {
         }
         let Routine { verb, inner, outer } = routine;
         let label = e.label(match verb {
+            Verb::Drop => format!("drop_{outer}"),
             Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
         });
@@ -123,10 +127,11 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
         });
     }
     e.origin(None);
-    let can_fail = !routines.0.is_empty();
+    let can_fail = routines.0.iter().any(|(routine, _)| routine.verb != Verb::Drop);
     for (Routine { verb, inner, outer }, label) in routines.0 {
         e.bind(label);
         match verb {
+            Verb::Drop => validate::emit_drop(&mut e, outer),
             Verb::Funnel => funnel::emit(&mut e, inner, outer),
             Verb::Unfunnel => unfunnel::emit(&mut e, inner, outer),
         }

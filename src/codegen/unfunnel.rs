@@ -14,6 +14,7 @@ use asm::{Cond, Insn, Reg, Reg::*};
 use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
+use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::Proto;
 use crate::packet::{ipv4, marker, skb, tcp, udp};
 
@@ -24,16 +25,13 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     let popped = i16::from(outer.header_len());
     let headers = popped + i16::from(inner.header_len());
     let name = format!("unfunnel_{inner}_from_{outer}");
-    let behind_options = e.label(format!("{name}_behind_options"));
     let with_options = e.label(format!("{name}_options"));
 
     e.load_skb(R2, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
-    e.jump_if_note(Cond::lt32(L4_LEN, i32::from(headers)), e.pass, "no room for two headers");
-    e.if_options(R1, &Window::of_ip_header(ipv4::LEN), behind_options);
+    validate_plain(e, headers, with_options);
     let (packet, cold) = e.pull_window(&name, ipv4::LEN + headers);
     pass_unless_funneled(e, &packet.at(ipv4::LEN), inner, outer);
-
     e.adjust_room(packet, -popped);
     let ip = e.window_again(IP, ipv4::LEN, e.fail);
     e.update_ip(&ip, -popped, outer, inner);
@@ -42,27 +40,34 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
     e.exit(UNSPEC);
 
-    e.bind(behind_options);
+    e.bind(with_options);
+    emit_options(e, inner, outer, headers);
+    e.pull(cold);
+}
+
+/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel closes the room in front of
+/// the options: they are put back where they were.
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16) {
+    let popped = i16::from(outer.header_len());
+    let (sum, len) = (IP, PORTS);
+    let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
+    validate(e, headers, IpHeader::WithOptions(R1));
     let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
     pass_unless_funneled(e, &PEEK.window(), inner, outer);
-    // The kernel closes the room in front of the options: they are put back where they were.
-    e.if_options(PORTS, &Window::of_ip_header(ipv4::LEN), with_options);
-    e.goto(e.pass);
-    e.bind(with_options);
-    e.options_len(PORTS);
-    e.save_options(PORTS);
-    e.adjust_room(Window::of_ip_header(0), -popped);
+    e.load(len, &ip, ipv4::VERSION_IHL);
+    e.options_len(len);
+    e.save_options(len);
+    e.adjust_room(ip, -popped);
     let ip = e.window_again(IP, ipv4::LEN, e.fail);
     e.update_ip(&ip, -popped, outer, inner);
     e.sum_addresses(SUM, &ip);
-    e.op(Insn::mov64(IP, SUM));
-    let (options_at, inner_at) = (e.offset(0, None), e.offset(0, Some(PORTS)));
-    e.store_bytes(options_at, OPTIONS, Len::Reg(PORTS));
-    e.rebase(inner_at, inner, IP, Rebase::FromZero);
+    e.op(Insn::mov64(sum, SUM));
+    let (options_at, inner_at) = (e.offset(0, None), e.offset(0, Some(len)));
+    e.store_bytes(options_at, OPTIONS, Len::Reg(len));
+    e.rebase(inner_at, inner, sum, Rebase::FromZero);
     e.exit(UNSPEC);
-    e.pull(cold);
 }
 
 /// `l4` begins with the outer header; both headers lie inside.

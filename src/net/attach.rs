@@ -4,7 +4,9 @@
 //! puts back what it can when a change fails all the same. One hook is one message: see [`filter::put`].
 //! Never touches a filter that is not ours.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use super::filter::{self, Filter, Hook};
 use super::links::Interface;
@@ -51,7 +53,7 @@ struct Step<'a> {
 struct Previous {
     name: String,
     program: Option<u32>,
-    held: Option<OwnedFd>,
+    held: Option<Rc<OwnedFd>>,
 }
 
 /// Looks, changes nothing.
@@ -60,6 +62,8 @@ pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Resu
     // A single change is atomic by itself: nothing would have to be put back.
     let several = attachments.len() > 1;
     let mut bare: Vec<Interface> = Vec::new();
+    // One run gives many hooks the same program, and finding it means asking for every program there is.
+    let mut known: HashMap<u32, Option<Rc<OwnedFd>>> = HashMap::new();
     let mut steps = Vec::new();
     for attachment in attachments {
         let Attachment { interface, hook, .. } = &attachment;
@@ -79,7 +83,9 @@ pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Resu
         let previous = standing.into_iter().find(Filter::is_ours).map(|filter| Previous {
             name: filter.name.unwrap_or_default(),
             program: filter.program,
-            held: filter.program.filter(|_| several).and_then(kernel::program_by_id),
+            held: filter.program.filter(|_| several).and_then(|id| {
+                known.entry(id).or_insert_with(|| kernel::program_by_id(id).map(Rc::new)).clone()
+            }),
         });
         steps.push(Step { attachment, previous });
     }

@@ -62,29 +62,17 @@ pub(super) fn unknown_word(word: Word<'_>) -> (Diagnostic, Spoils) {
         let message = format!("`{name}` is not supported in this version");
         return (Diagnostic::error(message, word.span, "not supported").help(*help), *spoils);
     }
-    if let Some(planned) = planned_value(word) {
-        return (planned, Spoils::Word);
+    if let Some(odd) = odd_value(word) {
+        return (odd, Spoils::Word);
     }
-    if let Some(invisible) = invisible(word) {
-        return (invisible, Spoils::Word);
-    }
-    let error = Diagnostic::error(
-        format!("unknown word {}", quote(word.text)),
-        word.span,
-        "not a match nor an action",
-    );
-    let error = match suggestion(word.text) {
-        Some(keyword) if keyword.eq_ignore_ascii_case(word.text) => {
-            error.help(format!("words are lower case: write `{keyword}`"))
-        }
-        Some(keyword) => error.help(format!("did you mean `{keyword}`?")),
-        None => match unglued(word.text) {
-            Some(words) => error.help(format!("put blanks between the words: `{words}`")),
-            None => error.help(
-                "matches are `ip`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-                 actions are `accept`, `drop`, `funnel`, `unfunnel`",
-            ),
-        },
+    let message = format!("unknown word {}", quote(word.text));
+    let error = Diagnostic::error(message, word.span, "not a match nor an action");
+    let error = match remedy(word.text) {
+        Some(remedy) => error.help(remedy),
+        None => error.help(
+            "matches are `ip`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
+             actions are `accept`, `drop`, `funnel`, `unfunnel`",
+        ),
     };
     (error, Spoils::Word)
 }
@@ -112,14 +100,11 @@ pub(super) fn is_keyword(word: Word<'_>) -> bool {
 
 /// Worth a look of its own: a keyword, or something one can say more about than "unknown".
 fn is_word_of_ours(word: Word<'_>) -> bool {
-    is_keyword(word)
-        || PLANNED.iter().any(|(name, ..)| *name == word.text)
-        || suggestion(word.text).is_some()
-        || unglued(word.text).is_some()
+    is_keyword(word) || PLANNED.iter().any(|(name, ..)| *name == word.text) || remedy(word.text).is_some()
 }
 
-/// Values that the language does not have yet: `{ sets }`, ranges, names.
-pub(super) fn planned_value(word: Word<'_>) -> Option<Diagnostic> {
+/// Values that the language does not have yet, `{ sets }`, ranges and names, and what no eye can see.
+pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
     let (what, label, help) = if word.text.starts_with(['{', '}']) || word.text.contains(',') {
         ("sets are not supported in this version", "a set", "write one rule for each value")
     } else if word.text.starts_with('$') {
@@ -131,7 +116,7 @@ pub(super) fn planned_value(word: Word<'_>) -> Option<Diagnostic> {
             "write one rule for each port, or `ADDR/LEN` for addresses",
         )
     } else {
-        return None;
+        return invisible(word);
     };
     Some(Diagnostic::error(what, word.span, label).help(help))
 }
@@ -153,32 +138,43 @@ pub(super) fn braces<'a>(open: Word<'a>, mut i: Cursor<'a>) -> (Span, Cursor<'a>
     (open.span.to(last.span), i)
 }
 
-/// The keyword that was probably meant.
-fn suggestion(text: &str) -> Option<&'static str> {
-    if text.len() > 12 {
-        return None;
-    }
-    let lower = text.to_lowercase();
-    if let Some(keyword) = KEYWORDS.iter().find(|&&keyword| keyword == lower) {
-        return Some(keyword);
-    }
-    if let Some((_, keyword)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == lower) {
-        return Some(keyword);
-    }
-    // One slip in short words, two in long ones.
-    let slips = |keyword: &str| strsim::osa_distance(&lower, keyword);
-    let nearest = KEYWORDS.iter().min_by_key(|keyword| slips(keyword))?;
-    let allowed = if nearest.len() > 4 { 2 } else { 1 };
-    let enough_left = lower.chars().filter(char::is_ascii_alphabetic).count() >= 2;
-    (enough_left && slips(nearest) <= allowed).then_some(*nearest)
-}
-
-/// `iptcpdport80` as `ip tcp dport 80`: keywords and values that were written without blanks.
-fn unglued(text: &str) -> Option<String> {
+/// What was probably meant.
+fn remedy(text: &str) -> Option<String> {
     const LONGEST: usize = 60;
     if text.len() > LONGEST {
         return None;
     }
+    let lower = text.to_lowercase();
+    if KEYWORDS.contains(&&*lower) {
+        return Some(format!("words are lower case: write `{lower}`"));
+    }
+    if let Some((_, keyword)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == lower) {
+        return Some(format!("did you mean `{keyword}`?"));
+    }
+    if let Some((key, value)) = text.split_once('=')
+        && KEYWORDS.contains(&key)
+    {
+        return Some(format!("`=` is not an operator: write `{key} {}`", value.trim_start_matches('=')));
+    }
+    if let Some(words) = unglued(text) {
+        return Some(format!("put blanks between the words: `{words}`"));
+    }
+    misspelled(&lower).map(|keyword| format!("did you mean `{keyword}`?"))
+}
+
+/// The keyword that is one slip of the pen away, or two in long ones.
+fn misspelled(lower: &str) -> Option<&'static str> {
+    if lower.len() > 12 || lower.chars().filter(char::is_ascii_alphabetic).count() < 2 {
+        return None;
+    }
+    let distances = KEYWORDS.iter().map(|&keyword| (strsim::osa_distance(lower, keyword), keyword));
+    let (slips, keyword) = distances.min()?;
+    let allowed = if keyword.len() > 4 { 2 } else { 1 };
+    (slips <= allowed).then_some(keyword)
+}
+
+/// `iptcpdport80` as `ip tcp dport 80`: keywords and values that were written without blanks.
+fn unglued(text: &str) -> Option<String> {
     let mut words = Vec::new();
     let mut keywords = 0;
     let mut rest = text;

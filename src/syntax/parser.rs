@@ -184,7 +184,11 @@ fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
     }
     let operand = if operand.is_empty() { "VALUE" } else { operand };
     let value = quote(&format!("{} {help}{operand}", key.text));
-    wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(format!("write {value}"))])
+    let help = match operator.text.starts_with(['<', '>']) {
+        true => format!("write one rule for each value, or `{} != VALUE`", key.text),
+        false => format!("write {value}"),
+    };
+    wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(help)])
 }
 
 /// The value of a match, which must be there.
@@ -334,7 +338,7 @@ fn missing_ports(span: Span, outer: Protocol, sport: &Argument, dport: &Argument
 fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a, (Protocol, Word<'a>)> {
     let Ok((rest, (first, word))) = protocol(i) else {
         let message = format!("expected `tcp` or `udp` after `{}`", key.text);
-        let (rest, diagnostic) = match super::word::word(i) {
+        let (rest, diagnostic) = match word(i) {
             Ok((rest, found)) if !help::is_keyword(found) => {
                 (rest, Diagnostic::error(message, found.span, "not a protocol"))
             }
@@ -359,5 +363,5 @@ fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a
 pub(crate) fn repeated(what: &str, first: Span, again: Span) -> Diagnostic {
     Diagnostic::error(format!("`{what}` is repeated"), again, "second one")
         .with(first, "first one")
-        .help(format!("keep one `{what}`, or write two rules"))
+        .help(format!("keep one `{what}`"))
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use super::ast::Prefix;
 use super::help;
 use super::word::Word;
-use crate::diag::{Diagnostic, quote};
+use crate::diag::{Diagnostic, Span, quote};
 
 /// `port = decimal number between 1 and 65535`
 pub(super) fn port(word: Word<'_>, keyword: &str) -> Result<u16, Diagnostic> {
@@ -38,49 +38,37 @@ pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<Prefix, Diagnosti
     let Ok(addr) = addr_text.parse::<Ipv4Addr>() else {
         return Err(not_an_address(word, addr_text, keyword));
     };
-    match suffix.map(|suffix| prefix_len(suffix, word)).transpose()? {
-        Some(len) => Ok(Prefix { addr, len }),
-        None => Ok(Prefix { addr, len: 32 }),
-    }
+    let Some(suffix) = suffix else { return Ok(Prefix { addr, len: 32 }) };
+    let span = Span { start: word.span.end - suffix.len(), end: word.span.end };
+    Ok(Prefix { addr, len: prefix_len(suffix, span)? })
 }
 
 /// What stands behind the `/`: a number of bits or a netmask.
-fn prefix_len(text: &str, word: Word<'_>) -> Result<u8, Diagnostic> {
+fn prefix_len(text: &str, span: Span) -> Result<u8, Diagnostic> {
+    let error = |message: &str, label: &str| Diagnostic::error(message, span, label);
     if is_digits(text) {
-        let digits = text.trim_start_matches('0');
-        let len = if digits.is_empty() { Ok(0) } else { digits.parse::<u8>() };
-        return match len {
-            Ok(len @ 0..=32) if text.len() == len.to_string().len() => Ok(len),
-            Ok(len @ 0..=32) => Err(Diagnostic::error("prefix length has a leading zero", word.span, "here")
+        return match text.parse::<u8>() {
+            Ok(len @ 0..=32) if text == len.to_string() => Ok(len),
+            Ok(len @ 0..=32) => Err(error("prefix length has a leading zero", "not a plain number")
                 .help(format!("write `/{len}`"))),
-            _ => Err(Diagnostic::error(
-                "prefix length must be between 0 and 32",
-                word.span,
-                "an IPv4 address has 32 bits",
-            )
-            .help("write `/32`, or no length at all, for a single address")),
+            _ => Err(error("prefix length must be between 0 and 32", "an IPv4 address has 32 bits")
+                .help("write `/32`, or no length at all, for a single address")),
         };
     }
     let Ok(mask) = text.parse::<Ipv4Addr>() else {
-        let message = format!("{} is neither a prefix length nor a netmask", quote(text));
-        return Err(Diagnostic::error(message, word.span, "expected an address")
+        return Err(error("expected a prefix length or a netmask after `/`", "neither")
             .help("write for example `10.0.0.0/8` or `10.0.0.0/255.0.0.0`"));
     };
-    let bits = mask.to_bits();
-    match u8::try_from(bits.leading_ones()) {
-        Ok(len) if bits.count_ones() == bits.leading_ones() => Ok(len),
-        _ => Err(Diagnostic::error(
-            "netmask has gaps",
-            word.span,
-            format!("{mask} is not a run of ones, then zeros"),
-        )
-        .help("write one rule for each prefix, such as `10.0.0.0/255.0.0.0`")),
+    match u8::try_from(mask.to_bits().leading_ones()) {
+        Ok(len) if mask.to_bits().count_ones() == u32::from(len) => Ok(len),
+        _ => Err(error("netmask has gaps", "not a run of ones, then zeros")
+            .help("write one rule for each prefix, such as `10.0.0.0/255.0.0.0`")),
     }
 }
 
 fn not_a_port(word: Word<'_>, keyword: &str) -> Diagnostic {
-    if let Some(planned) = help::planned_value(word) {
-        return planned;
+    if let Some(odd) = help::odd_value(word) {
+        return odd;
     }
     let text = word.text;
     let message = format!("expected a port number, found {}", quote(text));
@@ -103,8 +91,8 @@ fn not_a_port(word: Word<'_>, keyword: &str) -> Diagnostic {
 }
 
 fn not_an_address(word: Word<'_>, addr: &str, keyword: &str) -> Diagnostic {
-    if let Some(planned) = help::planned_value(word) {
-        return planned;
+    if let Some(odd) = help::odd_value(word) {
+        return odd;
     }
     let error = |label: &str| {
         Diagnostic::error(format!("expected an IPv4 address, found {}", quote(word.text)), word.span, label)

@@ -141,6 +141,17 @@ pub fn add_qdisc(netlink: &mut Netlink, interface: &Interface, kind: &str) {
         .expect("a qdisc");
 }
 
+/// A tun device. `false`: this machine cannot make one, and the test has said so.
+pub fn tun(name: &str) -> bool {
+    match Command::new("ip").args(["tuntap", "add", "mode", "tun", "name", name]).status() {
+        Ok(status) if status.success() => return true,
+        Ok(_) => eprintln!("skipped: no tun device (/dev/net/tun)"),
+        Err(_) => eprintln!("skipped: no `ip`; install the Debian package iproute2"),
+    }
+    assert_ne!(std::env::var("SFUNNEL_REQUIRE_KERNEL").as_deref(), Ok("1"), "a tun device is required");
+    false
+}
+
 /// Everything on a hook, ours or not.
 pub fn filters(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Vec<Filter> {
     let qdisc = qdisc(netlink, interface);

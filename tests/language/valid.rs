@@ -1,1 +1,181 @@
-//! stub
+//! What is accepted, and what it means as sets.
+
+use std::net::Ipv4Addr;
+
+use pretty_assertions::assert_eq;
+use proptest::prelude::*;
+use sfunnel::diag::{Source, render};
+use sfunnel::ir::{Action, Funnel, Proto, Rule};
+
+use super::{read, talk};
+
+/// The rules of a text that must be fine, without a warning.
+fn rules(text: &str) -> Vec<Rule> {
+    match read(text) {
+        Ok(checked) => {
+            assert_eq!(checked.warnings, [], "{text}");
+            checked.ruleset.rules
+        }
+        Err(faults) => panic!("{}", render(&Source::new("rules", text), &faults, false)),
+    }
+}
+
+fn rule(text: &str) -> Rule {
+    let mut rules = rules(text);
+    assert_eq!(rules.len(), 1, "{text}");
+    rules.remove(0)
+}
+
+/// A rule but for its text and place.
+fn meaning(text: &str) -> Rule {
+    Rule { text: String::new(), span: Default::default(), ..rule(text) }
+}
+
+fn addr(text: &str) -> u32 {
+    text.parse::<Ipv4Addr>().unwrap().to_bits()
+}
+
+const FUNNEL: Action = Action::Funnel(Funnel { outer: Proto::Tcp, sport: 540, dport: 80 });
+
+#[test]
+fn a_missing_match_is_the_full_set() {
+    let rule = rule("tcp actions drop");
+    assert_eq!((rule.proto, rule.action), (Proto::Tcp, Action::Drop));
+    assert!(rule.saddr.is_universal() && rule.daddr.is_universal());
+    assert!(rule.sport.is_universal() && rule.dport.is_universal());
+}
+
+#[test]
+fn not_equal_is_the_complement() {
+    let rule = rule("ip saddr != 10.0.0.0/8 udp dport != 53 sport != 65535 actions accept");
+    for (address, inside) in
+        [("9.255.255.255", true), ("10.0.0.0", false), ("10.255.255.255", false), ("11.0.0.0", true)]
+    {
+        assert_eq!(rule.saddr.contains(addr(address)), inside, "{address}");
+    }
+    assert_eq!(rule.dport.to_string(), "0..=52, 54..=65535");
+    assert_eq!(rule.sport.to_string(), "0..=65534");
+}
+
+#[test]
+fn not_equal_needs_no_blanks() {
+    assert_eq!(
+        meaning("tcp dport!=80 saddr !=10.0.0.1 actions drop"),
+        meaning("tcp dport != 80 saddr != 10.0.0.1 actions drop")
+    );
+}
+
+#[test]
+fn host_bits_do_not_count_and_netmasks_are_prefix_lengths() {
+    let expected = addr("10.0.0.0")..=addr("10.255.255.255");
+    for prefix in ["10.0.0.0/8", "10.1.2.3/8", "10.0.0.0/255.0.0.0", "10.255.255.255/255.0.0.0"] {
+        let rule = rule(&format!("ip daddr {prefix} tcp actions drop"));
+        assert!(rule.daddr.ranges().eq([expected.clone()]), "{prefix}");
+    }
+    assert!(rule("ip daddr 1.2.3.4/0 tcp actions drop").daddr.is_universal());
+    assert!(rule("ip daddr 1.2.3.4/0.0.0.0 tcp actions drop").daddr.is_universal());
+    for one in ["255.255.255.255", "255.255.255.255/32", "255.255.255.255/255.255.255.255"] {
+        assert_eq!(rule(&format!("ip daddr {one} tcp actions drop")).daddr.len(), 1u64);
+    }
+}
+
+#[test]
+fn ip_may_be_left_out() {
+    assert_eq!(meaning("saddr 10.0.0.1 tcp actions drop"), meaning("ip saddr 10.0.0.1 tcp actions drop"));
+}
+
+#[test]
+fn the_word_actions_may_be_left_out() {
+    let with = "ip daddr 10.0.0.1 tcp dport 443 actions funnel tcp dport 80 sport 540";
+    assert_eq!(meaning(&with.replace("actions ", "")), meaning(with));
+    assert_eq!(meaning("tcp dport 80 sport 540 unfunnel tcp").action, Action::Unfunnel { inner: Proto::Tcp });
+}
+
+#[test]
+fn encap_and_decap_are_noise() {
+    for funnel in ["funnel tcp", "funnel encap tcp"] {
+        for ports in ["sport 540 dport 80", "dport 80 sport 540"] {
+            assert_eq!(rule(&format!("udp dport 53 actions {funnel} {ports}")).action, FUNNEL);
+        }
+    }
+    assert_eq!(
+        rule("tcp dport 80 actions unfunnel decap udp").action,
+        Action::Unfunnel { inner: Proto::Udp }
+    );
+}
+
+#[test]
+fn rules_end_at_newlines_and_semicolons_and_comments_at_the_line() {
+    let texts = [
+        "tcp dport 1 drop\nudp dport 2 accept",
+        "tcp dport 1 drop; udp dport 2 accept",
+        ";;\n tcp dport 1 drop ;\t\n\n;udp dport 2 accept;;",
+        "# a; tcp dport 3 drop\ntcp dport 1 drop # b; c # d\n#\nudp dport 2 accept#",
+        "\u{feff}tcp dport 1 drop\r\n\r\nudp dport 2 accept\r\n",
+        "\ttcp\tdport \t 1\x0b\x0cdrop;udp dport 2 accept",
+    ];
+    for text in texts {
+        let dports: Vec<_> = rules(text).iter().map(|rule| rule.dport.first()).collect();
+        assert_eq!(dports, [Some(1), Some(2)], "{text:?}");
+    }
+}
+
+#[test]
+fn a_rule_keeps_its_text_on_one_line_and_its_place() {
+    let text = "# web\n  ip  tcp\tdport 80 \t actions   drop   # all of it\r\n";
+    let rule = rule(text);
+    assert_eq!(rule.text, "ip tcp dport 80 actions drop");
+    assert_eq!(&text[rule.span.start..rule.span.end], "ip  tcp\tdport 80 \t actions   drop");
+}
+
+#[test]
+fn the_limits_of_ports_are_1_and_65535() {
+    for port in [1, 65535] {
+        let rule =
+            rule(&format!("tcp sport {port} dport {port} actions funnel udp sport {port} dport {port}"));
+        assert_eq!((rule.sport.first(), rule.dport.last()), (Some(port), Some(port)));
+    }
+}
+
+#[test]
+fn rules_by_the_ten_thousand_are_read() {
+    let line = |n: u32| format!("ip saddr {} tcp dport 80 actions drop\n", Ipv4Addr::from_bits(n));
+    let text: String = (0..65_536).map(line).collect();
+    assert_eq!(rules(&text).len(), 65_536);
+}
+
+#[test]
+fn color_only_adds_escapes() {
+    let source = Source::new("rules", "tcp dport 80 drop\ntcp dport 80 accept; tcp dport 0 drop");
+    let faults = sfunnel::read(&source).unwrap_err();
+    let colored = render(&source, &faults, true);
+    let pieces = colored.split('\x1b').map(|piece| piece.split_once('m').map_or(piece, |(_, text)| text));
+    assert!(colored.contains('\x1b'));
+    assert_eq!(pieces.collect::<String>(), render(&source, &faults, false));
+}
+
+#[test]
+fn no_talk_about_good_rules() {
+    assert_eq!(talk("rules", "tcp dport 80 actions drop"), "");
+}
+
+proptest! {
+    /// Six matches, five of them in any order and any number, always mean the same.
+    #[test]
+    fn the_order_of_matches_means_nothing(
+        matches in proptest::sample::subsequence(
+            vec!["ip", "saddr 10.0.0.0/8", "daddr != 10.0.0.1", "sport 53", "dport != 80"], 0..=5),
+        seed in any::<proptest::sample::Index>(),
+        shuffle in Just(()).prop_perturb(|(), mut rng| rng.random::<u64>()),
+    ) {
+        let mut written = matches.clone();
+        written.push("udp");
+        let tidy = written.join(" ");
+        let mut key = shuffle;
+        written.sort_by_cached_key(|_| { key = key.rotate_left(7).wrapping_mul(0x9e37_79b9_7f4a_7c15); key });
+        let turn = seed.index(written.len());
+        written.rotate_left(turn);
+        let shuffled = written.join(" ");
+        prop_assert_eq!(meaning(&format!("{shuffled} actions drop")), meaning(&format!("{tidy} actions drop")));
+    }
+}

@@ -1,0 +1,170 @@
+//! What the programs cost: ratios to an empty program, taken side by side in one run.
+//!
+//! `cargo xtask bench` runs it, as root. Nothing is asserted: a number is for a person to judge.
+//! Times are what `BPF_PROG_TEST_RUN` says of many repeats over one packet; the kernel keeps that
+//! packet from one repeat to the next, so a ruleset that funnels and unfunnels does both in turn.
+#![allow(clippy::print_stdout, clippy::cast_precision_loss)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use anyhow::{Context, Result, ensure};
+use asm::{Assembler, Insn, Program, Reg};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use nix::sched::{CloneFlags, unshare};
+use sfunnel::codegen::{self, Link};
+use sfunnel::diag::{self, Source};
+use sfunnel::{elf, tree};
+
+const ROUNDS: usize = 9;
+const REPEAT: u32 = 1_000_000;
+
+fn main() -> Result<()> {
+    // `cargo test --benches` calls it without this word: building it is all that is asked then.
+    if !env::args().any(|arg| arg == "--bench") {
+        return Ok(());
+    }
+    ensure!(nix::unistd::geteuid().is_root(), "loading programs needs root");
+    cost_per_packet()?;
+    scale()?;
+    start_up()
+}
+
+fn cost_per_packet() -> Result<()> {
+    let mut nothing = Assembler::new();
+    nothing.push(Insn::mov32(Reg::R0, -1));
+    nothing.push(Insn::exit());
+    let empty = load(&nothing.finish()?)?;
+    let rules = fs::read_to_string(testdata("golden/eight-rules.txt"))?;
+    let rules = rules.split("-- rules --").nth(1).and_then(|r| r.split("-- tree --").next());
+    let program = compile(rules.context("eight-rules.txt has no rules")?)?;
+    println!("eight rules, {} instructions; medians of {ROUNDS} rounds of {REPEAT}", program.slots());
+    let program = load(&program)?;
+
+    println!("{:<44} {:>9} {:>9} {:>8}", "packet of 298 bytes", "ns", "empty ns", "ratio");
+    for (name, protocol, dport) in [
+        ("udp, no rule matches", 17, 9999),
+        ("tcp, no rule matches", 6, 9999),
+        ("udp in tcp: funnel and unfunnel in turn", 17, 4739),
+        ("udp in udp: funnel and unfunnel in turn", 17, 4740),
+        ("tcp in tcp: funnel and unfunnel in turn", 6, 8080),
+        ("tcp in udp: funnel and unfunnel in turn", 6, 8081),
+    ] {
+        let frame = frame(protocol, dport);
+        let (mut ours, mut base, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let (b, o) = (time(&empty, &frame)?, time(&program, &frame)?);
+            base.push(b);
+            ours.push(o);
+            ratios.push(o / b);
+        }
+        let (ours, base, ratio) = (median(ours), median(base), median(ratios));
+        println!("{name:<44} {ours:>9.1} {base:>9.1} {ratio:>8.2}");
+    }
+    Ok(())
+}
+
+fn scale() -> Result<()> {
+    println!("\n{:<12} {:>10} {:>12} {:>12} {:>12}", "rules", "slots", "long jumps", "compile ms", "load ms");
+    for count in [1_u32, 100, 1_000, 10_000, 65_536] {
+        let rules: String = (0..count)
+            .map(|i| {
+                let (a, b) = (i / 256 % 256, i % 256);
+                let port = 1_000 + i % 64_000;
+                format!(
+                    "udp daddr 10.{}.{a}.{b} dport {port} actions funnel udp dport 179 sport 540\n",
+                    i / 65_536
+                )
+            })
+            .collect();
+        let start = Instant::now();
+        let program = compile(&rules)?;
+        let compiled = start.elapsed();
+        let start = Instant::now();
+        drop(load(&program)?);
+        let (slots, long) = (program.slots(), program.long_jumps());
+        println!("{count:<12} {slots:>10} {long:>12} {:>12.1} {:>12.1}", ms(compiled), ms(start.elapsed()));
+    }
+    Ok(())
+}
+
+/// From exec to exit of `sfunnel attach`, with 100 rules, in a network namespace of its own.
+fn start_up() -> Result<()> {
+    let binary = env!("CARGO_BIN_EXE_sfunnel");
+    let rules: String = (0..100)
+        .map(|i| format!("udp dport {} actions funnel tcp dport 179 sport {}\n", 4000 + i, 5000 + i))
+        .collect();
+    let time = thread::spawn(move || -> Result<f64> {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            let status = Command::new(binary)
+                .args(["attach", "-i", "lo", "-d", "egress", "--ruleset", &rules])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()?;
+            ensure!(status.success(), "sfunnel attach: {status}");
+            times.push(ms(start.elapsed()));
+        }
+        Ok(median(times))
+    });
+    let time = time.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
+    println!("\nfrom exec to attached, 100 rules: {time:.1} ms (this build: {binary})");
+    Ok(())
+}
+
+fn compile(rules: &str) -> Result<Program> {
+    let source = Source { name: "rules".into(), text: rules.into() };
+    let checked = sfunnel::read(&source)
+        .map_err(|diagnostics| anyhow::anyhow!(diag::render(&source, &diagnostics, false)))?;
+    Ok(codegen::compile(&checked.ruleset, &tree::build(&checked.ruleset), Link::Ethernet)?)
+}
+
+fn load(program: &Program) -> Result<Ebpf> {
+    let mut ebpf = EbpfLoader::new().btf(None).load(&elf::wrap(&[("sfunnel", program)]))?;
+    classifier(&mut ebpf)?.load()?;
+    Ok(ebpf)
+}
+
+fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier> {
+    Ok(ebpf.program_mut("sfunnel").context("no program")?.try_into()?)
+}
+
+/// Nanoseconds a packet.
+fn time(ebpf: &Ebpf, frame: &[u8]) -> Result<f64> {
+    let program: &SchedClassifier = ebpf.program("sfunnel").context("no program")?.try_into()?;
+    let options = TestRunOptions { data_in: Some(frame), repeat: REPEAT, ..TestRunOptions::default() };
+    Ok(program.test_run(options)?.duration.as_nanos() as f64)
+}
+
+/// An Ethernet frame of 298 bytes (310 for TCP). No checksum is right, and no program looks.
+fn frame(protocol: u8, dport: u16) -> Vec<u8> {
+    let l4: u16 = if protocol == 17 { 264 } else { 276 };
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
+    frame.extend((20 + l4).to_be_bytes());
+    frame.extend([0, 1, 0, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0x27, 0x10]);
+    frame.extend(dport.to_be_bytes());
+    match protocol {
+        17 => frame.extend([l4.to_be_bytes(), [0x12, 0x34]].concat()),
+        _ => frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0x12, 0x34, 0, 0]),
+    }
+    frame.extend([7; 256]);
+    frame
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn testdata(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(path)
+}
