@@ -281,6 +281,26 @@ fn upstream_trap_real_traffic_shares_the_port_of_the_funnel() {
     }
 }
 
+/// The same for TCP: what a socket sends in packets of many segments passes unchanged, and arrives
+/// between the smaller ones that were funneled. The original loses all of it. (`advmss` stands for
+/// the room that funneled segments need.)
+#[test]
+fn upstream_trap_tcp_gso_is_never_half_mangled() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        let world = World::new(Way::Direct);
+        for (ns, iface) in [(&world.client, "vc"), (&world.server, "vs")] {
+            ns.tool("ip", &format!("route change 10.1.0.0/24 dev {iface} advmss 1400"));
+        }
+        world.funnel_both_ways("tcp", outer);
+        let bytes = 8 << 20;
+        assert_eq!(lab::bulk(&world.client, &world.server, world.to(8080), bytes), bytes);
+        world.no_checksum_errors();
+    }
+}
+
 /// UDP segmentation offload: the kernel cannot segment what we would push onto, so such packets
 /// pass unchanged, whole, and arrive as they would without us.
 #[test]

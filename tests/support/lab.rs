@@ -332,6 +332,40 @@ pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchang
     done
 }
 
+/// Sends that many bytes over one connection as fast as it goes, and returns how many arrive.
+pub fn bulk(client: &Ns, server: &Ns, to: SocketAddr, bytes: usize) -> usize {
+    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let Ok(mut sender) = client.run(|| TcpStream::connect_timeout(&to, DEADLINE / 3)) else {
+        return 0;
+    };
+    let (mut receiver, _) = listener.accept().expect("a connection");
+    receiver.set_read_timeout(Some(DEADLINE / 3)).expect("a timeout");
+    sender.set_write_timeout(Some(DEADLINE / 3)).expect("a timeout");
+    let chunk = |at: usize| (at / 65_536) as u8;
+    let sending = thread::spawn(move || {
+        for at in (0..bytes).step_by(65_536) {
+            if sender.write_all(&vec![chunk(at); (bytes - at).min(65_536)]).is_err() {
+                break;
+            }
+        }
+    });
+    let mut received = 0;
+    let mut buffer = vec![0; 65_536];
+    while received < bytes {
+        match receiver.read(&mut buffer) {
+            Ok(length) if length > 0 => {
+                let bytes = buffer[..length].iter().enumerate();
+                assert!(bytes.into_iter().all(|(i, b)| *b == chunk(received + i)), "other bytes");
+                received += length;
+            }
+            _ => break,
+        }
+    }
+    drop(receiver);
+    sending.join().expect("the sender");
+    received
+}
+
 /// Sends one UDP packet that the kernel or the interface has to cut into `segments` datagrams
 /// (`UDP_SEGMENT`), and returns how many of them arrive unchanged.
 pub fn udp_gso(client: &Ns, server: &Ns, to: SocketAddr, segments: usize, size: usize) -> usize {
