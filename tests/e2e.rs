@@ -104,10 +104,30 @@ impl World {
     fn funnel_both_ways(&self, inner: &str, outer: &str) {
         let a = self.address;
         let rules = [
-            (&self.client, "vc", "egress", format!("ip daddr {a} {inner} dport 8080 actions funnel {outer} dport 80 sport 540")),
-            (&self.server, "vs", "ingress", format!("ip {outer} dport 80 sport 540 actions unfunnel {inner}")),
-            (&self.server, "vs", "egress", format!("ip {inner} sport 8080 actions funnel {outer} dport 540 sport 80")),
-            (&self.client, "vc", "ingress", format!("ip saddr {a} {outer} sport 80 dport 540 actions unfunnel {inner}")),
+            (
+                &self.client,
+                "vc",
+                "egress",
+                format!("ip daddr {a} {inner} dport 8080 actions funnel {outer} dport 80 sport 540"),
+            ),
+            (
+                &self.server,
+                "vs",
+                "ingress",
+                format!("ip {outer} dport 80 sport 540 actions unfunnel {inner}"),
+            ),
+            (
+                &self.server,
+                "vs",
+                "egress",
+                format!("ip {inner} sport 8080 actions funnel {outer} dport 540 sport 80"),
+            ),
+            (
+                &self.client,
+                "vc",
+                "ingress",
+                format!("ip saddr {a} {outer} sport 80 dport 540 actions unfunnel {inner}"),
+            ),
         ];
         for (ns, iface, direction, rules) in rules {
             attach(ns, iface, direction, &rules);
@@ -197,9 +217,7 @@ fn upstream_trap_checksum_offload_tcp_talks_through_udp() {
 
 #[test]
 fn wireshark_finds_no_bad_checksum_behind_a_hop_that_finishes_them() {
-    if !require(&NEEDS)
-        || !require(&[Need::Tool("tcpdump", "tcpdump"), Need::Tool("tshark", "tshark")])
-    {
+    if !require(&NEEDS) || !require(&[Need::Tool("tcpdump", "tcpdump"), Need::Tool("tshark", "tshark")]) {
         return;
     }
     for flow in FLOWS {
@@ -258,6 +276,46 @@ fn nat_of_finished_packets_leaves_both_checksums_right() {
             assert!(model::checksums_are_right(frame), "outer, {flow:?}");
             assert!(model::checksums_are_right(&unfunneled(frame, flow)), "inner, {flow:?}");
         }
+    }
+}
+
+/// And it is needed where a later hop tracks connections and drops what it calls invalid, as
+/// Kubernetes nodes do: it would drop all of what NAT spoiled.
+#[test]
+fn nat_of_finished_packets_passes_a_strict_hop_behind_it() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (client, nat) = (Ns::new("client"), Ns::new("nat"));
+    let (strict, server) = (Ns::new("strict"), Ns::new("server"));
+    link((&client, "vc", "10.1.0.1/24"), (&nat, "rc", "10.1.0.254/24"));
+    link((&nat, "rr", "10.3.0.1/24"), (&strict, "rr", "10.3.0.2/24"));
+    link((&strict, "rs", "10.2.0.254/24"), (&server, "vs", "10.2.0.1/24"));
+    for (ns, via) in
+        [(&client, "10.1.0.254"), (&nat, "10.3.0.2"), (&strict, "10.3.0.1"), (&server, "10.2.0.254")]
+    {
+        ns.sysctl("ipv4/ip_forward", "1");
+        ns.tool("ip", &format!("route add default via {via}"));
+    }
+    nat.nft(&format!(
+        "table ip service {{
+            chain there {{ type nat hook prerouting priority dstnat; ip daddr {SERVICE} dnat to 10.2.0.1; }}
+        }}"
+    ));
+    strict.nft(
+        "table ip strict {
+            chain passing { type filter hook forward priority filter; ct state invalid drop; }
+        }",
+    );
+    nat.tool("ethtool", "-K rr tx off");
+    client.tool("ethtool", "-K vc tx off");
+    for outer in ["tcp", "udp"] {
+        let there = format!("ip udp dport 4739 actions funnel {outer} dport 179 sport 540");
+        let back = format!("ip {outer} dport 179 sport 540 actions unfunnel udp");
+        attach(&client, "vc", "egress", &there);
+        attach(&server, "vs", "ingress", &back);
+        let to = SocketAddr::new(SERVICE.parse().expect("an address"), 4739);
+        assert_eq!(lab::udp(&client, &server, to, 50, 1400), 50, "udp over {outer}");
     }
 }
 
@@ -333,9 +391,8 @@ fn upstream_trap_headers_outside_the_linear_area_are_pulled_in() {
             let words = format!("ip 10.1.0.1 > 10.1.0.2 {options} {inner} 25000 > 4739 len 6000");
             let frame = Packet::parse(&words).expect("words").frame();
             lab::send_nonlinear(&world.client, "vc", &frame);
-            let rules = Rule::parse_all(&format!(
-                "ip {inner} dport 4739 actions funnel {outer} dport 179 sport 540"
-            ));
+            let rules =
+                Rule::parse_all(&format!("ip {inner} dport 4739 actions funnel {outer} dport 179 sport 540"));
             let expected = model::run(&rules.expect("a rule"), &frame, 0, Link::Ethernet).frame;
             let seen = capture.stop(1, |frame| frame.len() > 2000).frames;
             let seen = seen.iter().find(|frame| frame.len() > 2000).expect("the frame");
@@ -354,25 +411,39 @@ fn upstream_trap_devices_without_a_link_header() {
     for (inner, outer) in FLOWS {
         let (client, server) = (Ns::new("client"), Ns::new("server"));
         link((&client, "vc", "10.1.0.1/24"), (&server, "vs", "10.1.0.2/24"));
-        for (ns, here, far, peer) in [
-            (&client, "10.9.0.1", "10.9.0.2", "10.1.0.2"),
-            (&server, "10.9.0.2", "10.9.0.1", "10.1.0.1"),
-        ] {
+        for (ns, here, far, peer) in
+            [(&client, "10.9.0.1", "10.9.0.2", "10.1.0.2"), (&server, "10.9.0.2", "10.9.0.1", "10.1.0.1")]
+        {
             ns.tool("ip", "link add l3 type vxlan external gpe dstport 4790");
             ns.tool("ip", &format!("addr add {here}/32 dev l3"));
             ns.tool("ip", "link set l3 mtu 1400 up");
             ns.tool("ip", &format!("route add {far} encap ip id 7 dst {peer} dev l3 src {here}"));
         }
         let address = "10.9.0.2";
-        attach(&client, "l3", "egress", &format!("ip daddr {address} {inner} dport 8080 actions funnel {outer} dport 80 sport 540"));
+        attach(
+            &client,
+            "l3",
+            "egress",
+            &format!("ip daddr {address} {inner} dport 8080 actions funnel {outer} dport 80 sport 540"),
+        );
         attach(&server, "l3", "ingress", &format!("ip {outer} dport 80 sport 540 actions unfunnel {inner}"));
         let to = SocketAddr::new(address.parse().expect("an address"), 8080);
         let capture = Capture::start(&server, "l3");
         let arrived = match inner {
             "udp" => lab::udp(&client, &server, to, 60, 1200),
             _ => {
-                attach(&server, "l3", "egress", &format!("ip {inner} sport 8080 actions funnel {outer} dport 540 sport 80"));
-                attach(&client, "l3", "ingress", &format!("ip {outer} sport 80 dport 540 actions unfunnel {inner}"));
+                attach(
+                    &server,
+                    "l3",
+                    "egress",
+                    &format!("ip {inner} sport 8080 actions funnel {outer} dport 540 sport 80"),
+                );
+                attach(
+                    &client,
+                    "l3",
+                    "ingress",
+                    &format!("ip {outer} sport 80 dport 540 actions unfunnel {inner}"),
+                );
                 lab::tcp(&client, &server, to, 3, 20)
             }
         };

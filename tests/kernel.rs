@@ -41,7 +41,7 @@ fn model_tree_and_kernel_agree_on_random_rulesets() {
     }
     let cases = std::env::var("SFUNNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(RULESETS);
     let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
-    let share = cases.div_ceil(threads as u32);
+    let share = cases.div_ceil(u32::try_from(threads).unwrap_or(1));
     let done = AtomicUsize::new(0);
     thread::scope(|scope| {
         let work = || agree_on_random(share, &done);

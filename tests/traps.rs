@@ -31,11 +31,7 @@ fn run(rules: &str, packets: &[(&str, Option<&str>)]) {
         let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
         let (verdict, frame) = loaded.run(&packet.frame(), context).expect("a run");
         assert_eq!(verdict, -1, "{before}");
-        pretty_assertions::assert_eq!(
-            support::packet::hex(&frame),
-            support::packet::hex(&after),
-            "{before}"
-        );
+        pretty_assertions::assert_eq!(support::packet::hex(&frame), support::packet::hex(&after), "{before}");
     }
 }
 
@@ -113,7 +109,10 @@ fn upstream_trap_a_rule_that_cannot_match_is_refused() {
 
 #[test]
 fn upstream_trap_ports_have_sixteen_bits() {
-    refused(&[("ip udp dport 65536 actions drop", "65536"), ("ip udp dport 99999999999 actions drop", "99999999999")]);
+    refused(&[
+        ("ip udp dport 65536 actions drop", "65536"),
+        ("ip udp dport 99999999999 actions drop", "99999999999"),
+    ]);
 }
 
 #[test]

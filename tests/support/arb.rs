@@ -85,8 +85,7 @@ fn cidr() -> impl Strategy<Value = Match<Cidr>> {
 }
 
 fn port() -> impl Strategy<Value = Match<u16>> {
-    (select(&PORTS[..]), prop::bool::weighted(0.15))
-        .prop_map(|(value, negated)| Match { negated, value })
+    (select(&PORTS[..]), prop::bool::weighted(0.15)).prop_map(|(value, negated)| Match { negated, value })
 }
 
 /// A packet, relative to rules that are not known yet.
@@ -328,7 +327,10 @@ impl Change {
         let last = packet.layers.len() - 1;
         let inside = match self {
             Change::UdpLen(true, _) => packet.payload,
-            _ => packet.layers[1..].iter().map(|l| if l.proto == UDP { 8 } else { 20 }).sum::<usize>() + packet.payload,
+            _ => {
+                packet.layers[1..].iter().map(|l| if l.proto == UDP { 8 } else { 20 }).sum::<usize>()
+                    + packet.payload
+            }
         };
         let at = |inner: bool| if inner { last } else { 0 };
         let layers = &mut packet.layers;
@@ -374,7 +376,7 @@ pub fn many(count: usize) -> Vec<Rule> {
     let rule = |i: usize| {
         let n = u32::try_from(i).unwrap_or(0);
         let port = u16::try_from(1 + i % 65_000).unwrap_or(1);
-        let other = |i: usize| if i % 2 == 0 { UDP } else { TCP };
+        let other = |i: usize| if i.is_multiple_of(2) { UDP } else { TCP };
         let addr = Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false };
         Rule {
             proto: other(i / 3),

@@ -74,8 +74,7 @@ impl Sample {
 impl Case {
     pub fn parse(name: &str, text: &str) -> Result<Case, String> {
         let (_, rest) = text.split_once("-- rules --\n").ok_or(format!("{name}: no rules"))?;
-        let (rules, packets) =
-            rest.split_once("-- packets --\n").ok_or(format!("{name}: no packets"))?;
+        let (rules, packets) = rest.split_once("-- packets --\n").ok_or(format!("{name}: no packets"))?;
         let lines = packets.lines().filter(|line| !line.trim().is_empty());
         let packets: Result<Vec<Sample>, String> =
             lines.filter(|line| !line.starts_with('#')).map(Sample::parse).collect();

@@ -94,8 +94,7 @@ impl Ns {
 
     pub fn sysctl(&self, name: &str, value: &str) {
         let path = Path::new("/proc/sys/net").join(name);
-        self.run(|| fs::write(&path, value))
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        self.run(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     /// A counter of `/proc/net/snmp`, such as `Udp`, `InCsumErrors`.

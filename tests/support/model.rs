@@ -49,8 +49,7 @@ pub struct Outcome {
 
 /// Runs one packet through the rules.
 pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
-    let mut outcome =
-        Outcome { verdict: Verdict::Pass, key: None, rule: None, frame: frame.to_vec() };
+    let mut outcome = Outcome { verdict: Verdict::Pass, key: None, rule: None, frame: frame.to_vec() };
     let Some(packet) = Packet::find(frame, link) else { return outcome };
     let key = packet.key(frame);
     outcome.key = Some(key);
@@ -179,9 +178,7 @@ impl Packet {
         let pushed = if self.proto == TCP { 20 } else { 8 };
         let funneled = match self.proto {
             TCP => {
-                be32(segment, 4) == 0xcafe_babe
-                    && be32(segment, 8) == 0xbabe_cafe
-                    && segment[12] >> 4 == 5
+                be32(segment, 4) == 0xcafe_babe && be32(segment, 8) == 0xbabe_cafe && segment[12] >> 4 == 5
             }
             _ => usize::from(be16(segment, 4)) == segment.len(),
         };

@@ -447,7 +447,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 pub fn unhex(text: &str) -> Result<Vec<u8>, String> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return Err("hexadecimal digits come in pairs".into());
     }
     let byte = |i| u8::from_str_radix(&text[i..i + 2], 16).map_err(|e| e.to_string());

@@ -96,14 +96,8 @@ impl Rule {
     pub fn parse(text: &str) -> Result<Rule, String> {
         let wrong = || format!("not a rule the tests can read: `{text}`");
         let (matches, actions) = text.split_once(" actions ").ok_or_else(wrong)?;
-        let mut rule = Rule {
-            proto: 0,
-            saddr: None,
-            daddr: None,
-            sport: None,
-            dport: None,
-            action: Action::Accept,
-        };
+        let mut rule =
+            Rule { proto: 0, saddr: None, daddr: None, sport: None, dport: None, action: Action::Accept };
         let mut words = matches.split_whitespace();
         while let Some(word) = words.next() {
             match word {
