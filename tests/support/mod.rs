@@ -9,11 +9,14 @@
 pub mod arb;
 pub mod case;
 pub mod engine;
+pub mod flows;
 pub mod lab;
 pub mod model;
 pub mod packet;
 pub mod rules;
 pub mod testrun;
+pub mod words;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 
