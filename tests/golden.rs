@@ -33,7 +33,7 @@ fn main() {
 
 fn check(path: &Path) -> Result<(), Failed> {
     let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
-    let (prose, sections) = sections(&text)?;
+    let (prose, sections) = sections(&text);
     if prose.trim().is_empty() {
         return Err("no prose on top: say what to look at".into());
     }
@@ -59,7 +59,7 @@ fn check(path: &Path) -> Result<(), Failed> {
 }
 
 /// The prose, then names and texts: `-- name --` on a line of its own begins a section.
-fn sections(text: &str) -> Result<(&str, Vec<(&str, &str)>), Failed> {
+fn sections(text: &str) -> (&str, Vec<(&str, &str)>) {
     let mut heads = Vec::new();
     let mut at = 0;
     for line in text.split_inclusive('\n') {
@@ -71,7 +71,7 @@ fn sections(text: &str) -> Result<(&str, Vec<(&str, &str)>), Failed> {
     let prose = &text[..heads.first().map_or(text.len(), |head| head.0)];
     let ends = heads.iter().skip(1).map(|head| head.0).chain([text.len()]);
     let sections = heads.iter().zip(ends).map(|((_, start, name), end)| (*name, &text[*start..end]));
-    Ok((prose, sections.collect()))
+    (prose, sections.collect())
 }
 
 struct Stages {

@@ -55,6 +55,7 @@ pub struct Assembler {
     pub(crate) labels: Vec<LabelDef>,
     pub(crate) notes: Texts,
     pub(crate) sections: Texts,
+    pub(crate) reach: i16,
     origin: Option<u32>,
     reachable: bool,
 }
@@ -76,9 +77,19 @@ impl Assembler {
             labels: Vec::new(),
             notes: Vec::new(),
             sections: Vec::new(),
+            reach: i16::MAX,
             origin: None,
             reachable: true,
         }
+    }
+
+    /// How far a short jump may go, in slots, instead of as far as 16 bits can say.
+    ///
+    /// The kernel rewrites some instructions to several (accesses to the context, barriers), and
+    /// refuses a program in which a short jump across them is then out of reach (`bpf_adj_branches`,
+    /// kernel/bpf/core.c: "cannot be patched due to 16-bit range").
+    pub fn reach(&mut self, slots: u16) {
+        self.reach = i16::try_from(slots).unwrap_or(i16::MAX);
     }
 
     /// A new label, bound nowhere yet. Names are for the listing and need not be unique.

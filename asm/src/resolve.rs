@@ -69,7 +69,7 @@ pub enum Error {
 }
 
 pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
-    let list = List { items: &asm.items, labels: &asm.labels };
+    let list = List { items: &asm.items, labels: &asm.labels, reach: asm.reach };
     list.check_bound()?;
     let kept = list.live()?;
     let (forms, places) = list.relax(&kept);
@@ -110,6 +110,8 @@ enum Form {
 struct List<'a> {
     items: &'a [Item],
     labels: &'a [LabelDef],
+    /// How far a short jump may go forwards, and one slot more backwards.
+    reach: i16,
 }
 
 impl List<'_> {
@@ -196,7 +198,7 @@ impl List<'_> {
             for (at, item) in self.items.iter().enumerate() {
                 if let What::Jump { to, .. } = item.what
                     && forms[at] == Form::Short
-                    && i16::try_from(distance(places[at + 1], places[self.target(to)])).is_err()
+                    && !self.in_reach(distance(places[at + 1], places[self.target(to)]))
                 {
                     forms[at] = Form::Long;
                     grown = true;
@@ -208,6 +210,11 @@ impl List<'_> {
         }
         let places = self.places(&forms, Form::Short);
         (forms, places)
+    }
+
+    fn in_reach(&self, distance: isize) -> bool {
+        let reach = isize::from(self.reach);
+        (-reach - 1..=reach).contains(&distance)
     }
 
     /// The slot of each item, and of the end, if the jumps still short took the form `assumed`.

@@ -84,6 +84,20 @@ fn forward_goto_32767_is_short_and_32768_is_gotol() {
 }
 
 #[test]
+fn a_shorter_reach_makes_jumps_long_sooner() {
+    for (distance, long) in [(1000, 0), (1001, 1)] {
+        let mut asm = Assembler::new();
+        asm.reach(1000);
+        let far = asm.label("far");
+        asm.jump_if(Cond::eq32(Reg::R1, 0), far);
+        fill(&mut asm, distance);
+        asm.bind(far);
+        asm.push(Insn::exit());
+        assert_eq!(asm.finish().unwrap().long_jumps(), long, "{distance}");
+    }
+}
+
+#[test]
 fn backward_32768_is_short_and_32769_is_long() {
     let eq = Some(Cond::eq32(Reg::R1, 9));
     let (short, bytes) = backward(eq, 32_768);

@@ -95,7 +95,7 @@ mod tests {
         let error = LoadError::Refused { program: "p".to_owned(), refusal: Box::new(refusal) };
 
         let said = rules.explain(&error, &[("p", &program)], false).unwrap();
-        assert!(said.contains(&format!("at instruction {slot}: `w0 = 2")), "{said}");
+        assert!(said.contains(&format!("at instruction {slot}: `goto drop_udp`")), "{said}");
         assert!(said.contains("rules.sf:2:1"), "{said}");
         assert_eq!(rules.explain(&error, &[("another", &program)], false), None);
     }

@@ -14,6 +14,10 @@ pub(super) const UNSPEC: i32 = -1;
 /// `TC_ACT_SHOT`: drop.
 pub(super) const SHOT: i32 = 2;
 
+/// How far short jumps go: half of what they could, so that they still reach when the kernel has
+/// rewritten every instruction on the way to two. Only programs of thousands of rules notice.
+const REACH: u16 = i16::MAX.unsigned_abs() / 2;
+
 /// Survive helper calls. See the module's register contract.
 pub(super) const SKB: Reg = R6;
 pub(super) const IP: Reg = R7;
@@ -76,6 +80,7 @@ pub(super) struct Emit {
 impl Emit {
     pub(super) fn new(link: Link) -> Self {
         let mut asm = Assembler::new();
+        asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
         Emit { asm, link, pass, fail }
     }

@@ -1,1 +1,146 @@
-fn main() {}
+//! The project's chores, as `cargo xtask COMMAND`. Standard library and `anyhow` only, so that it is
+//! built in a second.
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  ci              all checks: format, lints, conventions, tests. What lands has passed it
+  bless [FILTER]  rewrites the goldens in testdata/, and says which changed
+  kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
+  tidy            conventions that no other tool checks
+  dist            the static binary, and its size
+  bench           what the programs cost, as ratios to an empty one (root)
+";
+
+/// The lines of `--test` for what needs a kernel.
+const KERNEL_TESTS: [&str; 6] = ["kernel", "vectors", "traps", "attach", "e2e", "demo"];
+
+/// Programs that some tests use, and the Debian packages they come in.
+const TOOLS: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+    ("tcpdump", "tcpdump"),
+    ("tshark", "tshark"),
+    ("setpriv", "util-linux"),
+    ("socat", "socat"),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    env::set_current_dir(root()?)?;
+    match args {
+        ["ci"] => ci(),
+        ["bless", filter @ ..] => bless(filter),
+        ["kernel", filter @ ..] => kernel(filter),
+        ["tidy"] => tidy::check(),
+        ["dist"] => dist(),
+        ["bench"] => bench(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("unknown command `{}`\n\n{HELP}", args.join(" ")),
+    }
+}
+
+fn ci() -> Result<()> {
+    let strict = env::var("CI").is_ok_and(|ci| !ci.is_empty() && ci != "false");
+    say_what_is_missing(strict)?;
+    exec(cargo().args(["fmt", "--all", "--check"]))?;
+    exec(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    tidy::check()?;
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--workspace"]);
+    if strict {
+        tests.env("SFUNNEL_REQUIRE_KERNEL", "1");
+    }
+    exec(&mut tests)
+}
+
+/// Tests skip what they cannot run and say so, except in CI, where that fails.
+fn say_what_is_missing(strict: bool) -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    let missing: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(tool, _)| !folders.iter().any(|folder| folder.join(tool).exists()))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.join(" ");
+    if strict {
+        bail!("the tests need Debian packages: apt-get install {missing}");
+    }
+    eprintln!("note: some tests will be skipped without: apt-get install {missing}");
+    Ok(())
+}
+
+fn bless(filter: &[&str]) -> Result<()> {
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--test", "golden", "--test", "language", "--"]).args(filter);
+    exec(tests.env("BLESS", "1"))?;
+    exec(Command::new("git").args(["diff", "--stat", "--", "testdata"]))
+}
+
+fn kernel(filter: &[&str]) -> Result<()> {
+    let mut tests = cargo();
+    tests.args(["test", "--locked"]);
+    for test in KERNEL_TESTS {
+        tests.args(["--test", test]);
+    }
+    exec(tests.arg("--").args(filter).env("SFUNNEL_REQUIRE_KERNEL", "1"))
+}
+
+fn dist() -> Result<()> {
+    exec(cargo().args(["build", "--locked", "--release"]))?;
+    let binary = Path::new("target/x86_64-unknown-linux-gnu/release/sfunnel");
+    let size = fs::metadata(binary).with_context(|| binary.display().to_string())?.len();
+    println!("{}: {size} bytes ({:.1} MiB)", binary.display(), size as f64 / f64::from(1 << 20));
+    Ok(())
+}
+
+fn bench() -> Result<()> {
+    // The kernel does the work that is timed, so the profile matters to start-up only.
+    exec(cargo().args(["bench", "--locked", "--bench", "cost"]))
+}
+
+fn root() -> Result<PathBuf> {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(xtask.parent().context("xtask has no parent folder")?.to_owned())
+}
+
+fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+fn exec(command: &mut Command) -> Result<()> {
+    eprintln!("> {command:?}");
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! The generated programs against the reference model, in the running kernel.
+//!
+//! Three engines (model, tree, kernel) must agree on random rulesets and on packets at the rules'
+//! boundaries; every program must pass the verifier without dead code. A failure is shrunk and
+//! printed as a file to save in `testdata/regressions/`, which are replayed first. Also: rulesets
+//! of 65,536 rules, devices without a link header, and loading with nothing but two capabilities.
+
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use sfunnel::codegen::Link;
+use support::case::Case;
+use support::packet::{Packet, TCP, UDP};
+use support::rules::{Action, Rule};
+use support::testrun::{Loader, SkBuff};
+use support::{Need, arb, engine, model, require};
+
+/// Rulesets of random rules, each with [`arb::PACKETS`] packets; `SFUNNEL_CASES` overrides it.
+const RULESETS: u32 = 2_400;
+
+#[test]
+fn cases_that_once_failed_do_not_fail_again() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for case in Case::read_all("regressions") {
+        engine::agree(&mut loader, &case).unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
+    }
+}
+
+#[test]
+fn model_tree_and_kernel_agree_on_random_rulesets() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let cases = std::env::var("SFUNNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(RULESETS);
+    let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
+    let share = cases.div_ceil(threads as u32);
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let work = || agree_on_random(share, &done);
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+    assert!(done.into_inner() >= cases as usize, "fewer rulesets were run than asked for");
+}
+
+fn agree_on_random(cases: u32, done: &AtomicUsize) {
+    let mut loader = Loader::default();
+    // Few rules mostly: their packets hit more often. Many sometimes: their tree is deeper.
+    let rulesets = prop_oneof![
+        8 => arb::case(1..9usize),
+        3 => arb::case(9..33usize),
+        1 => arb::case(33..120usize),
+    ];
+    let config = Config { cases, max_shrink_iters: 2_000, failure_persistence: None, ..Config::default() };
+    let loader_cell = std::cell::RefCell::new(&mut loader);
+    let result = TestRunner::new(config).run(&rulesets, |case| {
+        done.fetch_add(1, Ordering::Relaxed);
+        let agreed = engine::agree(&mut loader_cell.borrow_mut(), &case);
+        agreed.map_err(|error| TestCaseError::fail(format!("{error:#}")))
+    });
+    if let Err(TestError::Fail(why, case)) = result {
+        let case = smallest(&mut loader, case);
+        panic!("{why}\nSave this as testdata/regressions/NAME.txt:\n\n{case}");
+    }
+    result.expect("no case was given up");
+}
+
+/// Drops every packet and rule that the failure does not need.
+fn smallest(loader: &mut Loader, mut case: Case) -> Case {
+    let mut fails = |case: &Case| engine::agree(loader, case).is_err();
+    let alone = case.packets.iter().map(|packet| Case { packets: vec![packet.clone()], ..case.clone() });
+    if let Some(one) = alone.into_iter().find(|case| fails(case)) {
+        case = one;
+    }
+    let mut at = 0;
+    while at < case.rules.len() {
+        let mut less = case.clone();
+        less.rules.remove(at);
+        if !less.rules.is_empty() && fails(&less) {
+            case = less;
+        } else {
+            at += 1;
+        }
+    }
+    case
+}
+
+/// No kernel needed: the tree against a plain scan, at every rule's boundaries.
+#[test]
+fn the_tree_finds_the_first_rule_that_matches() {
+    let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&arb::case(1..60usize), |case| {
+        let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
+        let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+        for packet in &case.packets {
+            let outcome = model::run(&case.rules, &packet.frame, 0, model::Link::Ethernet);
+            if let Some(key) = outcome.key {
+                let found = engine::lookup(&compiled.tree, &key).expect("a protocol");
+                prop_assert_eq!(found, outcome.rule, "{}", packet.words);
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// Every way to push and pop, with packets that are and are not what the rule expects.
+#[test]
+fn every_combination_of_protocols_there_and_back() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for (inner, outer) in [(UDP, UDP), (UDP, TCP), (TCP, UDP), (TCP, TCP)] {
+        let name = |proto| support::rules::proto_name(proto);
+        let (i, o) = (name(inner), name(outer));
+        let text = format!(
+            "ip {i} dport 4739 actions funnel {o} sport 540 dport 179\n\
+             ip {o} sport 540 dport 179 actions unfunnel {i}\n"
+        );
+        let rules = Rule::parse_all(&text).expect("rules");
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        for words in ["", "options 3", "pad 11", "df tos 184", "options 10 pad 1"] {
+            for tail in ["len 0", "len 1", "len 1400", "len 777", "badsum len 9", "nosum len 33"] {
+                let words = format!("ip 10.1.2.3 > 192.168.254.1 {words} {i} 25000 > 4739 {tail}");
+                let plain = Packet::parse(&words).expect("words").frame();
+                let (verdict, funneled) = loaded.run(&plain, SkBuff::default()).expect("a run");
+                let expected = model::run(&rules, &plain, 0, model::Link::Ethernet);
+                assert_eq!((verdict, &funneled), (-1, &expected.frame), "{words}");
+                assert_ne!(funneled, plain, "{words}");
+                let (verdict, back) = loaded.run(&funneled, SkBuff::default()).expect("a run");
+                assert_eq!((verdict, back), (-1, plain), "{words}, there and back");
+            }
+        }
+    }
+}
+
+/// What a load balancer does to funneled packets on the way must not matter.
+#[test]
+fn addresses_may_change_between_funnel_and_unfunnel() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for (i, o) in [("udp", "udp"), ("udp", "tcp"), ("tcp", "udp"), ("tcp", "tcp")] {
+        let text = format!(
+            "ip {i} dport 4739 actions funnel {o} sport 540 dport 179\n\
+             ip {o} dport 179 actions unfunnel {i}\n"
+        );
+        let rules = Rule::parse_all(&text).expect("rules");
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        for (len, sum) in [(0, ""), (1, ""), (33, ""), (1400, ""), (40, "nosum")] {
+            if i == "tcp" && sum == "nosum" {
+                continue; // TCP has no absent checksum
+            }
+            let tail = format!("{i} 25000 > 4739 {sum} len {len}");
+            let packet = |addresses: &str| {
+                let words = format!("ip {addresses} {tail}");
+                Packet::parse(&words).expect("words").frame()
+            };
+            let (before, after) = (packet("10.1.2.3 > 10.96.0.1"), packet("172.18.0.2 > 10.244.1.7"));
+            let (_, mut funneled) = loaded.run(&before, SkBuff::default()).expect("a run");
+            // Both addresses, and the IP checksum as it then is: all that matters to unfunnel.
+            funneled[24..34].copy_from_slice(&after[24..34]);
+            let (_, there) = loaded.run(&funneled, SkBuff::default()).expect("a run");
+            // The IP checksum is the funneled packet's with the plain one's bytes: ignore it.
+            assert_eq!(there[26..], after[26..], "{tail} over {o}");
+        }
+    }
+}
+
+#[test]
+fn programs_have_no_maps() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    let (_, loaded) = engine::load(&mut loader, &arb::many(64), Link::Ethernet).expect("a program");
+    assert_eq!(loaded.maps(), 0);
+    assert_eq!(loaded.program().and_then(|p| Ok(p.info()?.map_ids()?)).expect("info"), Some(vec![]));
+}
+
+#[test]
+fn the_verifier_accepts_65536_rules() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for count in [1_000, 10_000, 65_536] {
+        let rules = arb::many(count);
+        let (compiled, loaded) = engine::load(&mut loader, &rules, Link::Ethernet)
+            .unwrap_or_else(|error| panic!("{count} rules: {error:#}"));
+        assert_eq!(compiled.ruleset.rules.len(), count);
+        // The first, the last, and some between; and a miss beside each.
+        for index in [0, 1, 2, 3, count / 2, count / 2 + 1, count - 2, count - 1] {
+            let rule = &rules[index];
+            for step in [0, 1] {
+                let packet = aimed(rule, step);
+                let model = model::run(&rules, &packet, 0, model::Link::Ethernet);
+                let (verdict, frame) = loaded.run(&packet, SkBuff::default()).expect("a run");
+                assert_eq!(verdict, model.verdict.code(), "rule {index} of {count}, +{step}");
+                assert!(verdict == 2 || frame == model.frame, "rule {index} of {count}, +{step}");
+            }
+        }
+    }
+}
+
+/// A packet for a rule of [`arb::many`], `step` ports beside it.
+fn aimed(rule: &Rule, step: u16) -> Vec<u8> {
+    let daddr = rule.daddr.expect("an address").value.addr;
+    let dport = rule.dport.expect("a port").value + step;
+    let proto = support::rules::proto_name(rule.proto);
+    let inside = match rule.action {
+        Action::Unfunnel { inner } => format!("/ {} 9 > 10", support::rules::proto_name(inner)),
+        _ => String::new(),
+    };
+    let daddr = std::net::Ipv4Addr::from(daddr);
+    let words = format!("ip 10.9.8.7 > {daddr} {proto} 540 > {dport} {inside} len 21");
+    Packet::parse(&words).expect("words").frame()
+}
+
+/// `BPF_PROG_TEST_RUN` always makes an Ethernet frame. Its first 14 bytes are as good a start of an
+/// IPv4 header as any when the source address is in 8.0.0.0/16: bytes 12 and 13 are then also
+/// the EtherType of IPv4. (What is pushed on such devices is for the end-to-end tests.)
+#[test]
+fn without_a_link_header_the_packet_starts_with_ip() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let rules = Rule::parse_all(
+        "ip saddr 8.0.0.1 udp dport 53 actions drop\n\
+         ip saddr 8.0.0.0/24 tcp sport 80 actions accept\n\
+         ip tcp actions drop\n",
+    )
+    .expect("rules");
+    let mut loader = Loader::default();
+    let (compiled, loaded) = engine::load(&mut loader, &rules, Link::None).expect("a program");
+    let mut dropped = 0;
+    for saddr in ["8.0.0.0", "8.0.0.1", "8.0.0.255", "8.0.1.0"] {
+        for l4 in ["udp 1 > 53", "udp 1 > 54", "tcp 80 > 1", "tcp 81 > 1", "proto 1"] {
+            for words in ["", "options 2", "mf", "frag 3", "truncated 48", "truncated 55", "version 6"] {
+                let words = format!("ip {saddr} > 10.0.0.1 {words} {l4} len 12");
+                let packet = &Packet::parse(&words).expect("words").frame()[14..];
+                let model = model::run(&rules, packet, 0, model::Link::None);
+                if let Some(key) = &model.key {
+                    assert_eq!(engine::lookup(&compiled.tree, key).expect("a protocol"), model.rule);
+                }
+                let (verdict, frame) = loaded.run(packet, SkBuff::default()).expect("a run");
+                assert_eq!(verdict, model.verdict.code(), "{words}");
+                assert_eq!(frame, packet, "{words}");
+                dropped += usize::from(verdict == 2);
+            }
+        }
+    }
+    assert!(dropped > 10, "the rules were hardly reached");
+}
+
+/// Runs this binary again with two capabilities and no others: what it then loads must include
+/// every shape of program.
+#[test]
+fn two_capabilities_are_enough() {
+    const CHILD: &str = "SFUNNEL_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
+        // Bits 39 (BPF) and 12 (NET_ADMIN).
+        assert!(status.contains("CapEff:\t0000008000001000\n"), "{status}");
+        let mut loader = Loader::default();
+        for link in [Link::Ethernet, Link::None] {
+            engine::load(&mut loader, &arb::many(1_000), link).expect("1,000 rules");
+        }
+        agree_on_random(100, &AtomicUsize::new(0));
+        return;
+    }
+    if !require(&[Need::Root, Need::Tool("setpriv", "util-linux")]) {
+        return;
+    }
+    let caps = "-all,+bpf,+net_admin";
+    let output = Command::new(support::lab::find_tool("setpriv").expect("setpriv"))
+        .args([&format!("--bounding-set={caps}"), &format!("--inh-caps={caps}"), "--"])
+        .arg(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "two_capabilities_are_enough", "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .expect("setpriv");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
+}

@@ -1,0 +1,396 @@
+//! Random rulesets, and packets at their boundaries, as proptest strategies that shrink.
+//!
+//! Out: [`Case`]s of 64 packets. Addresses and ports come from small pools, so that rules overlap;
+//! a packet is a choice of rule and of small steps away from what that rule matches, resolved only
+//! when both are known, so that rules and packets shrink independently. All rulesets are legal.
+
+use std::net::Ipv4Addr;
+
+use proptest::collection::vec;
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::case::{Case, Sample};
+use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
+use super::rules::{Action, Cidr, Match, Rule};
+use super::testrun::{LONGEST, shortest};
+
+pub const PACKETS: usize = 64;
+
+const PORTS: [u16; 12] = [1, 2, 53, 80, 81, 179, 540, 4739, 8080, 32_767, 32_768, 65_535];
+const ADDRESSES: [u32; 12] = [
+    0,
+    0x0a00_0001, // 10.0.0.1
+    0x0a00_0002,
+    0x0a00_0005,
+    0x0a00_00ff,
+    0x0aff_0001,
+    0x7fff_ffff, // the last that is positive as 32 bits with a sign
+    0x8000_0000,
+    0xac10_0001, // 172.16.0.1
+    0xc0a8_fe01, // 192.168.254.1
+    0xc0a8_0001,
+    0xffff_ffff,
+];
+
+/// A legal ruleset of `rules` rules and [`PACKETS`] packets.
+pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
+    (vec(rule(), rules), vec(pick(), PACKETS)).prop_map(|(rules, picks)| {
+        let packets = picks.iter().map(|pick| pick.resolve(&rules)).collect();
+        Case { name: "random".into(), rules, packets }
+    })
+}
+
+pub fn rule() -> impl Strategy<Value = Rule> {
+    let matches = (
+        select(&[UDP, TCP][..]),
+        weighted(0.35, cidr()),
+        weighted(0.35, cidr()),
+        weighted(0.35, port()),
+        weighted(0.65, port()),
+    );
+    (matches, action()).prop_map(|((proto, saddr, daddr, sport, dport), action)| {
+        let mut rule = Rule { proto, saddr, daddr, sport, dport, action };
+        if rule.matches_own_output() {
+            // Refused, and rightly: it would funnel without end. Another protocol cannot match.
+            if let Action::Funnel { outer, .. } = &mut rule.action {
+                *outer = TCP + UDP - *outer;
+            }
+        }
+        rule
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let proto = || select(&[UDP, TCP][..]);
+    let port = || select(&PORTS[..]);
+    prop_oneof![
+        2 => Just(Action::Accept),
+        2 => Just(Action::Drop),
+        4 => (proto(), port(), port()).prop_map(|(outer, sport, dport)| Action::Funnel { outer, sport, dport }),
+        4 => proto().prop_map(|inner| Action::Unfunnel { inner }),
+    ]
+}
+
+fn cidr() -> impl Strategy<Value = Match<Cidr>> {
+    let len = prop_oneof![3 => Just(32u8), 3 => select(&[8u8, 16, 24][..]), 2 => 0u8..=32];
+    (select(&ADDRESSES[..]), len, prop::bool::weighted(0.1), prop::bool::weighted(0.2)).prop_map(
+        |(addr, len, masked, negated)| {
+            // `!= 0.0.0.0/0` matches nothing, and is refused.
+            let len = if negated { len.max(1) } else { len };
+            Match { negated, value: Cidr { addr, len, masked } }
+        },
+    )
+}
+
+fn port() -> impl Strategy<Value = Match<u16>> {
+    (select(&PORTS[..]), prop::bool::weighted(0.15)).prop_map(|(value, negated)| Match { negated, value })
+}
+
+/// A packet, relative to rules that are not known yet.
+#[derive(Debug, Clone)]
+struct Pick {
+    rule: Index,
+    other_proto: bool,
+    saddr: Near,
+    daddr: Near,
+    sport: Near,
+    dport: Near,
+    /// With a layer inside: usual for rules that unfunnel, rare for others.
+    nested: Nested,
+    payload: usize,
+    changes: Vec<Change>,
+}
+
+/// A step away from what a rule names.
+#[derive(Debug, Clone, Copy)]
+enum Near {
+    Same,
+    First,
+    Last,
+    Before,
+    After,
+    Any(Index),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Nested {
+    AsTheRuleSays,
+    Never,
+    Always(u8),
+}
+
+/// Something unusual. `bool`: about the innermost layer, not the outermost.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Absent(bool),
+    Wrong(bool),
+    UdpLen(bool, i8),
+    Doff(bool, u8),
+    TcpOptions(bool, u8),
+    Flags(bool, u8),
+    Window(bool, u16),
+    Urgent(bool, u16),
+    Seq(u32),
+    Ack(u32),
+    Options(u8),
+    Ihl(u8),
+    Version(u8),
+    Total(i8),
+    AnyTotal(u16),
+    WrongIp,
+    More,
+    DontFragment,
+    Fragment(u16),
+    Tos(u8),
+    Id(u16),
+    Proto(u8),
+    Vlan(u16),
+    Arp,
+    Ip6,
+    Pad(usize),
+    Truncated(Index),
+    Gso(u32),
+    Flip(Index, u8),
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    let payload = prop_oneof![
+        6 => 0usize..24,
+        2 => select(&[64usize, 255, 256, 1399, 1400, 1472][..]),
+        1 => 1473usize..3200,
+    ];
+    let nested = prop_oneof![
+        10 => Just(Nested::AsTheRuleSays),
+        1 => Just(Nested::Never),
+        1 => select(&[UDP, TCP][..]).prop_map(Nested::Always),
+    ];
+    let changes = prop_oneof![
+        4 => Just(Vec::new()),
+        5 => vec(change(), 1),
+        2 => vec(change(), 2..4),
+    ];
+    let key = (near(), near(), near(), near());
+    (any::<Index>(), prop::bool::weighted(0.05), key, nested, payload, changes).prop_map(
+        |(rule, other_proto, (saddr, daddr, sport, dport), nested, payload, changes)| Pick {
+            rule,
+            other_proto,
+            saddr,
+            daddr,
+            sport,
+            dport,
+            nested,
+            payload,
+            changes,
+        },
+    )
+}
+
+fn near() -> impl Strategy<Value = Near> {
+    prop_oneof![
+        8 => Just(Near::Same),
+        2 => Just(Near::First),
+        2 => Just(Near::Last),
+        1 => Just(Near::Before),
+        1 => Just(Near::After),
+        2 => any::<Index>().prop_map(Near::Any),
+    ]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    use Change::*;
+    let inner = any::<bool>;
+    let by = || prop_oneof![Just(-1i8), Just(1), -40i8..40];
+    prop_oneof![
+        prop_oneof![
+            3 => inner().prop_map(Absent),
+            2 => inner().prop_map(Wrong),
+            2 => (inner(), by()).prop_map(|(i, n)| UdpLen(i, n)),
+            2 => (inner(), 0u8..16).prop_map(|(i, n)| Doff(i, n)),
+            2 => (inner(), 1u8..11).prop_map(|(i, n)| TcpOptions(i, n)),
+            1 => (inner(), any::<u8>()).prop_map(|(i, n)| Flags(i, n)),
+            1 => (inner(), any::<u16>()).prop_map(|(i, n)| Window(i, n)),
+            1 => (inner(), any::<u16>()).prop_map(|(i, n)| Urgent(i, n)),
+            1 => select(&[0xcafe_babd_u32, 0xcafe_babf, 0xbeba_feca, 0][..]).prop_map(Seq),
+            1 => select(&[0xbabe_cafd_u32, 0xbabe_caff, 0xfeca_beba, 0][..]).prop_map(Ack),
+        ],
+        prop_oneof![
+            4 => (1u8..11).prop_map(Options),
+            1 => (0u8..16).prop_map(Ihl),
+            1 => (0u8..16).prop_map(Version),
+            2 => by().prop_map(Total),
+            1 => any::<u16>().prop_map(AnyTotal),
+            1 => Just(WrongIp),
+            1 => Just(More),
+            1 => Just(DontFragment),
+            1 => select(&[1u16, 0x00ff, 0x0100, 0x1fff][..]).prop_map(Fragment),
+            1 => any::<u8>().prop_map(Tos),
+            1 => any::<u16>().prop_map(Id),
+            1 => any::<u8>().prop_map(Proto),
+        ],
+        prop_oneof![
+            1 => any::<u16>().prop_map(Vlan),
+            1 => Just(Arp),
+            1 => Just(Ip6),
+            3 => (1usize..50).prop_map(Pad),
+            6 => any::<Index>().prop_map(Truncated),
+            3 => select(&[1u32, 500, 1448, 65_535][..]).prop_map(Gso),
+            2 => (any::<Index>(), any::<u8>()).prop_map(|(i, n)| Flip(i, n)),
+        ],
+    ]
+}
+
+impl Near {
+    fn addr(self, rule: Option<Match<Cidr>>) -> Ipv4Addr {
+        let cidr = rule.map_or(Cidr { addr: ADDRESSES[1], len: 32, masked: false }, |m| m.value);
+        Ipv4Addr::from(match self {
+            Near::Same => cidr.addr,
+            Near::First => cidr.first(),
+            Near::Last => cidr.last(),
+            Near::Before => cidr.first().wrapping_sub(1),
+            Near::After => cidr.last().wrapping_add(1),
+            Near::Any(index) => ADDRESSES[index.index(ADDRESSES.len())],
+        })
+    }
+
+    fn port(self, rule: Option<Match<u16>>) -> u16 {
+        let port = rule.map_or(PORTS[3], |m| m.value);
+        match self {
+            Near::Same | Near::First | Near::Last => port,
+            Near::Before => port.wrapping_sub(1),
+            Near::After => port.wrapping_add(1),
+            Near::Any(index) => PORTS[index.index(PORTS.len())],
+        }
+    }
+}
+
+impl Pick {
+    fn resolve(&self, rules: &[Rule]) -> Sample {
+        let rule = &rules[self.rule.index(rules.len())];
+        let proto = if self.other_proto { TCP + UDP - rule.proto } else { rule.proto };
+        let (sport, dport) = (self.sport.port(rule.sport), self.dport.port(rule.dport));
+        let mut layers = vec![L4::new(proto, sport, dport)];
+        match (self.nested, rule.action) {
+            (Nested::AsTheRuleSays, Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
+                layers.push(L4::new(inner, 25_000, 4739));
+            }
+            _ => {}
+        }
+        let (saddr, daddr) = (self.saddr.addr(rule.saddr), self.daddr.addr(rule.daddr));
+        let mut packet = Packet::new(saddr, daddr, layers);
+        packet.payload = self.payload;
+        let mut late = Vec::new();
+        for change in &self.changes {
+            match *change {
+                Change::Truncated(_) | Change::Flip(..) | Change::Total(_) => late.push(*change),
+                change => change.apply(&mut packet),
+            }
+        }
+        for change in late {
+            let frame = packet.frame();
+            let (len, least) = (frame.len(), shortest(&frame));
+            match change {
+                Change::Truncated(to) => {
+                    packet.truncated = Some(least + to.index(len.saturating_sub(least) + 1));
+                }
+                Change::Total(by) => {
+                    let total = (len - packet.pad.min(len)).saturating_sub(14);
+                    packet.ip.total = u16::try_from(total).ok().map(|t| t.wrapping_add_signed(by.into()));
+                }
+                _ => {}
+            }
+        }
+        let mut sample = Sample::new(&packet);
+        for change in &self.changes {
+            if let Change::Flip(at, bits) = change {
+                let at = at.index(sample.frame.len().clamp(1, 80));
+                sample.frame[at] ^= bits;
+                sample.words += &format!(", byte {at} xor {bits:#04x}");
+            }
+        }
+        let least = shortest(&sample.frame);
+        if sample.frame.len() < least {
+            sample.frame.resize(least, 0);
+            sample.words += ", filled up to what the kernel takes";
+        }
+        if sample.frame.len() > LONGEST {
+            sample.frame.truncate(LONGEST);
+            sample.words += ", cut to what the kernel takes";
+        }
+        sample
+    }
+}
+
+impl Change {
+    fn apply(self, packet: &mut Packet) {
+        let last = packet.layers.len() - 1;
+        let inside = match self {
+            Change::UdpLen(true, _) => packet.payload,
+            _ => {
+                packet.layers[1..].iter().map(|l| if l.proto == UDP { 8 } else { 20 }).sum::<usize>()
+                    + packet.payload
+            }
+        };
+        let at = |inner: bool| if inner { last } else { 0 };
+        let layers = &mut packet.layers;
+        match self {
+            Change::Absent(inner) => layers[at(inner)].csum = Csum::Zero,
+            Change::Wrong(inner) => layers[at(inner)].csum = Csum::Wrong,
+            Change::UdpLen(inner, by) => {
+                let right = u16::try_from(inside + 8).unwrap_or(u16::MAX);
+                layers[at(inner)].udplen = Some(right.wrapping_add_signed(by.into()));
+            }
+            Change::Doff(inner, doff) => layers[at(inner)].doff = Some(doff),
+            Change::TcpOptions(inner, words) => layers[at(inner)].tcpopt = words,
+            Change::Flags(inner, flags) => layers[at(inner)].flags = Some(flags),
+            Change::Window(inner, window) => layers[at(inner)].window = Some(window),
+            Change::Urgent(inner, urgent) => layers[at(inner)].urg = urgent,
+            Change::Seq(seq) => layers[0].seq = Some(seq),
+            Change::Ack(ack) => layers[0].ack = Some(ack),
+            Change::Options(words) => packet.ip.options = words.min(10),
+            Change::Ihl(ihl) => packet.ip.ihl = Some(ihl),
+            Change::Version(version) => packet.ip.version = version & 15,
+            Change::AnyTotal(total) => packet.ip.total = Some(total),
+            Change::WrongIp => packet.ip.bad = true,
+            Change::More => packet.ip.mf = true,
+            Change::DontFragment => packet.ip.df = true,
+            Change::Fragment(offset) => packet.ip.frag = offset,
+            Change::Tos(tos) => packet.ip.tos = tos,
+            Change::Id(id) => packet.ip.id = id,
+            Change::Proto(proto) => layers[0].proto = proto,
+            Change::Vlan(id) => packet.vlan = Some(id),
+            Change::Arp => packet.kind = Kind::Arp,
+            Change::Ip6 => packet.kind = Kind::Ip6,
+            Change::Pad(bytes) => packet.pad = bytes,
+            Change::Gso(size) => packet.gso = size,
+            // These need the finished packet.
+            Change::Total(_) | Change::Truncated(_) | Change::Flip(..) => {}
+        }
+    }
+}
+
+/// The ruleset of `count` rules that the big tests load: one `/32` and port each, of both
+/// protocols, with every action in turn.
+pub fn many(count: usize) -> Vec<Rule> {
+    let rule = |i: usize| {
+        let n = u32::try_from(i).unwrap_or(0);
+        let port = u16::try_from(1 + i % 65_000).unwrap_or(1);
+        let other = |i: usize| if i % 2 == 0 { UDP } else { TCP };
+        let addr = Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false };
+        Rule {
+            proto: other(i / 3),
+            saddr: None,
+            daddr: Some(Match { negated: false, value: addr }),
+            sport: None,
+            dport: Some(Match { negated: false, value: port }),
+            action: match i % 4 {
+                0 => Action::Accept,
+                1 => Action::Drop,
+                2 => Action::Funnel { outer: other(i / 4), sport: 540, dport: 65_100 },
+                _ => Action::Unfunnel { inner: other(i / 5) },
+            },
+        }
+    };
+    (0..count).map(rule).collect()
+}

@@ -1,0 +1,99 @@
+//! Three engines, one answer: the model, the tree, and the program in the kernel.
+//!
+//! In: a [`Case`]. Out: nothing when all agree; else which of them says what about which packet.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use sfunnel::codegen::{self, Link};
+use sfunnel::diag::Source;
+use sfunnel::ir::{Proto, Ruleset};
+use sfunnel::tree::{self, Tree};
+
+use super::case::{Case, Sample};
+use super::model;
+use super::packet::hex;
+use super::rules::{self, Key, Rule};
+use super::testrun::{Loaded, Loader, SkBuff};
+
+pub const PROGRAM: &str = "sfunnel_test";
+
+/// A ruleset, all the way from its text to an object.
+#[derive(Debug)]
+pub struct Compiled {
+    pub ruleset: Ruleset,
+    pub tree: Tree,
+    /// Eight-byte instruction slots that go to the kernel.
+    pub slots: usize,
+    pub elf: Vec<u8>,
+}
+
+/// Text to object, as `sfunnel compile` does it.
+pub fn compile(text: &str, link: Link) -> Result<Compiled> {
+    let source = Source { name: "test".into(), text: text.into() };
+    let checked = sfunnel::read(&source).map_err(|diagnostics| {
+        let all: Vec<String> = diagnostics.iter().map(|d| d.message.clone()).collect();
+        anyhow!("refused: {}", all.join("; "))
+    })?;
+    let ruleset = checked.ruleset;
+    let tree = tree::build(&ruleset);
+    let program = codegen::compile(&ruleset, &tree, link)?;
+    let slots = program.slots();
+    let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)]);
+    Ok(Compiled { ruleset, tree, slots, elf })
+}
+
+/// Compiled, loaded, and seen to hold nothing that the verifier had to remove.
+pub fn load(loader: &mut Loader, rules: &[Rule], link: Link) -> Result<(Compiled, Loaded)> {
+    let compiled = compile(&rules::text(rules), link)?;
+    let loaded = loader.load(&compiled.elf, PROGRAM)?;
+    let left = loaded.slots()?;
+    ensure!(
+        left >= compiled.slots,
+        "dead code: {} slots went in, {left} are left after verification",
+        compiled.slots
+    );
+    Ok((compiled, loaded))
+}
+
+/// What the tree says about a packet's key.
+pub fn lookup(tree: &Tree, key: &Key) -> Result<Option<usize>> {
+    let proto = Proto::ALL.into_iter().find(|p| p.number() == key.proto);
+    let proto = proto.ok_or_else(|| anyhow!("not a protocol that rules match"))?;
+    let Key { saddr, daddr, sport, dport, .. } = *key;
+    Ok(tree.lookup(&tree::Key { proto, saddr, daddr, sport, dport }))
+}
+
+/// Runs the case through all three, and says where they part.
+pub fn agree(loader: &mut Loader, case: &Case) -> Result<()> {
+    let (compiled, loaded) = load(loader, &case.rules, Link::Ethernet)?;
+    for (number, packet) in case.packets.iter().enumerate() {
+        agree_on(&case.rules, &compiled.tree, &loaded, packet)
+            .with_context(|| format!("packet {number}: {}", packet.words))?;
+    }
+    Ok(())
+}
+
+fn agree_on(rules: &[Rule], tree: &Tree, loaded: &Loaded, packet: &Sample) -> Result<()> {
+    let model = model::run(rules, &packet.frame, packet.gso, model::Link::Ethernet);
+    if let Some(expected) = packet.expected {
+        ensure!(model.rule == expected, "the model says {:?}, the case {expected:?}", model.rule);
+    }
+    if let Some(key) = &model.key {
+        let tree = lookup(tree, key)?;
+        ensure!(tree == model.rule, "tree: rule {tree:?}; model: rule {:?}", model.rule);
+    }
+    let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
+    let (verdict, frame) = loaded.run(&packet.frame, context)?;
+    if verdict != model.verdict.code() {
+        bail!("kernel: verdict {verdict}; model: {:?} by rule {:?}", model.verdict, model.rule);
+    }
+    let same = model.verdict == model::Verdict::Drop || frame == model.frame;
+    ensure!(
+        same,
+        "bytes differ after rule {:?}\n  before {}\n  kernel {}\n  model  {}",
+        model.rule,
+        hex(&packet.frame),
+        hex(&frame),
+        hex(&model.frame)
+    );
+    Ok(())
+}

@@ -1,0 +1,401 @@
+//! A lab of network namespaces: veth links, a router, real sockets, captures.
+//!
+//! In: who is connected to whom. Out: namespaces without names, each held open by a file descriptor:
+//! they, and all that is in them, go when the [`Ns`] is dropped or the test dies. Never touches the
+//! namespace it was started in; no packet leaves the machine. Waits with deadlines, never sleeps.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything may take. Only failures ever wait this long.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Where a program is, looking also where root's programs are.
+pub fn find_tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    let dirs: Vec<PathBuf> = std::env::split_paths(&path).chain(usual).collect();
+    dirs.into_iter().map(|dir| dir.join(name)).find(|file| file.is_file())
+}
+
+/// A network namespace without a name.
+#[derive(Debug)]
+pub struct Ns {
+    pub name: &'static str,
+    file: File,
+}
+
+impl Ns {
+    /// A new one, with its loopback up and IPv6 off (its neighbour chatter would be in captures).
+    pub fn new(name: &'static str) -> Ns {
+        // A thread of its own: unshare must not move the caller.
+        let made = thread::scope(|scope| {
+            let make = || {
+                unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
+                File::open("/proc/thread-self/ns/net").expect("a namespace file")
+            };
+            scope.spawn(make).join().expect("a new namespace")
+        });
+        let ns = Ns { name, file: made };
+        ns.sysctl("ipv6/conf/all/disable_ipv6", "1");
+        ns.sysctl("ipv6/conf/default/disable_ipv6", "1");
+        ns.tool("ip", "link set lo up");
+        ns
+    }
+
+    /// A path to it that works for other processes, as long as this one lives.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
+    }
+
+    /// Runs `work` on a thread inside.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            setns(&self.file, CloneFlags::CLONE_NEWNET).expect("setns");
+            work()
+        };
+        let result = thread::scope(|scope| scope.spawn(inside).join());
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs a program inside; its arguments stand between spaces. Gives its output.
+    pub fn tool(&self, tool: &str, args: &str) -> String {
+        let path = find_tool(tool).unwrap_or_else(|| panic!("no `{tool}`"));
+        let mut command = Command::new(path);
+        command.args(args.split_whitespace()).stdin(Stdio::null());
+        let output = self.run(|| command.output()).expect("a process");
+        let (out, err) = (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        );
+        assert!(output.status.success(), "in {}: {tool} {args}: {out}{err}", self.name);
+        out
+    }
+
+    /// Runs `nft` on a script.
+    pub fn nft(&self, script: &str) {
+        let mut command = Command::new(find_tool("nft").expect("nft"));
+        command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.run(|| command.spawn()).expect("nft");
+        child.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("a script");
+        let output = child.wait_with_output().expect("nft's end");
+        assert!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    pub fn sysctl(&self, name: &str, value: &str) {
+        let path = Path::new("/proc/sys/net").join(name);
+        self.run(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// A counter of `/proc/net/snmp`, such as `Udp`, `InCsumErrors`.
+    pub fn snmp(&self, proto: &str, field: &str) -> u64 {
+        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("snmp");
+        let mut lines = text.lines().filter(|line| line.split(':').next() == Some(proto));
+        let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+        let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+        let (_, value) = pairs.find(|(name, _)| *name == field).expect("such a counter");
+        value.parse().expect("a number")
+    }
+
+    /// Checksum errors that this namespace's stack has seen.
+    pub fn checksum_errors(&self) -> u64 {
+        self.snmp("Udp", "InCsumErrors") + self.snmp("Tcp", "InCsumErrors")
+    }
+
+    /// A program that runs inside until it is told to stop.
+    pub fn spawn(&self, command: &mut Command) -> Child {
+        self.run(|| command.spawn()).expect("a process")
+    }
+}
+
+/// A veth link between two namespaces; addresses as `10.1.0.1/24`. Offloads stay as they are by default.
+pub fn link(a: (&Ns, &str, &str), b: (&Ns, &str, &str)) {
+    let ((ns_a, if_a, addr_a), (ns_b, if_b, addr_b)) = (a, b);
+    let peer = ns_b.path();
+    let peer = peer.display();
+    ns_a.tool("ip", &format!("link add {if_a} type veth peer name {if_b} netns {peer}"));
+    for (ns, iface, addr) in [(ns_a, if_a, addr_a), (ns_b, if_b, addr_b)] {
+        ns.tool("ip", &format!("addr add {addr} dev {iface}"));
+        ns.tool("ip", &format!("link set {iface} up"));
+    }
+}
+
+/// Attaches rules with the real binary, from outside the namespace; it has exited when this returns.
+pub fn attach(ns: &Ns, iface: &str, direction: &str, rules: &str) {
+    let output = Command::new(env!("CARGO_BIN_EXE_sfunnel"))
+        .args(["attach", "-i", iface, "-d", direction, "--ruleset", rules, "--netns"])
+        .arg(ns.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("sfunnel");
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "sfunnel attach, in {}: {err}", ns.name);
+}
+
+/// A capture of all packets at one interface, as they arrive from or leave to the wire.
+#[derive(Debug)]
+pub struct Capture {
+    child: Child,
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Capture {
+    /// Starts tcpdump and returns once it listens.
+    pub fn start(ns: &Ns, iface: &str) -> Capture {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("capture.pcap");
+        let mut command = Command::new(find_tool("tcpdump").expect("tcpdump"));
+        // The ring has a slot of the snapshot length for each frame: 512 here, 8 by default.
+        command.args(["-i", iface, "-U", "--immediate-mode", "-s", "16384", "-B", "8192", "-w"]).arg(&file);
+        // -Z: stay root, the directory is ours alone.
+        command.args(["-Z", "root", "ip"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = ns.spawn(&mut command);
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening on")));
+        assert!(listening, "tcpdump does not listen on {iface}");
+        // Keep its pipe open and empty: it writes a summary at the end.
+        thread::spawn(move || lines.count());
+        Capture { child, file, _directory: directory }
+    }
+
+    /// Waits for `count` frames that satisfy `wanted`, stops, and gives all frames.
+    pub fn stop(mut self, count: usize, wanted: impl Fn(&[u8]) -> bool) -> Finished {
+        let start = Instant::now();
+        let enough = || frames(&self.file).iter().filter(|frame| wanted(frame)).count() >= count;
+        while !enough() && start.elapsed() < DEADLINE {
+            thread::yield_now();
+        }
+        self.end();
+        let frames = frames(&self.file);
+        let seen = frames.iter().filter(|frame| wanted(frame)).count();
+        assert!(seen >= count, "{seen} of {count} packets in the capture of {}", frames.len());
+        Finished { frames, capture: self }
+    }
+
+    fn end(&mut self) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What was captured; the file lives as long as this.
+#[derive(Debug)]
+pub struct Finished {
+    pub frames: Vec<Vec<u8>>,
+    capture: Capture,
+}
+
+impl Finished {
+    /// Wireshark's dissector: those of the packets whose IP, TCP or UDP checksum it calls bad.
+    pub fn bad_checksums(&self, of: &str) -> Vec<String> {
+        let bad = ["ip", "tcp", "udp"].map(|p| format!("{p}.checksum.status==\"Bad\"")).join(" || ");
+        self.tshark(&format!("({of}) && ({bad})"))
+    }
+
+    /// How many TCP and UDP packets it knows and found to be right.
+    pub fn dissected(&self, of: &str) -> usize {
+        let good = ["tcp", "udp"].map(|p| format!("{p}.checksum.status==\"Good\"")).join(" || ");
+        self.tshark(&format!("({of}) && ({good})")).len()
+    }
+
+    fn tshark(&self, filter: &str) -> Vec<String> {
+        let mut command = Command::new(find_tool("tshark").expect("tshark"));
+        command.arg("-r").arg(&self.capture.file).args(["-n", "-Y", filter]);
+        for proto in ["ip", "tcp", "udp"] {
+            command.arg("-o").arg(format!("{proto}.check_checksum:TRUE"));
+        }
+        let output = command.stdin(Stdio::null()).output().expect("tshark");
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "tshark: {err}");
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+}
+
+/// The frames of a pcap file that may still be growing. tcpdump writes it in host order, with
+/// microseconds: anything else is not ours.
+fn frames(file: &Path) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = File::open(file) {
+        file.read_to_end(&mut bytes).expect("a readable file");
+    }
+    let mut rest = bytes.get(24..).unwrap_or(&[]);
+    let mut frames = Vec::new();
+    while let Some(length) = rest.get(8..12) {
+        let length = u32::from_ne_bytes(length.try_into().expect("four")) as usize;
+        let Some(frame) = rest.get(16..16 + length) else { break };
+        frames.push(frame.to_vec());
+        rest = &rest[16 + length..];
+    }
+    frames
+}
+
+/// Sends `count` datagrams, numbered and of all sizes up to `longest`, from `client` to `to` and
+/// returns how many of them `server` received unchanged.
+pub fn udp(client: &Ns, server: &Ns, to: SocketAddr, count: usize, longest: usize) -> usize {
+    let datagram = |i: usize| {
+        let mut bytes = (i as u32).to_be_bytes().to_vec();
+        bytes.resize(4 + i * 37 % longest.saturating_sub(3).max(1), i as u8);
+        bytes
+    };
+    let receiver = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let sender = client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");
+    receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
+    let mut intact = 0;
+    let mut buffer = vec![0; 65_536];
+    // One at a time would hide nothing, and hide losses of a full socket buffer.
+    for i in 0..count {
+        sender.send_to(&datagram(i), to).expect("send");
+        match receiver.recv(&mut buffer) {
+            Ok(length) if buffer[..length] == datagram(i) => intact += 1,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    intact
+}
+
+/// Connects `connections` times, each time exchanging `exchanges` small requests and responses.
+/// Returns how many exchanges came through unchanged; the port is the server's as well.
+pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchanges: usize) -> usize {
+    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let serve = move || {
+        // Ends when a client says so with an empty connection, or after the deadline.
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _ = stream.set_read_timeout(Some(DEADLINE));
+            let _ = stream.set_nodelay(true);
+            let mut served = 0;
+            let mut length = [0; 2];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut request = vec![0; usize::from(u16::from_be_bytes(length))];
+                if stream.read_exact(&mut request).is_err() {
+                    break;
+                }
+                request.reverse();
+                if stream.write_all(&request).is_err() {
+                    break;
+                }
+                served += 1;
+            }
+            if served == 0 {
+                break;
+            }
+        }
+    };
+    let serving = thread::spawn(serve);
+    let mut done = 0;
+    for connection in 0..connections {
+        let Ok(mut stream) = client.run(|| TcpStream::connect_timeout(&to, DEADLINE / 3)) else {
+            break;
+        };
+        stream.set_read_timeout(Some(DEADLINE / 3)).expect("a timeout");
+        stream.set_nodelay(true).expect("an option");
+        for exchange in 0..exchanges {
+            let length = 1 + (connection * 131 + exchange * 71) % 1000;
+            let request: Vec<u8> = (0..length).map(|i| (i + exchange) as u8).collect();
+            let head = (length as u16).to_be_bytes();
+            let mut response = vec![0; length];
+            // One write: a second would wait for the first's acknowledgement, or be merged with it.
+            if stream.write_all(&[&head, &request[..]].concat()).is_err()
+                || stream.read_exact(&mut response).is_err()
+            {
+                return done;
+            }
+            response.reverse();
+            done += usize::from(response == request);
+        }
+    }
+    // On its own side of the wire, so that it ends even when nothing gets through.
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, to.port()));
+    let last = server.run(|| TcpStream::connect_timeout(&local, DEADLINE));
+    drop(last);
+    serving.join().expect("the server");
+    done
+}
+
+/// Sends one UDP packet that the kernel or the interface has to cut into `segments` datagrams
+/// (`UDP_SEGMENT`), and returns how many of them arrive unchanged.
+pub fn udp_gso(client: &Ns, server: &Ns, to: SocketAddr, segments: usize, size: usize) -> usize {
+    let receiver = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let sender = client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");
+    receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
+    let size_option = i32::try_from(size).expect("a size");
+    nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::UdpGsoSegment, &size_option)
+        .expect("UDP_SEGMENT");
+    let sent: Vec<u8> = (0..segments * size).map(|i| (i / size + i) as u8).collect();
+    sender.send_to(&sent, to).expect("send");
+    let mut buffer = vec![0; 65_536];
+    let mut intact = 0;
+    for segment in sent.chunks(size) {
+        match receiver.recv(&mut buffer) {
+            Ok(length) if &buffer[..length] == segment => intact += 1,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    intact
+}
+
+/// Sends a frame of more than a page of which only the link header is in the linear area, as
+/// virtual machines do: a packet socket with a virtio header that says how much is headers.
+pub fn send_nonlinear(ns: &Ns, iface: &str, frame: &[u8]) {
+    use nix::libc;
+    use nix::sys::socket::{
+        AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, sendto, socket,
+    };
+    const PACKET_VNET_HDR: libc::c_int = 15;
+    /// `struct virtio_net_hdr`: flags, type, and (2..4) the length of the headers.
+    const VIRTIO: [u8; 10] = [0, 0, 14, 0, 0, 0, 0, 0, 0, 0];
+
+    assert!(frame.len() > 4096, "shorter frames are always linear");
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface).expect("the interface");
+        let raw = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+        let raw = raw.expect("a packet socket");
+        let on: libc::c_int = 1;
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: 0x0800_u16.to_be(),
+            sll_ifindex: index as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 6,
+            sll_addr: [2, 0, 0, 0, 0, 2, 0, 0],
+        };
+        // SAFETY: nix has no safe way to set this option or to make this address; both are given
+        // with their own size and live through the calls.
+        let address = unsafe {
+            let set = libc::setsockopt(
+                raw.as_raw_fd(),
+                libc::SOL_PACKET,
+                PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of_val(&on) as u32,
+            );
+            assert_eq!(set, 0, "PACKET_VNET_HDR: {}", std::io::Error::last_os_error());
+            let size = Some(size_of_val(&address) as u32);
+            LinkAddr::from_raw((&raw const address).cast(), size).expect("an address")
+        };
+        let bytes = [&VIRTIO, frame].concat();
+        let sent = sendto(raw.as_raw_fd(), &bytes, &address, MsgFlags::empty()).expect("sendto");
+        assert_eq!(sent, bytes.len());
+    });
+}

@@ -1,0 +1,66 @@
+//! What the test binaries share: packets, rules, a reference model, generators, the kernel, a lab.
+//!
+//! Every binary compiles the whole module and uses a part of it, hence the `allow`.
+//! Never imports anything from the crate but its public API, and `model.rs` not even that.
+#![allow(dead_code)]
+
+pub mod arb;
+pub mod case;
+pub mod engine;
+pub mod lab;
+pub mod model;
+pub mod packet;
+pub mod rules;
+pub mod testrun;
+
+use std::path::{Path, PathBuf};
+
+/// `testdata/` of this repository.
+pub fn testdata(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(path)
+}
+
+/// What a test cannot run without.
+#[derive(Debug, Clone, Copy)]
+pub enum Need {
+    /// Loading programs and making network namespaces.
+    Root,
+    /// A program of another project: its name, and the Debian package it comes in.
+    Tool(&'static str, &'static str),
+}
+
+/// True when everything is there. Otherwise says what is missing and lets the test return, or, with
+/// `SFUNNEL_REQUIRE_KERNEL=1`, fails it: a skipped test must never look like a passed one in CI.
+///
+/// ```ignore
+/// if !support::require(&[Need::Root, Need::Tool("nft", "nftables")]) { return; }
+/// ```
+#[must_use]
+#[allow(clippy::print_stderr)]
+pub fn require(needs: &[Need]) -> bool {
+    let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    let required = std::env::var("SFUNNEL_REQUIRE_KERNEL").is_ok_and(|v| v == "1");
+    assert!(!required, "SFUNNEL_REQUIRE_KERNEL=1, but: {missing}");
+    // Not eprintln!: the harness captures that of tests that pass.
+    use std::io::Write;
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {name}: {missing}");
+    false
+}
+
+impl Need {
+    fn missing(self) -> Option<String> {
+        match self {
+            Need::Root if nix::unistd::geteuid().is_root() => None,
+            Need::Root => Some("not root (needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)".into()),
+            Need::Tool(tool, _) if lab::find_tool(tool).is_some() => None,
+            Need::Tool(tool, package) => {
+                Some(format!("no `{tool}` (Debian package {package}: apt-get install {package})"))
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The reference model: what a ruleset does to one packet, in the plainest way there is.
+//!
+//! In: rules, a frame, its `gso_size`, and whether it has a link header. Out: the verdict, the
+//! rule that matched, and the frame afterwards. Rules are scanned in order, offsets are spelled
+//! out, checksums are recomputed from scratch. Never imports the crate's `packet`, `tree` or
+//! `codegen`: a mistake made there must not be repeated here.
+
+use super::rules::{Action, Key, Rule};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// The frame starts with an Ethernet header.
+    Ethernet,
+    /// The frame starts with an IPv4 header (tun, wireguard, ipip).
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// `TC_ACT_UNSPEC`: whatever else hangs on the hook runs next.
+    Pass,
+    /// `TC_ACT_SHOT`.
+    Drop,
+}
+
+impl Verdict {
+    /// What the program returns.
+    pub fn code(self) -> i32 {
+        match self {
+            Verdict::Pass => -1,
+            Verdict::Drop => 2,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// What the rules are asked about; `None` for packets no rule can match.
+    pub key: Option<Key>,
+    /// The first rule that matches, whether or not its action could be carried out.
+    pub rule: Option<usize>,
+    /// Means nothing when dropped.
+    pub frame: Vec<u8>,
+}
+
+/// Runs one packet through the rules.
+pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
+    let mut outcome = Outcome { verdict: Verdict::Pass, key: None, rule: None, frame: frame.to_vec() };
+    let Some(packet) = Packet::find(frame, link) else { return outcome };
+    let key = packet.key(frame);
+    outcome.key = Some(key);
+    outcome.rule = rules.iter().position(|rule| rule.matches(&key));
+    let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
+    let changed = match rule.action {
+        Action::Accept => None,
+        Action::Drop => {
+            outcome.verdict = Verdict::Drop;
+            None
+        }
+        Action::Funnel { .. } | Action::Unfunnel { .. } if gso_size != 0 => None,
+        Action::Funnel { outer, sport, dport } => packet.funnel(frame, outer, sport, dport),
+        Action::Unfunnel { inner } => packet.unfunnel(frame, inner),
+    };
+    outcome.frame = changed.unwrap_or(outcome.frame);
+    outcome
+}
+
+/// Are the IP and the outermost L4 checksum of an Ethernet frame right? An absent one is.
+pub fn checksums_are_right(frame: &[u8]) -> bool {
+    let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };
+    let segment = &frame[packet.l4..packet.end];
+    let absent = packet.proto == UDP && be16(segment, 6) == 0;
+    let addresses = &frame[packet.ip + 12..packet.ip + 20];
+    sum(&frame[packet.ip..packet.l4]) % 0xffff == 0
+        && (absent || defect(packet.proto, addresses, segment) == 0)
+}
+
+/// Is the funneling header's checksum right for a segment inside that is (or will be, once somebody
+/// finishes it)?
+pub fn funneling_checksum_is_right(frame: &[u8], inner: u8) -> bool {
+    let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };
+    let pushed = if packet.proto == TCP { 20 } else { 8 };
+    let mut segment = frame[packet.l4..packet.end].to_vec();
+    fill(inner, &[0; 8], &mut segment[pushed..], 0);
+    defect(packet.proto, &frame[packet.ip + 12..packet.ip + 20], &segment) == 0
+}
+
+/// Where things are in a frame that rules can match.
+#[derive(Debug, Clone, Copy)]
+struct Packet {
+    ip: usize,
+    l4: usize,
+    /// Where the IP packet ends; padding may follow.
+    end: usize,
+    proto: u8,
+}
+
+impl Packet {
+    fn find(frame: &[u8], link: Link) -> Option<Packet> {
+        let ip = match link {
+            Link::Ethernet => 14,
+            Link::None => 0,
+        };
+        if frame.len() < ip + 28 || (link == Link::Ethernet && be16(frame, 12) != 0x0800) {
+            return None;
+        }
+        let version = frame[ip] >> 4;
+        let header = usize::from(frame[ip] & 15) * 4;
+        let total = usize::from(be16(frame, ip + 2));
+        let fragment = be16(frame, ip + 6) & 0x3fff != 0;
+        let proto = frame[ip + 9];
+        let smallest = match proto {
+            TCP => 20,
+            UDP => 8,
+            _ => return None,
+        };
+        if version != 4 || header < 20 || fragment || total < header + smallest {
+            return None;
+        }
+        let (l4, end) = (ip + header, ip + total);
+        (end <= frame.len()).then_some(Packet { ip, l4, end, proto })
+    }
+
+    fn key(&self, frame: &[u8]) -> Key {
+        Key {
+            proto: self.proto,
+            saddr: be32(frame, self.ip + 12),
+            daddr: be32(frame, self.ip + 16),
+            sport: be16(frame, self.l4),
+            dport: be16(frame, self.l4 + 2),
+        }
+    }
+
+    fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16) -> Option<Vec<u8>> {
+        let mut inner = frame[self.l4..self.end].to_vec();
+        let absent = self.proto == UDP && be16(&inner, 6) == 0;
+        let pushed = if outer == TCP { 20 } else { 8 };
+        let total = self.end - self.ip + pushed;
+        if total > 65535
+            || (self.proto == UDP && usize::from(be16(&inner, 4)) != inner.len())
+            || (absent && outer == TCP && inner.len() > 9216)
+        {
+            return None;
+        }
+
+        // How wrong the inner checksum is. A packet that was wrong stays exactly as wrong: it must
+        // not be made right on the way, and the funneling header assumes it right.
+        let addresses = &frame[self.ip + 12..self.ip + 20];
+        let mut wrong = 0;
+        if !absent {
+            wrong = defect(self.proto, addresses, &inner);
+            fill(self.proto, &[0; 8], &mut inner, wrong);
+        }
+
+        let mut segment = Vec::new();
+        segment.extend(sport.to_be_bytes());
+        segment.extend(dport.to_be_bytes());
+        if outer == TCP {
+            segment.extend([0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe]);
+            segment.extend([0x50, 0x02, 0x04, 0x00, 0, 0, 0, 0]); // SYN, window 1024
+        } else {
+            segment.extend(((8 + inner.len()) as u16).to_be_bytes());
+            segment.extend([0, 0]);
+        }
+        segment.extend(inner);
+        if !(absent && outer == UDP) {
+            fill(outer, addresses, &mut segment, wrong);
+        }
+        Some(self.replace(frame, outer, &segment))
+    }
+
+    fn unfunnel(&self, frame: &[u8], proto: u8) -> Option<Vec<u8>> {
+        let segment = &frame[self.l4..self.end];
+        let pushed = if self.proto == TCP { 20 } else { 8 };
+        let funneled = match self.proto {
+            TCP => {
+                be32(segment, 4) == 0xcafe_babe && be32(segment, 8) == 0xbabe_cafe && segment[12] >> 4 == 5
+            }
+            _ => usize::from(be16(segment, 4)) == segment.len(),
+        };
+        let mut inner = segment[pushed..].to_vec();
+        let whole = match proto {
+            TCP => inner.len() >= 20 && (20..=inner.len()).contains(&(usize::from(inner[12] >> 4) * 4)),
+            _ => inner.len() >= 8 && usize::from(be16(&inner, 4)) == inner.len(),
+        };
+        if !funneled || !whole {
+            return None;
+        }
+        if !(proto == UDP && be16(&inner, 6) == 0) {
+            let wrong = defect(proto, &[0; 8], &inner);
+            fill(proto, &frame[self.ip + 12..self.ip + 20], &mut inner, wrong);
+        }
+        Some(self.replace(frame, proto, &inner))
+    }
+
+    /// The frame with another segment, and the IP header that goes with it.
+    fn replace(&self, frame: &[u8], proto: u8, segment: &[u8]) -> Vec<u8> {
+        let mut header = frame[self.ip..self.l4].to_vec();
+        let wrong = sum(&header) % 0xffff;
+        let total = (header.len() + segment.len()) as u16;
+        header[2..4].copy_from_slice(&total.to_be_bytes());
+        header[9] = proto;
+        header[10..12].copy_from_slice(&[0, 0]);
+        let checksum = (0xffff + wrong - sum(&header) % 0xffff) % 0xffff;
+        header[10..12].copy_from_slice(&(checksum as u16).to_be_bytes());
+        [&frame[..self.ip], &header, segment, &frame[self.end..]].concat()
+    }
+}
+
+/// The sum of 16-bit words, not folded. Modulo 0xffff it is the Internet checksum's sum (RFC 1071).
+fn sum(bytes: &[u8]) -> u64 {
+    let words = bytes.chunks(2).map(|pair| match *pair {
+        [high, low] => u64::from(high) << 8 | u64::from(low),
+        [high] => u64::from(high) << 8,
+        _ => 0,
+    });
+    words.sum()
+}
+
+/// 0 when the segment's checksum is right; otherwise by how much it is not.
+fn defect(proto: u8, addresses: &[u8], segment: &[u8]) -> u64 {
+    (sum(addresses) + u64::from(proto) + segment.len() as u64 + sum(segment)) % 0xffff
+}
+
+/// Writes the checksum that makes [`defect`] equal to `wrong`. Of the two zeros TCP takes 0, and
+/// UDP 0xffff, as 0 says there is none (RFC 768).
+fn fill(proto: u8, addresses: &[u8], segment: &mut [u8], wrong: u64) {
+    let at = if proto == TCP { 16 } else { 6 };
+    segment[at..at + 2].copy_from_slice(&[0, 0]);
+    let mut checksum = (0xffff + wrong - defect(proto, addresses, segment)) % 0xffff;
+    if checksum == 0 && proto == UDP {
+        checksum = 0xffff;
+    }
+    segment[at..at + 2].copy_from_slice(&(checksum as u16).to_be_bytes());
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from(be16(bytes, at)) << 16 | u32::from(be16(bytes, at + 2))
+}

@@ -1,0 +1,221 @@
+//! Rules as the tests know them: a structure, the text it stands for, and what it matches.
+//!
+//! In: fields, or text in the plain one-rule-a-line form that [`Rule`]'s `Display` prints. Out:
+//! text for the parser under test, and [`Rule::matches`] for the model. Shares nothing with the
+//! crate's parser and sets, so that a mistake there cannot hide here.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::packet::{TCP, UDP};
+
+/// Host byte order throughout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Key {
+    pub proto: u8,
+    pub saddr: u32,
+    pub daddr: u32,
+    pub sport: u16,
+    pub dport: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// 6 or 17.
+    pub proto: u8,
+    pub saddr: Option<Match<Cidr>>,
+    pub daddr: Option<Match<Cidr>>,
+    pub sport: Option<Match<u16>>,
+    pub dport: Option<Match<u16>>,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match<T> {
+    pub negated: bool,
+    pub value: T,
+}
+
+/// An address with a prefix length; host bits may be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    pub addr: u32,
+    pub len: u8,
+    /// Written as a netmask: `10.0.0.0/255.0.0.0`.
+    pub masked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Accept,
+    Drop,
+    Funnel { outer: u8, sport: u16, dport: u16 },
+    Unfunnel { inner: u8 },
+}
+
+impl Cidr {
+    pub fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0)
+    }
+
+    pub fn first(self) -> u32 {
+        self.addr & self.mask()
+    }
+
+    pub fn last(self) -> u32 {
+        self.addr | !self.mask()
+    }
+}
+
+impl Rule {
+    pub fn matches(&self, key: &Key) -> bool {
+        let addr = |m: &Option<Match<Cidr>>, addr: u32| match m {
+            Some(m) => ((addr ^ m.value.addr) & m.value.mask() == 0) != m.negated,
+            None => true,
+        };
+        let port = |m: &Option<Match<u16>>, port: u16| match m {
+            Some(m) => (port == m.value) != m.negated,
+            None => true,
+        };
+        self.proto == key.proto
+            && addr(&self.saddr, key.saddr)
+            && addr(&self.daddr, key.daddr)
+            && port(&self.sport, key.sport)
+            && port(&self.dport, key.dport)
+    }
+
+    /// Would some packet that this rule funnels match it again?
+    pub fn matches_own_output(&self) -> bool {
+        let Action::Funnel { outer, sport, dport } = self.action else { return false };
+        let ports = Rule { saddr: None, daddr: None, ..self.clone() };
+        ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
+    }
+
+    /// Reads a rule in upstream's words. For rulesets known to be right: says only that, not where,
+    /// something is wrong.
+    pub fn parse(text: &str) -> Result<Rule, String> {
+        let wrong = || format!("not a rule the tests can read: `{text}`");
+        let (matches, actions) = text.split_once(" actions ").ok_or_else(wrong)?;
+        let mut rule =
+            Rule { proto: 0, saddr: None, daddr: None, sport: None, dport: None, action: Action::Accept };
+        let mut words = matches.split_whitespace();
+        while let Some(word) = words.next() {
+            match word {
+                "ip" => continue,
+                "tcp" => rule.proto = TCP,
+                "udp" => rule.proto = UDP,
+                _ => {
+                    let mut value = words.next().ok_or_else(wrong)?;
+                    let negated = value == "!=";
+                    if negated {
+                        value = words.next().ok_or_else(wrong)?;
+                    }
+                    let cidr = || Some(Match { negated, value: Cidr::parse(value)? });
+                    let port = || Some(Match { negated, value: value.parse().ok()? });
+                    match word {
+                        "saddr" => rule.saddr = Some(cidr().ok_or_else(wrong)?),
+                        "daddr" => rule.daddr = Some(cidr().ok_or_else(wrong)?),
+                        "sport" => rule.sport = Some(port().ok_or_else(wrong)?),
+                        "dport" => rule.dport = Some(port().ok_or_else(wrong)?),
+                        _ => return Err(wrong()),
+                    }
+                }
+            }
+        }
+        let words: Vec<&str> =
+            actions.split_whitespace().filter(|w| !matches!(*w, "encap" | "decap")).collect();
+        let proto = |name: &str| match name {
+            "tcp" => Ok(TCP),
+            "udp" => Ok(UDP),
+            _ => Err(wrong()),
+        };
+        rule.action = match words[..] {
+            ["accept"] => Action::Accept,
+            ["drop"] => Action::Drop,
+            ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
+            ["funnel", outer, a, m, b, n] => {
+                let (sport, dport) = match (a, b) {
+                    ("sport", "dport") => (m, n),
+                    ("dport", "sport") => (n, m),
+                    _ => return Err(wrong()),
+                };
+                let port = |text: &str| text.parse().map_err(|_| wrong());
+                Action::Funnel { outer: proto(outer)?, sport: port(sport)?, dport: port(dport)? }
+            }
+            _ => return Err(wrong()),
+        };
+        if rule.proto == 0 { Err(wrong()) } else { Ok(rule) }
+    }
+
+    /// Reads rules, one a line or between semicolons; blank lines and `#` comments are skipped.
+    pub fn parse_all(text: &str) -> Result<Vec<Rule>, String> {
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or(""));
+        let rules = lines.flat_map(|line| line.split(';')).map(str::trim);
+        rules.filter(|rule| !rule.is_empty()).map(Rule::parse).collect()
+    }
+}
+
+impl Cidr {
+    fn parse(text: &str) -> Option<Cidr> {
+        let (addr, len) = text.split_once('/').unwrap_or((text, "32"));
+        let addr = addr.parse::<Ipv4Addr>().ok()?.into();
+        if let Ok(mask) = len.parse::<Ipv4Addr>() {
+            let len = u32::from(mask).leading_ones() as u8;
+            return Some(Cidr { addr, len, masked: true });
+        }
+        Some(Cidr { addr, len: len.parse().ok()?, masked: false })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addr = Ipv4Addr::from(self.addr);
+        match self.len {
+            _ if self.masked => write!(f, "{addr}/{}", Ipv4Addr::from(self.mask())),
+            32 => write!(f, "{addr}"),
+            len => write!(f, "{addr}/{len}"),
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Match<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.negated { "!= " } else { "" }, self.value)
+    }
+}
+
+pub fn proto_name(proto: u8) -> &'static str {
+    if proto == TCP { "tcp" } else { "udp" }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ip ")?;
+        if let Some(m) = &self.saddr {
+            write!(f, "saddr {m} ")?;
+        }
+        if let Some(m) = &self.daddr {
+            write!(f, "daddr {m} ")?;
+        }
+        f.write_str(proto_name(self.proto))?;
+        if let Some(m) = &self.sport {
+            write!(f, " sport {m}")?;
+        }
+        if let Some(m) = &self.dport {
+            write!(f, " dport {m}")?;
+        }
+        match self.action {
+            Action::Accept => write!(f, " actions accept"),
+            Action::Drop => write!(f, " actions drop"),
+            Action::Funnel { outer, sport, dport } => {
+                write!(f, " actions funnel {} sport {sport} dport {dport}", proto_name(outer))
+            }
+            Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(inner)),
+        }
+    }
+}
+
+/// The ruleset's text, one rule a line.
+pub fn text(rules: &[Rule]) -> String {
+    rules.iter().map(|rule| format!("{rule}\n")).collect()
+}

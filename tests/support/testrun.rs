@@ -1,0 +1,115 @@
+//! Loads programs into the kernel and runs packets through them (`BPF_PROG_TEST_RUN`).
+//!
+//! In: an ELF object, frames. Out: verdicts and frames as the kernel left them. Attaches nothing.
+
+use anyhow::{Context, Result, anyhow};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+
+/// The most that `BPF_PROG_TEST_RUN` takes: a page less head room and `skb_shared_info`.
+pub const LONGEST: usize = 3520;
+
+/// The least that it takes: an Ethernet header, and the fixed IP header if there is one after it
+/// (`EINVAL` otherwise).
+pub fn shortest(frame: &[u8]) -> usize {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14,
+    }
+}
+
+/// `struct __sk_buff`, as far as it can be set from outside.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SkBuff {
+    pub gso_size: u32,
+    /// Bytes of the frame in the linear area, on kernels that can; 0: all of them.
+    pub linear: u32,
+}
+
+const SK_BUFF_LEN: usize = 192;
+const SK_BUFF_DATA_END: usize = 80;
+const SK_BUFF_GSO_SIZE: usize = 176;
+
+/// Parses the kernel's BTF once; make one a thread and use it again.
+pub struct Loader(EbpfLoader<'static>);
+
+impl Default for Loader {
+    fn default() -> Self {
+        let mut loader = EbpfLoader::new();
+        // Our programs have no relocations that would need it.
+        loader.btf(None);
+        Loader(loader)
+    }
+}
+
+/// A program in the kernel. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Loaded {
+    ebpf: Ebpf,
+    name: String,
+    maps: usize,
+}
+
+impl Loader {
+    /// Loads the program `name` of an object. A refusal says what the verifier said.
+    pub fn load(&mut self, elf: &[u8], name: &str) -> Result<Loaded> {
+        let mut ebpf = self.0.load(elf).context("aya cannot read the object")?;
+        let maps = ebpf.maps().count();
+        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("no program `{name}`"))?;
+        let program: &mut SchedClassifier = program.try_into().context("not a tc classifier")?;
+        program.load().map_err(|error| match error {
+            ProgramError::LoadError { io_error, verifier_log } => {
+                let log = verifier_log.to_string();
+                let lines: Vec<&str> = log.lines().collect();
+                let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+                anyhow!("the verifier refused it: {io_error}\n{tail}")
+            }
+            other => other.into(),
+        })?;
+        Ok(Loaded { ebpf, name: name.to_owned(), maps })
+    }
+}
+
+impl Loaded {
+    pub fn program(&self) -> Result<&SchedClassifier> {
+        let program = self.ebpf.program(&self.name).ok_or_else(|| anyhow!("it is gone"))?;
+        Ok(program.try_into()?)
+    }
+
+    pub fn program_mut(&mut self) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(&self.name).ok_or_else(|| anyhow!("it is gone"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Instruction slots that are left after verification: fewer than went in when the verifier
+    /// found dead code.
+    pub fn slots(&self) -> Result<usize> {
+        let bytes = self.program()?.info()?.size_translated();
+        Ok(bytes.ok_or_else(|| anyhow!("the kernel does not say its size"))? as usize / 8)
+    }
+
+    /// Maps that the object declares.
+    pub fn maps(&self) -> usize {
+        self.maps
+    }
+
+    /// The return value and the frame afterwards.
+    pub fn run(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>)> {
+        let mut ctx = [0; SK_BUFF_LEN];
+        let mut set = |at: usize, value: u32| {
+            ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        };
+        set(SK_BUFF_GSO_SIZE, context.gso_size);
+        set(SK_BUFF_DATA_END, context.linear);
+        let mut out = vec![0; frame.len() + 128];
+        let result = self.program()?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&ctx),
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value.cast_signed(), out))
+    }
+}

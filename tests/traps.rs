@@ -1,0 +1,293 @@
+//! What the original gets wrong, each trap by name: the ones of its rule language, and the ones of
+//! its datapath that a single program and packet can show. (Those that need sockets are in `e2e.rs`.)
+
+mod support;
+
+use sfunnel::codegen::Link;
+use sfunnel::diag::Source;
+use support::packet::Packet;
+use support::rules::Rule;
+use support::testrun::{Loader, SkBuff};
+use support::{Need, engine, require};
+
+const FUNNEL: &str = "ip udp dport 4739 actions funnel tcp sport 540 dport 179\n\
+                      ip tcp dport 8080 actions funnel udp sport 540 dport 80\n";
+const UNFUNNEL: &str = "ip tcp sport 540 dport 179 actions unfunnel udp\n\
+                        ip tcp dport 80 actions unfunnel tcp\n\
+                        ip udp dport 80 actions unfunnel tcp\n";
+
+/// Runs packets through rules in the kernel; each with the words it must come out as. `None`: as
+/// it went in.
+fn run(rules: &str, packets: &[(&str, Option<&str>)]) {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let rules = Rule::parse_all(rules).expect("rules");
+    let mut loader = Loader::default();
+    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    for (before, after) in packets {
+        let packet = Packet::parse(before).expect("words");
+        let after = Packet::parse(after.unwrap_or(before)).expect("words").frame();
+        let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
+        let (verdict, frame) = loaded.run(&packet.frame(), context).expect("a run");
+        assert_eq!(verdict, -1, "{before}");
+        pretty_assertions::assert_eq!(support::packet::hex(&frame), support::packet::hex(&after), "{before}");
+    }
+}
+
+/// Every one of these must be refused, with a caret in the given text and a remedy.
+fn refused(rulesets: &[(&str, &str)]) {
+    for (text, at) in rulesets {
+        let source = Source { name: "rules".into(), text: (*text).into() };
+        let diagnostics = sfunnel::read(&source).err().unwrap_or_else(|| panic!("accepted: {text}"));
+        let labels = diagnostics.iter().flat_map(|d| d.secondary.iter().chain([&d.primary]));
+        let spans: Vec<&str> = labels.map(|l| &text[l.span.start..l.span.end]).collect();
+        let found = spans.iter().any(|span| span.contains(at) || at.contains(span) && !span.is_empty());
+        assert!(found, "`{text}`: carets at {spans:?}, none at `{at}`");
+        assert!(diagnostics.iter().any(|d| d.help.is_some()), "`{text}`: no remedy");
+    }
+}
+
+fn accepted(text: &str) -> usize {
+    let source = Source { name: "rules".into(), text: text.into() };
+    match sfunnel::read(&source) {
+        Ok(checked) => checked.ruleset.rules.len(),
+        Err(diagnostics) => panic!("refused: {text}: {diagnostics:?}"),
+    }
+}
+
+#[test]
+fn upstream_trap_a_negation_split_in_two_is_not_lost() {
+    refused(&[("ip udp dport ! = 53 actions drop", "!")]);
+}
+
+#[test]
+fn upstream_trap_words_need_space_between_them() {
+    refused(&[("iptcpdport80 actions drop", "iptcpdport80")]);
+}
+
+#[test]
+fn upstream_trap_a_repeated_match_is_not_dropped_in_silence() {
+    refused(&[
+        ("ip udp dport 53 dport 54 actions drop", "dport 54"),
+        ("ip saddr 10.0.0.1 saddr 10.0.0.2 udp actions drop", "saddr 10.0.0.2"),
+    ]);
+}
+
+#[test]
+fn upstream_trap_two_protocols_do_not_mean_the_first() {
+    refused(&[("ip tcp udp dport 53 actions drop", "udp")]);
+}
+
+#[test]
+fn upstream_trap_no_protocol_does_not_pass() {
+    refused(&[("ip dport 53 actions drop", "ip dport 53 actions drop")]);
+}
+
+#[test]
+fn upstream_trap_a_rule_must_do_something() {
+    refused(&[("ip udp dport 53 actions", "ip udp dport 53 actions")]);
+}
+
+#[test]
+fn upstream_trap_only_one_action_would_have_run() {
+    refused(&[("ip udp dport 53 actions accept drop", "drop")]);
+}
+
+#[test]
+fn upstream_trap_port_zero_is_not_any() {
+    refused(&[
+        ("ip udp dport 0 actions drop", "0"),
+        ("ip udp dport 53 actions funnel tcp sport 0 dport 179", "0"),
+    ]);
+}
+
+#[test]
+fn upstream_trap_a_rule_that_cannot_match_is_refused() {
+    refused(&[("ip saddr != 0.0.0.0/0 udp actions drop", "0.0.0.0/0")]);
+}
+
+#[test]
+fn upstream_trap_ports_have_sixteen_bits() {
+    refused(&[
+        ("ip udp dport 65536 actions drop", "65536"),
+        ("ip udp dport 99999999999 actions drop", "99999999999"),
+    ]);
+}
+
+#[test]
+fn upstream_trap_ports_are_not_sums() {
+    refused(&[("ip udp sport 1+2 actions drop", "1+2")]);
+}
+
+#[test]
+fn upstream_trap_a_semicolon_in_a_comment_starts_no_rule() {
+    assert_eq!(accepted("ip udp dport 53 actions drop # not; ip tcp actions drop"), 1);
+}
+
+#[test]
+fn upstream_trap_a_comment_ends_with_its_line() {
+    assert_eq!(accepted("ip udp dport 53 actions drop # one\nip udp dport 54 actions accept\n"), 2);
+    assert_eq!(accepted("# all below\nip udp dport 53 actions drop\n\nip tcp actions accept"), 2);
+}
+
+#[test]
+fn upstream_trap_dnat_is_refused_not_ignored() {
+    refused(&[("ip udp dport 53 actions dnat 10.0.0.1", "dnat")]);
+}
+
+#[test]
+fn upstream_trap_a_rule_that_matches_its_own_output() {
+    refused(&[("ip tcp actions funnel tcp sport 540 dport 80", "funnel")]);
+    assert_eq!(accepted("ip tcp actions funnel udp sport 540 dport 80"), 1);
+}
+
+#[test]
+fn upstream_trap_545_rules_are_not_the_most() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    engine::load(&mut loader, &support::arb::many(546), Link::Ethernet).expect("a program");
+}
+
+#[test]
+fn upstream_trap_udp_without_a_checksum() {
+    run(
+        FUNNEL,
+        &[
+            // Outer TCP has to have one, so it sums the payload.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 nosum len 3",
+                Some("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 nosum len 3"),
+            ),
+            (
+                "ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 nosum len 1401",
+                Some("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 nosum len 1401"),
+            ),
+        ],
+    );
+    run(
+        "ip udp dport 4739 actions funnel udp sport 540 dport 179",
+        &[(
+            "ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 nosum len 3",
+            Some("ip 10.0.0.1 > 10.0.0.2 udp 540 > 179 nosum / udp 25000 > 4739 nosum len 3"),
+        )],
+    );
+    run(
+        UNFUNNEL,
+        &[(
+            "ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 nosum len 3",
+            Some("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 nosum len 3"),
+        )],
+    );
+}
+
+#[test]
+fn upstream_trap_ip_options_stay_in_front() {
+    run(
+        FUNNEL,
+        &[
+            (
+                "ip 10.0.0.1 > 10.0.0.2 options 1 udp 25000 > 4739 len 5",
+                Some("ip 10.0.0.1 > 10.0.0.2 options 1 tcp 540 > 179 / udp 25000 > 4739 len 5"),
+            ),
+            (
+                "ip 10.0.0.1 > 10.0.0.2 options 10 tcp 25000 > 8080 tcpopt 3 len 5",
+                Some("ip 10.0.0.1 > 10.0.0.2 options 10 udp 540 > 80 / tcp 25000 > 8080 tcpopt 3 len 5"),
+            ),
+        ],
+    );
+    run(
+        UNFUNNEL,
+        &[(
+            "ip 10.0.0.1 > 10.0.0.2 options 7 tcp 540 > 179 / udp 25000 > 4739 len 5",
+            Some("ip 10.0.0.1 > 10.0.0.2 options 7 udp 25000 > 4739 len 5"),
+        )],
+    );
+}
+
+#[test]
+fn upstream_trap_fragments_pass_unchanged_the_first_one_too() {
+    for rules in [FUNNEL, UNFUNNEL] {
+        run(
+            rules,
+            &[
+                ("ip 10.0.0.1 > 10.0.0.2 mf udp 25000 > 4739 len 64", None),
+                ("ip 10.0.0.1 > 10.0.0.2 frag 1 udp 25000 > 4739 len 64", None),
+                ("ip 10.0.0.1 > 10.0.0.2 frag 8191 udp 25000 > 4739 len 64", None),
+                ("ip 10.0.0.1 > 10.0.0.2 mf tcp 540 > 179 / udp 25000 > 4739 len 64", None),
+            ],
+        );
+    }
+}
+
+#[test]
+fn upstream_trap_gso_packets_are_never_half_mangled() {
+    for gso in [1, 1448, 65_535] {
+        let tcp = format!("ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 len 2896 gso {gso}");
+        let udp = format!("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 len 2896 gso {gso}");
+        let funneled = format!("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 len 9 gso {gso}");
+        run(FUNNEL, &[(&tcp, None), (&udp, None)]);
+        run(UNFUNNEL, &[(&funneled, None)]);
+    }
+}
+
+#[test]
+fn upstream_trap_traffic_that_is_not_funneled_is_not_cut() {
+    run(
+        UNFUNNEL,
+        &[
+            // Real traffic on the same ports: a request, a SYN, a datagram.
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 len 120", None),
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 flags 2 seq 0xdeadbeef ack 0 tcpopt 5", None),
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 len 61", None),
+            // (All that a datagram can be told by is where the inner header would end.)
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 len 170", None),
+            // Almost: one field off.
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 seq 0xcafebabf / udp 25000 > 4739 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 ack 0xbabecaff / udp 25000 > 4739 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 doff 6 / udp 25000 > 4739 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 udplen 15 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 doff 4 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 doff 8 len 8", None),
+        ],
+    );
+}
+
+#[test]
+fn upstream_trap_ipv6_and_vlan_pass_unchanged_as_documented() {
+    for rules in [FUNNEL, UNFUNNEL] {
+        run(
+            rules,
+            &[
+                ("ip6 udp 25000 > 4739 len 9", None),
+                ("ip6 tcp 540 > 179 len 90", None),
+                ("vlan 7 ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 len 9", None),
+                ("vlan 7 ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 len 9", None),
+                ("arp", None),
+            ],
+        );
+    }
+}
+
+#[test]
+fn upstream_trap_the_next_program_on_the_hook_still_runs() {
+    // `run` insists on TC_ACT_UNSPEC whatever the rule does, drop aside.
+    run(
+        "ip udp dport 1 actions accept\nip udp dport 2 actions funnel tcp sport 540 dport 179\n\
+         ip tcp dport 3 actions unfunnel udp",
+        &[
+            ("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 1 len 9", None),
+            (
+                "ip 10.0.0.1 > 10.0.0.2 udp 25000 > 2 len 9",
+                Some("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 2 len 9"),
+            ),
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 9 > 3 / udp 25000 > 2 len 9",
+                Some("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 2 len 9"),
+            ),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4 len 9", None),
+        ],
+    );
+}
