@@ -47,7 +47,9 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     }
     // The last one to three bytes, padded with zeros (RFC 1071 section 4.1).
     let summed = e.label("summed");
-    e.jump_if(Cond::eq32(L4_LEN, 0_u32), summed);
+    // `< 1`, not `== 0`: before 6.8 the verifier learns nothing from what a value is unequal to, and
+    // takes a length that may be zero for one that is.
+    e.jump_if(Cond::lt32(L4_LEN, 1_u32), summed);
     e.jump_if(Cond::gt32(L4_LEN, 3_u32), e.pass);
     e.op(Insn::store_imm(Size::W, FP, CHUNK.offset, 0));
     e.load_bytes(Offset { bytes: 0, plus: Some(PORTS) }, CHUNK, Len::Reg(L4_LEN));
