@@ -19,7 +19,7 @@ use clap::error::ErrorKind;
 
 pub use args::{Cli, Command};
 
-use crate::{kernel, net};
+use crate::{demo, kernel, net};
 
 /// The world outside, as much of it as a command may see.
 pub struct Console<'a> {
@@ -62,6 +62,8 @@ pub enum Failure {
     Net(#[from] net::Error),
     #[error(transparent)]
     Load(#[from] kernel::LoadError),
+    #[error(transparent)]
+    Demo(#[from] demo::Error),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     /// Our own mistake in generating code.
@@ -94,6 +96,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),
         Some(Command::Compile(args)) => (compile::compile(&args, console), false),
+        Some(Command::Demo) => (show(console), false),
     };
     let result = result.and_then(|()| console.out.flush().map_err(Failure::from));
     let Err(failure) = result else { return 0 };
@@ -104,6 +107,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
     }
     // The original's entry point answers 1 to a bad variable, and keeps 2 for the rules.
     if in_container && matches!(failure, Failure::Usage(_)) { 1 } else { failure.code() }
+}
+
+/// `demo`: runs it, writes the report.
+fn show(console: &mut Console<'_>) -> Result<(), Failure> {
+    console.say("demo: in two network namespaces of its own, which vanish with it; touches nothing else");
+    let report = demo::run()?;
+    let color = console.out_is_terminal && console.variable("NO_COLOR").is_none();
+    Ok(report.write(console.out, color)?)
 }
 
 fn usage(error: &clap::Error, console: &mut Console<'_>) -> u8 {

@@ -135,7 +135,7 @@ fn permission() -> String {
     if missing.is_empty() {
         format!(
             "CAP_BPF and CAP_NET_ADMIN are there, but perhaps only in a user namespace (a rootless container): \
-             they are needed in the initial one; {MEMLOCK}"
+             they are needed in the initial one; or a container's seccomp profile does not allow `bpf`; {MEMLOCK}"
         )
     } else {
         format!("{} missing; {NEEDED}", missing.join(" and "))

@@ -11,6 +11,7 @@
 pub mod check;
 pub mod cli;
 pub mod codegen;
+pub mod demo;
 pub mod diag;
 pub mod elf;
 pub mod ir;

@@ -230,6 +230,7 @@ helpers! {
     SkbStoreBytes = 9 "bpf_skb_store_bytes";
     L3CsumReplace = 10 "bpf_l3_csum_replace";
     L4CsumReplace = 11 "bpf_l4_csum_replace";
+    CloneRedirect = 13 "bpf_clone_redirect";
     Redirect = 23 "bpf_redirect";
     SkbLoadBytes = 26 "bpf_skb_load_bytes";
     CsumDiff = 28 "bpf_csum_diff";

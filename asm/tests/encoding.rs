@@ -103,6 +103,7 @@ fn instructions() -> Vec<(Insn, &'static str, &'static str)> {
         (Insn::call(Helper::SkbStoreBytes), "85 00 00 00 09 00 00 00", "call bpf_skb_store_bytes#9"),
         (Insn::call(Helper::L3CsumReplace), "85 00 00 00 0a 00 00 00", "call bpf_l3_csum_replace#10"),
         (Insn::call(Helper::L4CsumReplace), "85 00 00 00 0b 00 00 00", "call bpf_l4_csum_replace#11"),
+        (Insn::call(Helper::CloneRedirect), "85 00 00 00 0d 00 00 00", "call bpf_clone_redirect#13"),
         (Insn::call(Helper::Redirect), "85 00 00 00 17 00 00 00", "call bpf_redirect#23"),
         (Insn::call(Helper::SkbLoadBytes), "85 00 00 00 1a 00 00 00", "call bpf_skb_load_bytes#26"),
         (Insn::call(Helper::CsumDiff), "85 00 00 00 1c 00 00 00", "call bpf_csum_diff#28"),

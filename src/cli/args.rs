@@ -9,6 +9,7 @@ use crate::net::Link;
 
 const EXAMPLES: &str = "\
 Examples:
+  sfunnel demo
   sfunnel check rules.sf
   sfunnel attach -i eth0 -d egress --rules rules.sf
   sfunnel attach -i eth1 --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
@@ -70,6 +71,16 @@ Examples:
   sfunnel compile rules.sf --emit tree
   sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
     Compile(Compile),
+    /// Send packets through funnels and show what happens to them; needs root and no set-up
+    #[command(after_help = "\
+Examples:
+  sfunnel demo
+  sfunnel demo | less
+
+Makes two network namespaces without a name and a veth pair between them, attaches
+rules at both ends, and sends UDP and TCP through real sockets. Nothing outside is
+touched, and nothing is left behind, however it ends.")]
+    Demo,
 }
 
 /// Which hooks.

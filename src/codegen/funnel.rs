@@ -137,7 +137,9 @@ impl Sum {
     }
 }
 
-/// Writes the pushed header. Uses R1, R2, R4 and `PORTS`.
+/// Writes the pushed header, from its end to its start: before 6.12 and without `CAP_PERFMON`, the
+/// verifier refuses to store to a part of an eight-byte stack slot once something narrower has been
+/// stored to its start ("attempt to corrupt spilled pointer"). Uses R1, R2, R4 and `PORTS`.
 fn build(e: &mut Emit, header: &Window, inner: Proto, outer: Proto) {
     match outer {
         Proto::Tcp => build_tcp(e, header, inner),
@@ -150,11 +152,11 @@ fn build(e: &mut Emit, header: &Window, inner: Proto, outer: Proto) {
 fn build_tcp(e: &mut Emit, header: &Window, inner: Proto) {
     let correction: &[Reg] = if inner == Proto::Udp { &[NOTE] } else { &[] };
     e.pushed_checksum(inner, Proto::Tcp, SUM, correction);
-    e.store(header, tcp::CHECKSUM, R1);
-    e.store_const(header, tcp::SEQUENCE, marker::SEQUENCE);
-    e.store_const(header, tcp::ACKNOWLEDGEMENT, marker::ACKNOWLEDGEMENT);
-    e.store_const(header, tcp::OFFSET_FLAGS_WINDOW, marker::OFFSET_FLAGS_WINDOW);
     e.store_const(header, tcp::URGENT, 0);
+    e.store(header, tcp::CHECKSUM, R1);
+    e.store_const(header, tcp::OFFSET_FLAGS_WINDOW, marker::OFFSET_FLAGS_WINDOW);
+    e.store_const(header, tcp::ACKNOWLEDGEMENT, marker::ACKNOWLEDGEMENT);
+    e.store_const(header, tcp::SEQUENCE, marker::SEQUENCE);
 }
 
 /// Without an inner checksum there is none to derive the outer one from, and over IPv4 it may be

@@ -96,6 +96,18 @@ pub fn put(
     program: BorrowedFd<'_>,
     name: &str,
 ) -> Result<()> {
+    put_at(netlink, interface, hook, program, name, PRIORITY)
+}
+
+/// The same at any priority: lower ones run first. Filters elsewhere than at [`PRIORITY`] are never taken for ours.
+pub fn put_at(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    program: BorrowedFd<'_>,
+    name: &str,
+    priority: u16,
+) -> Result<()> {
     let options = [
         // A descriptor is never negative.
         TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
@@ -106,7 +118,7 @@ pub fn put(
         index: interface.index,
         handle: HANDLE.into(),
         parent: hook.parent(),
-        info: u32::from(PRIORITY) << 16 | u32::from(ETH_P_ALL.to_be()),
+        info: u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be()),
         ..TcHeader::default()
     };
     let attributes = vec![

@@ -11,6 +11,7 @@ pub mod mark;
 pub mod netlink;
 pub mod netns;
 pub mod qdisc;
+pub mod veth;
 
 use std::io;
 use std::path::PathBuf;

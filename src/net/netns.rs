@@ -38,7 +38,10 @@ fn locate(target: &str, named: &Path) -> PathBuf {
 pub(super) fn explain(source: &io::Error) -> String {
     let hint = match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT) => "; in a container, mount /var/run/netns (or share the host's process ids)",
-        Some(Errno::EPERM | Errno::EACCES) => "; CAP_SYS_ADMIN is needed to enter a namespace",
+        Some(Errno::EPERM) => "; CAP_SYS_ADMIN is needed to enter a namespace",
+        Some(Errno::EACCES) => {
+            "; CAP_SYS_PTRACE is needed to see the namespace of a process, CAP_SYS_ADMIN to enter it"
+        }
         Some(Errno::EINVAL) => {
             "; the file is not a network namespace: in a container, mount /var/run/netns with propagation (HostToContainer)"
         }

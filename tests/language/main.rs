@@ -2,7 +2,6 @@
 //!
 //! Diagnostics are goldens, `testdata/errors/*.txt`; `BLESS=1 cargo test --test language` rewrites them.
 
-mod docs;
 mod errors;
 mod fuzz;
 mod valid;

@@ -424,7 +424,7 @@ pub fn many(count: usize) -> Vec<Rule> {
     let rule = |i: usize| {
         let n = u32::try_from(i).unwrap_or(0);
         let port = u16::try_from(1 + i % 65_000).unwrap_or(1);
-        let other = |i: usize| if i % 2 == 0 { UDP } else { TCP };
+        let other = |i: usize| if i.is_multiple_of(2) { UDP } else { TCP };
         let addr = Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false };
         Rule {
             proto: if i % 6 < 4 { other(i / 3) } else { TCP },

@@ -1,7 +1,7 @@
 //! A ruleset and packets to run through it, as a text file (`testdata/regressions/*.txt`).
 //!
 //! In and out: text such as the one below. Free text on top says what to look at. Packets are the
-//! words of [`Packet::parse`] or `hex FRAME`; `gso N` may follow either, and `#` starts a comment.
+//! words of `words.rs` or `hex FRAME`; `gso N` may follow either, and `#` starts a comment.
 //! A packet may end in `=> rule N`, `=> miss`: checked against the model, which is then checked
 //! against the other engines.
 //!

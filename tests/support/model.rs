@@ -79,7 +79,7 @@ pub fn checksums_are_right(frame: &[u8]) -> bool {
     let segment = &frame[packet.l4..packet.end];
     let absent = packet.proto == UDP && be16(segment, 6) == 0;
     let addresses = &frame[packet.ip + 12..packet.ip + 20];
-    sum(&frame[packet.ip..packet.l4]) % 0xffff == 0
+    sum(&frame[packet.ip..packet.l4]).is_multiple_of(0xffff)
         && (absent || defect(packet.proto, addresses, segment) == 0)
 }
 

@@ -1,0 +1,192 @@
+//! Two namespaces, a wire between them, sfunnel at both ends, and taps.
+//!
+//! Everything is attached through what `sfunnel attach` uses. The taps are filters of the demo's own, right
+//! in front of funnel and right behind unfunnel, that send a copy of each packet into a second veth pair,
+//! where a packet socket sees it: a socket on the wire itself sees only what funnel has done already.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use asm::{Assembler, Helper, Insn, Program, Reg::*};
+
+use super::capture::Capture;
+use super::flow::Place;
+use super::namespace::Namespace;
+use super::{DEADLINE, Error};
+use crate::diag::{self, Source};
+use crate::net::{self, Attachment, Hook, Interface, Link, Mark, Netlink, filter, links, veth};
+use crate::{check, codegen, elf, kernel, tree};
+
+pub const WIRE: &str = "eth0";
+const TAP: &str = "tap0";
+/// Client and server. TEST-NET-1 (RFC 5737): nobody's addresses.
+pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
+
+/// One end of the wire.
+#[derive(Debug)]
+pub struct End {
+    pub namespace: Namespace,
+    pub address: Ipv4Addr,
+    pub wire: Interface,
+    pub tap: Interface,
+    pub capture: Capture,
+    netlink: Netlink,
+}
+
+#[derive(Debug)]
+pub struct Lab {
+    pub client: End,
+    pub server: End,
+}
+
+/// A program that stands on a hook.
+#[derive(Debug)]
+pub struct Installed {
+    pub place: Place,
+    /// Slots of eight bytes, as compiled, and after the verifier.
+    pub slots: usize,
+    pub translated: Option<usize>,
+}
+
+#[derive(Debug)]
+pub struct Installation {
+    pub programs: Vec<Installed>,
+    pub compiling: Duration,
+    pub loading: Duration,
+    pub attaching: Duration,
+}
+
+impl Lab {
+    pub fn new() -> Result<Self, Error> {
+        let (client, server) = (Namespace::new("client")?, Namespace::new("server")?);
+        let mut netlink = open(&client)?;
+        for (name, numbers) in [(WIRE, [2, 12]), (TAP, [3, 13])] {
+            veth::pair(&mut netlink, name, numbers, server.as_fd())
+                .map_err(|error| system("make a veth pair", error))?;
+        }
+        let [near, far] = ADDRESSES;
+        let mut lab = Self { client: End::new(client, near)?, server: End::new(server, far)? };
+        let deadline = Instant::now() + DEADLINE;
+        for end in [&mut lab.client, &mut lab.server] {
+            for interface in [&end.wire, &end.tap] {
+                veth::wait_until_running(&mut end.netlink, interface, deadline)
+                    .map_err(|error| system("wait for its veth pairs", error))?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Compiles, loads and attaches all rules, as `sfunnel attach` does.
+    pub fn attach(&mut self) -> Result<Installation, Error> {
+        let start = Instant::now();
+        let compiled: Vec<(Place, Program)> =
+            Place::ALL.into_iter().map(|place| Ok((place, compile(place)?))).collect::<Result<_, Error>>()?;
+        let named: Vec<(&str, &Program)> =
+            compiled.iter().map(|(place, program)| (place.program(), program)).collect();
+        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+        let object = elf::wrap(&named);
+        let compiling = start.elapsed();
+
+        let start = Instant::now();
+        let loaded = kernel::load(&object, &names)?;
+        let loading = start.elapsed();
+
+        let start = Instant::now();
+        for ((place, compiled), loaded) in compiled.iter().zip(&loaded) {
+            let (end, hook) = match place {
+                Place::ClientEgress => (&mut self.client, Hook::Egress),
+                Place::ClientIngress => (&mut self.client, Hook::Ingress),
+                Place::ServerEgress => (&mut self.server, Hook::Egress),
+                Place::ServerIngress => (&mut self.server, Hook::Ingress),
+            };
+            let attachment = Attachment {
+                interface: end.wire.clone(),
+                hook,
+                program: loaded.as_fd(),
+                name: Mark::new(&compiled.bytes(), place.rules().len()).to_string(),
+            };
+            net::plan(&mut end.netlink, vec![attachment])?.apply(&mut end.netlink)?;
+        }
+        let attaching = start.elapsed();
+
+        let installed = |((place, compiled), loaded): (&(Place, Program), &kernel::Program)| Installed {
+            place: *place,
+            slots: compiled.slots(),
+            translated: loaded.translated.and_then(|bytes| usize::try_from(bytes / 8).ok()),
+        };
+        let programs = compiled.iter().zip(&loaded).map(installed).collect();
+        Ok(Installation { programs, compiling, loading, attaching })
+    }
+
+    /// Taps the client in front of funnel, the server behind unfunnel.
+    pub fn tap(&mut self) -> Result<(), Error> {
+        let (plain, delivered) = (copy_to(&self.client.tap)?, copy_to(&self.server.tap)?);
+        let object = elf::wrap(&[("tap_plain", &plain), ("tap_delivered", &delivered)]);
+        let loaded = kernel::load(&object, &["tap_plain", "tap_delivered"])?;
+        let places = [
+            (&mut self.client, Hook::Egress, filter::PRIORITY - 1),
+            (&mut self.server, Hook::Ingress, filter::PRIORITY + 1),
+        ];
+        for (program, (end, hook, priority)) in loaded.iter().zip(places) {
+            let name = "demo tap";
+            filter::put_at(&mut end.netlink, &end.wire, hook, program.as_fd(), name, priority)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what the packet sockets have seen. The client first: what it has sent has then arrived,
+    /// if the server's application has it.
+    pub fn drain(&mut self) -> Result<(), Error> {
+        self.client.capture.drain()?;
+        self.server.capture.drain()
+    }
+}
+
+impl End {
+    fn new(namespace: Namespace, address: Ipv4Addr) -> Result<Self, Error> {
+        const PREFIX: u8 = 30;
+        let mut netlink = open(&namespace)?;
+        let [wire, tap] = [WIRE, TAP].map(|name| links::find(&mut netlink, &[name.to_owned()]));
+        let (Some(wire), Some(tap)) = (wire?.pop(), tap?.pop()) else {
+            return Err(Error::Internal("an interface that was just made is not there".to_owned()));
+        };
+        veth::address(&mut netlink, &wire, address, PREFIX)
+            .map_err(|error| system("give its veth pair an address", error))?;
+        for interface in [&wire, &tap] {
+            veth::up(&mut netlink, interface).map_err(|error| system("bring up its veth pair", error))?;
+        }
+        let capture = Capture::open(&namespace)?;
+        Ok(Self { namespace, address, wire, tap, capture, netlink })
+    }
+}
+
+fn compile(place: Place) -> Result<Program, Error> {
+    let source = Source::new(place.title(), place.rules().join("\n"));
+    let checked = check::read(&source)
+        .map_err(|diagnostics| Error::Internal(diag::render(&source, &diagnostics, false)))?;
+    codegen::compile(&checked.ruleset, &tree::build(&checked.ruleset), Link::Ethernet)
+        .map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// `bpf_clone_redirect(skb, interface, 0); return TC_ACT_UNSPEC`
+fn copy_to(interface: &Interface) -> Result<Program, Error> {
+    let mut asm = Assembler::new();
+    asm.push(Insn::mov32(R2, interface.index));
+    asm.push(Insn::mov32(R3, 0));
+    asm.push(Insn::call(Helper::CloneRedirect));
+    asm.push(Insn::mov32(R0, -1));
+    asm.push(Insn::exit());
+    asm.finish().map_err(|error| Error::Internal(error.to_string()))
+}
+
+fn open(namespace: &Namespace) -> Result<Netlink, Error> {
+    namespace.within(|| Netlink::open().map_err(|error| system("open a netlink socket", error)))
+}
+
+fn system(step: &str, error: net::netlink::Error) -> Error {
+    match error.errno() {
+        Some(errno) => Error::system(step, errno),
+        None => Error::Internal(format!("{step}: {error}")),
+    }
+}
