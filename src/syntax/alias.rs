@@ -49,9 +49,8 @@ pub(super) fn unalias(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (rest, (ports, span)) = match peek(i) {
         Some(open) if open.text.starts_with('{') => set(i)?,
         Some(list) if list.text.contains(',') => {
-            let help = format!("write `unalias {{ {} }}`", list.text.replace(',', ", "));
             let error = Diagnostic::error("a set of ports needs braces", list.span, "several ports");
-            return wrong(help::skip(word(i)?.0, Spoils::Word), vec![error.help(help)]);
+            return wrong(help::skip(word(i)?.0, Spoils::Word), vec![error.help(UNALIAS)]);
         }
         _ => {
             let (rest, (port, span)) = argument(i, key, "a port number or a set", "8080", port)?;

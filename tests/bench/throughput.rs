@@ -1,9 +1,11 @@
 //! TCP through `alias`, as ratios to plain TCP: iperf3 in paired runs, with and without programs.
 //!
 //! `cargo xtask bench` runs it, as root. Nothing is asserted: a number is for a person to judge.
-//! Two worlds of namespaces stand side by side, one with four attachments and one with none. Runs in
-//! them take turns, the first one too; a line is the median of the ratios of its pairs.
-//! `SFUNNEL_ROUNDS` pairs (7) of `SFUNNEL_SECONDS` (1) each.
+//! Three worlds of namespaces stand side by side, one with four attachments and two with none. Runs in
+//! them take turns, in another order each round; a line has the medians of the rounds' ratios. That of
+//! the two plain worlds says how much of a difference means nothing on this machine, and processor time
+//! for each bit suffers less from what else runs there. `SFUNNEL_ROUNDS` rounds (7) of
+//! `SFUNNEL_SECONDS` (1) a run; `SFUNNEL_WAY` picks a way, `SFUNNEL_STREAMS` a number of streams.
 #![allow(clippy::print_stdout)]
 
 #[path = "../support/mod.rs"]
@@ -63,25 +65,34 @@ impl World {
         }
         let mut command = Command::new(lab::find_tool("iperf3").context("iperf3")?);
         command.args(["-s", "--forceflush", "-p", &PORT.to_string()]);
-        let mut iperf =
-            server.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
-        let mut lines = BufReader::new(iperf.stdout.take().context("a pipe")?).lines();
+        let iperf = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
+        let mut world = World { client, server, _router: router, address, iperf };
+        let mut lines = BufReader::new(world.iperf.stdout.take().context("a pipe")?).lines();
         let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
         // Its pipe stays open and empty.
         thread::spawn(move || lines.count());
-        let world = World { client, server, _router: router, address, iperf };
         ensure!(listening, "iperf3 does not listen");
         Ok(world)
     }
 
-    /// Gbit/s that arrive.
-    fn run(&self, seconds: usize, streams: usize, back: bool) -> Result<f64> {
+    fn run(&self, seconds: usize, streams: usize, back: bool) -> Result<Run> {
         let reverse = if back { "-R" } else { "" };
         let args = format!("-c {} -p {PORT} -t {seconds} -P {streams} -J {reverse}", self.address);
         let report: serde_json::Value = serde_json::from_str(&self.client.tool("iperf3", &args))?;
-        let bits = report["end"]["sum_received"]["bits_per_second"].as_f64();
-        Ok(bits.context("iperf3 reports no sum")? / 1e9)
+        let end = &report["end"];
+        let number = |value: &serde_json::Value| value.as_f64().context("not a report of iperf3");
+        let rate = number(&end["sum_received"]["bits_per_second"])? / 1e9;
+        let cpu = &end["cpu_utilization_percent"];
+        let busy = number(&cpu["host_total"])? + number(&cpu["remote_total"])?;
+        Ok(Run { rate, cost: busy / rate })
     }
+}
+
+/// Gbit/s that arrived, and processor time for each.
+#[derive(Clone, Copy)]
+struct Run {
+    rate: f64,
+    cost: f64,
 }
 
 impl Drop for World {
@@ -117,30 +128,41 @@ fn main() -> Result<()> {
     }
     let number = |name, default| env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let (rounds, seconds) = (number("SFUNNEL_ROUNDS", 7), number("SFUNNEL_SECONDS", 1));
-    println!("iperf3, {rounds} pairs of {seconds} s; Gbit/s, medians");
-    println!("{:<34} {:>8} {:>8} {:>8}", "", "plain", "alias", "ratio");
+    let way_wanted = env::var("SFUNNEL_WAY").ok();
+    let streams_wanted: Option<usize> = env::var("SFUNNEL_STREAMS").ok().and_then(|n| n.parse().ok());
+    println!("iperf3, {rounds} rounds of {seconds} s a run; Gbit/s, and ratios to plain; medians");
+    println!("{:<34} {:>6} {:>6} {:>6} {:>8} {:>6}", "", "plain", "alias", "ratio", "(plain)", "cpu");
     for way in [Way::Veth, Way::Segments, Way::Router] {
-        let (plain, aliased) = (World::new(way, false)?, World::new(way, true)?);
-        for streams in [1, 4, 16] {
+        if way_wanted.as_ref().is_some_and(|wanted| *wanted != format!("{way:?}")) {
+            continue;
+        }
+        let worlds = [World::new(way, false)?, World::new(way, true)?, World::new(way, false)?];
+        for streams in [1, 4, 16].into_iter().filter(|n| streams_wanted.is_none_or(|wanted| *n == wanted)) {
             for back in [false, true] {
-                let (mut base, mut ours, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+                let mut runs = Vec::new();
                 for round in 0..rounds {
-                    let first = if round % 2 == 0 { &plain } else { &aliased };
-                    let second = if round % 2 == 0 { &aliased } else { &plain };
-                    let (a, b) = (first.run(seconds, streams, back)?, second.run(seconds, streams, back)?);
-                    let (b, o) = if round % 2 == 0 { (a, b) } else { (b, a) };
-                    base.push(b);
-                    ours.push(o);
-                    ratios.push(o / b);
+                    let mut row = [Run { rate: 0.0, cost: 0.0 }; 3];
+                    for turn in 0..3 {
+                        let world = (round + turn) % 3;
+                        row[world] = worlds[world].run(seconds, streams, back)?;
+                    }
+                    runs.push(row);
                 }
+                let of = |number: &dyn Fn(&[Run; 3]) -> f64| median(runs.iter().map(number).collect());
                 let direction = if back { "to the client" } else { "to the server" };
-                let name = format!("{way:?}, {streams:>2} streams, {direction}");
-                let (base, ours, ratio) = (median(base), median(ours), median(ratios));
-                println!("{name:<34} {base:>8.2} {ours:>8.2} {ratio:>8.3}");
+                println!(
+                    "{:<34} {:>6.2} {:>6.2} {:>6.3} {:>8.3} {:>6.3}",
+                    format!("{way:?}, {streams:>2} streams, {direction}"),
+                    of(&|[plain, ..]| plain.rate),
+                    of(&|[_, alias, _]| alias.rate),
+                    of(&|[plain, alias, again]| 2.0 * alias.rate / (plain.rate + again.rate)),
+                    of(&|[plain, _, again]| again.rate / plain.rate),
+                    of(&|[plain, alias, again]| 2.0 * alias.cost / (plain.cost + again.cost)),
+                );
             }
         }
-        let worlds = [&plain, &aliased].map(|w| w.client.checksum_errors() + w.server.checksum_errors());
-        println!("{way:?}: checksum errors, plain and aliased: {worlds:?}");
+        let errors = worlds.iter().map(|w| w.client.checksum_errors() + w.server.checksum_errors());
+        println!("{way:?}: checksum errors: {:?}", errors.collect::<Vec<_>>());
     }
     Ok(())
 }

@@ -14,9 +14,9 @@ use std::time::Instant;
 use nix::sys::socket::{MsgFlags, recv, send};
 use sha2::{Digest, Sha256};
 
-use super::support::lab::{self, Capture, DEADLINE, Ns, attach, find_tool};
-use super::support::{Need, model, require};
-use super::{NEEDS, Way, World};
+use super::support::lab::{Capture, DEADLINE, Ns, attach, find_tool};
+use super::support::world::{NEEDS, Way, World};
+use super::support::{Need, flows, model, require};
 
 const TCPDUMP: Need = Need::Tool("tcpdump", "tcpdump");
 
@@ -47,7 +47,7 @@ fn tcp_talks_through_an_aliased_port_whatever_is_on_the_way() {
         let world = World::new(way);
         let capture = Capture::start(&world.server, "vs");
         alias(&world, "{ 8080, 8443 }");
-        let exchanged = lab::tcp(&world.client, &world.server, world.to(8080), 5, 20);
+        let exchanged = flows::tcp(&world.client, &world.server, world.to(8080), 5, 20);
         assert_eq!(exchanged, 100, "{way:?}");
         world.no_checksum_errors();
         // Not by any other way: no packet has shown the true port.
@@ -126,7 +126,8 @@ impl Sum {
 }
 
 fn pattern(at: usize) -> u8 {
-    (at ^ at >> 8 ^ at >> 16) as u8
+    let [a, b, c, ..] = at.to_le_bytes();
+    a ^ b ^ c
 }
 
 fn write_pattern(stream: &mut impl Write, bytes: usize) {
@@ -225,7 +226,7 @@ fn real_traffic_shares_the_port() {
         let world = World::new(way);
         alias(&world, "{ 8080, 8443 }");
         for port in [80, 8080, 80] {
-            let exchanged = lab::tcp(&world.client, &world.server, world.to(port), 3, 20);
+            let exchanged = flows::tcp(&world.client, &world.server, world.to(port), 3, 20);
             assert_eq!(exchanged, 60, "{port}, {way:?}");
         }
         world.no_checksum_errors();
@@ -260,7 +261,7 @@ fn many_short_connections_are_all_served() {
     }
     let world = World::new(Way::Nat);
     alias(&world, "8080");
-    assert_eq!(lab::tcp(&world.client, &world.server, world.to(8080), 2_000, 1), 2_000);
+    assert_eq!(flows::tcp(&world.client, &world.server, world.to(8080), 2_000, 1), 2_000);
     world.no_checksum_errors();
 }
 
