@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 8] = [
+const GOOD: [&str; 11] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -42,6 +42,9 @@ const GOOD: [&str; 8] = [
     "\ttcp dport!=80 unfunnel decap udp\r\n",
     "ip daddr 0.0.0.0/0 tcp accept",
     "tcp sport 1 dport 65535 actions funnel udp dport 1 sport 65535",
+    "ip daddr 10.0.0.1 tcp dport 8080 actions alias dport 80; tcp sport 8080 alias sport 80",
+    "tcp dport 80 actions unalias { 8080, 8443 }; tcp sport 80 dport != 1 unalias 8080",
+    "ip saddr 10.0.0.1 tcp sport 80 unalias {8080,8443,}",
 ];
 
 const WORDS: [&str; 64] = [

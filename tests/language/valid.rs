@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
-use sfunnel::ir::{Action, Funnel, Proto, Rule};
+use sfunnel::ir::{Action, End, Funnel, Proto, Rule};
 
 use super::{read, talk};
 
@@ -102,6 +102,44 @@ fn encap_and_decap_are_noise() {
         rule("tcp dport 80 actions unfunnel decap udp").action,
         Action::Unfunnel { inner: Proto::Udp }
     );
+}
+
+#[test]
+fn alias_names_one_of_the_ports_and_another_number() {
+    for (text, end) in [("alias dport 80", End::Dport), ("actions alias sport 80", End::Sport)] {
+        let rule = rule(&format!("tcp sport 1 dport 8080 {text}"));
+        assert_eq!(rule.action, Action::Alias { end, port: 80 });
+    }
+    // To a port among others that the rule matches, too: packets to it are left alone.
+    assert_eq!(
+        rule("ip daddr 10.0.0.1 tcp alias dport 80").action,
+        Action::Alias { end: End::Dport, port: 80 }
+    );
+}
+
+#[test]
+fn unalias_takes_a_port_or_a_set_however_it_is_spaced() {
+    let sets = ["{ 8080, 8443 }", "{8080,8443}", "{8443 ,8080}", "{ 8080 , 8443, }", "{\t8080,\t8443\r}"];
+    for set in sets {
+        let rule = rule(&format!("tcp dport 80 actions unalias {set}"));
+        let Action::Unalias { end: End::Dport, ports } = rule.action else { panic!("{set}") };
+        assert_eq!(ports.iter().collect::<Vec<_>>(), [8080, 8443], "{set}");
+    }
+    assert_eq!(meaning("tcp dport 80 unalias 8080"), meaning("tcp dport 80 actions unalias { 8080 }"));
+    assert_eq!(rules("tcp dport 80 unalias { 1, 2 }; udp drop").len(), 2);
+}
+
+#[test]
+fn the_port_that_unalias_restores_is_the_one_matched_by_a_single_number() {
+    for (text, expected) in [
+        ("tcp dport 80 unalias 8080", End::Dport),
+        ("tcp sport 80 unalias 8080", End::Sport),
+        ("tcp sport 80 dport != 1 unalias 8080", End::Sport),
+        ("tcp sport != 1 dport 80 unalias 8080", End::Dport),
+    ] {
+        let Action::Unalias { end, .. } = rule(text).action else { panic!("{text}") };
+        assert_eq!(end, expected, "{text}");
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ cargo xtask COMMAND
 const KERNEL_TESTS: [&str; 6] = ["kernel", "vectors", "traps", "attach", "e2e", "demo"];
 
 /// Programs that some tests use, and the Debian packages they come in.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 10] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -32,6 +32,9 @@ const TOOLS: [(&str, &str); 7] = [
     ("tshark", "tshark"),
     ("setpriv", "util-linux"),
     ("socat", "socat"),
+    ("conntrack", "conntrack"),
+    ("nginx", "nginx"),
+    ("curl", "curl"),
 ];
 
 fn main() -> ExitCode {
