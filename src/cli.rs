@@ -69,6 +69,8 @@ pub enum Failure {
     /// Our own mistake in generating code.
     #[error("internal error, please report it with the ruleset: {0}")]
     Internal(String),
+    #[error("internal error, please report it with the ruleset: cannot write the object: {0}")]
+    Object(#[from] object::write::Error),
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
 }

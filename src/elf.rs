@@ -5,7 +5,7 @@
 //! (without one aya says GPL). Never touches the kernel or a file.
 
 use asm::Program;
-use object::write::{Object, StandardSegment, Symbol, SymbolSection};
+use object::write::{Error, Object, StandardSegment, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
 /// The section name by which aya knows a tc program (`tc` and others are spellings it does not take).
@@ -16,7 +16,11 @@ const LICENSE: &[u8] = b"Dual BSD/GPL\0";
 const SLOT: u64 = 8;
 
 /// An object with these programs. A name is 1 to 15 of `[A-Za-z0-9_.]` (`bpf_obj_name_cpy`).
-pub fn wrap(programs: &[(&str, &Program)]) -> Vec<u8> {
+///
+/// # Errors
+///
+/// The object is larger than the format can say; anything else is a bug of this module.
+pub fn wrap(programs: &[(&str, &Program)]) -> Result<Vec<u8>, Error> {
     let endian = if cfg!(target_endian = "little") { Endianness::Little } else { Endianness::Big };
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endian);
 
@@ -40,6 +44,6 @@ pub fn wrap(programs: &[(&str, &Program)]) -> Vec<u8> {
             flags: SymbolFlags::None,
         });
     }
-    // Writing fails on relocations, of which there are none, and on objects beyond the format's size.
-    object.write().unwrap_or_default()
+
+    object.write()
 }

@@ -120,7 +120,7 @@ fn attempt_to_attach(
         kinds.iter().map(|link| rules.compile(*link)).collect::<Result<Vec<Program>, Failure>>()?;
     let named: Vec<(&str, &Program)> = kinds.iter().map(|link| program_name(*link)).zip(&compiled).collect();
     let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-    let loaded = kernel::load(&elf::wrap(&named), &names).inspect_err(|error| {
+    let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
         if let Some(text) = rules.explain(error, &named, console.color) {
             console.say(text);
         }

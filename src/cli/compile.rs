@@ -31,7 +31,7 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         Emit::Tree => rules.tree.to_string().into_bytes(),
         Emit::Asm => rules.compile(args.link.into())?.listing(&titles).into_bytes(),
         Emit::Hex => rules.compile(args.link.into())?.hex(&titles).into_bytes(),
-        Emit::Elf => elf::wrap(&[("sfunnel", &rules.compile(args.link.into())?)]),
+        Emit::Elf => elf::wrap(&[("sfunnel", &rules.compile(args.link.into())?)])?,
     };
     match &args.output {
         Some(file) if !to_stdout => fs::write(file, data)

@@ -85,7 +85,7 @@ impl Lab {
         let named: Vec<(&str, &Program)> =
             compiled.iter().map(|(place, program)| (place.program(), program)).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-        let object = elf::wrap(&named);
+        let object = wrap(&named)?;
         let compiling = start.elapsed();
 
         let start = Instant::now();
@@ -122,7 +122,7 @@ impl Lab {
     /// Taps the client in front of funnel, the server behind unfunnel.
     pub fn tap(&mut self) -> Result<(), Error> {
         let (plain, delivered) = (copy_to(&self.client.tap)?, copy_to(&self.server.tap)?);
-        let object = elf::wrap(&[("tap_plain", &plain), ("tap_delivered", &delivered)]);
+        let object = wrap(&[("tap_plain", &plain), ("tap_delivered", &delivered)])?;
         let loaded = kernel::load(&object, &["tap_plain", "tap_delivered"])?;
         let places = [
             (&mut self.client, Hook::Egress, filter::PRIORITY - 1),
@@ -189,4 +189,8 @@ fn system(step: &str, error: net::netlink::Error) -> Error {
         Some(errno) => Error::system(step, errno),
         None => Error::Internal(format!("{step}: {error}")),
     }
+}
+
+fn wrap(programs: &[(&str, &Program)]) -> Result<Vec<u8>, Error> {
+    elf::wrap(programs).map_err(|error| Error::Internal(error.to_string()))
 }

@@ -148,7 +148,7 @@ fn compile(rules: &str) -> Result<Program> {
 }
 
 fn load(program: &Program) -> Result<Ebpf> {
-    let mut ebpf = EbpfLoader::new().btf(None).load(&elf::wrap(&[("sfunnel", program)]))?;
+    let mut ebpf = EbpfLoader::new().btf(None).load(&elf::wrap(&[("sfunnel", program)])?)?;
     classifier(&mut ebpf)?.load()?;
     Ok(ebpf)
 }

@@ -37,7 +37,7 @@ pub fn compile(text: &str, link: Link) -> Result<Compiled> {
     let tree = tree::build(&ruleset);
     let program = codegen::compile(&ruleset, &tree, link)?;
     let slots = program.slots();
-    let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)]);
+    let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)])?;
     Ok(Compiled { ruleset, tree, slots, elf })
 }
 

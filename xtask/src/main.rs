@@ -1,6 +1,7 @@
 //! The project's chores, as `cargo xtask COMMAND`. Standard library and `anyhow` only, so that it is
 //! built in a second.
 
+mod kernels;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ cargo xtask COMMAND
   ci              all checks: format, lints, conventions, tests. What lands has passed it
   bless [FILTER]  rewrites the goldens in testdata/, and says which changed
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
+  kernels [SUITE] the same programs in other kernels (Debian's 6.1 and 6.12, under QEMU)
   tidy            conventions that no other tool checks
   dist            the static binary, and its size
   bench           what the programs cost, as ratios to an empty one and to plain TCP (root)
@@ -55,6 +57,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["ci"] => ci(),
         ["bless", filter @ ..] => bless(filter),
         ["kernel", filter @ ..] => kernel(filter),
+        ["kernels", suites @ ..] => kernels::run(suites),
         ["tidy"] => tidy::check(),
         ["dist"] => dist(),
         ["bench"] => bench(),
