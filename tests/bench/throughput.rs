@@ -1,10 +1,11 @@
 //! TCP through `alias`, as ratios to plain TCP: iperf3 in paired runs, with and without programs.
 //!
 //! `cargo xtask bench` runs it, as root. Nothing is asserted: a number is for a person to judge.
-//! Three worlds of namespaces stand side by side, one with four attachments and two with none. Runs in
-//! them take turns, in another order each round; a line has the medians of the rounds' ratios. That of
-//! the two plain worlds says how much of a difference means nothing on this machine, and processor time
-//! for each bit suffers less from what else runs there. `SFUNNEL_ROUNDS` rounds (7) of
+//! Four worlds of namespaces stand side by side: one that aliases, with four attachments, two with none,
+//! and one whose four attachments match and do nothing. Runs in them take turns, in another order each
+//! round; a line has the medians of the rounds' ratios. That of the two plain worlds says how much of a
+//! difference means nothing on this machine, that of the idle programs what any program costs there, and
+//! processor time for each bit suffers less from what else the machine does. `SFUNNEL_ROUNDS` rounds (7) of
 //! `SFUNNEL_SECONDS` (1) a run; `SFUNNEL_WAY` picks a way, `SFUNNEL_STREAMS` a number of streams.
 #![allow(clippy::print_stdout)]
 
@@ -32,6 +33,15 @@ enum Way {
     Router,
 }
 
+/// What is attached in a world, at both ends in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rules {
+    None,
+    /// A rule that matches all packets of the flow and leaves them as they are.
+    Accept,
+    Alias,
+}
+
 struct World {
     client: Ns,
     server: Ns,
@@ -42,7 +52,7 @@ struct World {
 }
 
 impl World {
-    fn new(way: Way, aliased: bool) -> Result<World> {
+    fn new(way: Way, rules: Rules) -> Result<World> {
         let (client, server) = (Ns::new("client"), Ns::new("server"));
         let (mut router, mut address) = (None, "10.1.0.2");
         if way == Way::Router {
@@ -55,13 +65,26 @@ impl World {
             client.tool("ethtool", "-K vc tso off gso off");
             server.tool("ethtool", "-K vs tso off gso off");
         }
-        if aliased {
-            let to = format!("ip daddr {address} tcp dport {PORT} actions alias dport 80");
-            attach(&client, "vc", "egress", &to);
-            attach(&server, "vs", "ingress", "tcp dport 80 actions unalias { 8080, 8443 }");
-            attach(&server, "vs", "egress", "tcp sport 8080 actions alias sport 80");
-            let back = format!("ip saddr {address} tcp sport 80 actions unalias {PORT}");
-            attach(&client, "vc", "ingress", &back);
+        let four = match rules {
+            Rules::None => None,
+            Rules::Accept => Some([
+                format!("ip daddr {address} tcp dport {PORT} actions accept"),
+                format!("tcp dport {PORT} actions accept"),
+                format!("tcp sport {PORT} actions accept"),
+                format!("ip saddr {address} tcp sport {PORT} actions accept"),
+            ]),
+            Rules::Alias => Some([
+                format!("ip daddr {address} tcp dport {PORT} actions alias dport 80"),
+                format!("tcp dport 80 actions unalias {{ {PORT}, 8443 }}"),
+                format!("tcp sport {PORT} actions alias sport 80"),
+                format!("ip saddr {address} tcp sport 80 actions unalias {PORT}"),
+            ]),
+        };
+        if let Some([there, arrived, back, returned]) = four {
+            attach(&client, "vc", "egress", &there);
+            attach(&server, "vs", "ingress", &arrived);
+            attach(&server, "vs", "egress", &back);
+            attach(&client, "vc", "ingress", &returned);
         }
         let mut command = Command::new(lab::find_tool("iperf3").context("iperf3")?);
         command.args(["-s", "--forceflush", "-p", &PORT.to_string()]);
@@ -131,33 +154,37 @@ fn main() -> Result<()> {
     let way_wanted = env::var("SFUNNEL_WAY").ok();
     let streams_wanted: Option<usize> = env::var("SFUNNEL_STREAMS").ok().and_then(|n| n.parse().ok());
     println!("iperf3, {rounds} rounds of {seconds} s a run; Gbit/s, and ratios to plain; medians");
-    println!("{:<34} {:>6} {:>6} {:>6} {:>8} {:>6}", "", "plain", "alias", "ratio", "(plain)", "cpu");
+    let heads = ["plain", "alias", "ratio", "(plain)", "(accept)", "cpu"];
+    let [plain, alias, ratio, again, accept, cpu] = heads;
+    println!("{:<34} {plain:>6} {alias:>6} {ratio:>6} {again:>8} {accept:>8} {cpu:>6}", "");
     for way in [Way::Veth, Way::Segments, Way::Router] {
         if way_wanted.as_ref().is_some_and(|wanted| *wanted != format!("{way:?}")) {
             continue;
         }
-        let worlds = [World::new(way, false)?, World::new(way, true)?, World::new(way, false)?];
+        let world = |rules| World::new(way, rules);
+        let worlds = [world(Rules::None)?, world(Rules::Alias)?, world(Rules::None)?, world(Rules::Accept)?];
         for streams in [1, 4, 16].into_iter().filter(|n| streams_wanted.is_none_or(|wanted| *n == wanted)) {
             for back in [false, true] {
                 let mut runs = Vec::new();
                 for round in 0..rounds {
-                    let mut row = [Run { rate: 0.0, cost: 0.0 }; 3];
-                    for turn in 0..3 {
-                        let world = (round + turn) % 3;
+                    let mut row = [Run { rate: 0.0, cost: 0.0 }; 4];
+                    for turn in 0..4 {
+                        let world = (round + turn) % 4;
                         row[world] = worlds[world].run(seconds, streams, back)?;
                     }
                     runs.push(row);
                 }
-                let of = |number: &dyn Fn(&[Run; 3]) -> f64| median(runs.iter().map(number).collect());
+                let of = |number: &dyn Fn(&[Run; 4]) -> f64| median(runs.iter().map(number).collect());
                 let direction = if back { "to the client" } else { "to the server" };
                 println!(
-                    "{:<34} {:>6.2} {:>6.2} {:>6.3} {:>8.3} {:>6.3}",
+                    "{:<34} {:>6.2} {:>6.2} {:>6.3} {:>8.3} {:>8.3} {:>6.3}",
                     format!("{way:?}, {streams:>2} streams, {direction}"),
                     of(&|[plain, ..]| plain.rate),
-                    of(&|[_, alias, _]| alias.rate),
-                    of(&|[plain, alias, again]| 2.0 * alias.rate / (plain.rate + again.rate)),
-                    of(&|[plain, _, again]| again.rate / plain.rate),
-                    of(&|[plain, alias, again]| 2.0 * alias.cost / (plain.cost + again.cost)),
+                    of(&|[_, alias, ..]| alias.rate),
+                    of(&|[plain, alias, again, _]| 2.0 * alias.rate / (plain.rate + again.rate)),
+                    of(&|[plain, _, again, _]| again.rate / plain.rate),
+                    of(&|[plain, _, again, accept]| 2.0 * accept.rate / (plain.rate + again.rate)),
+                    of(&|[plain, alias, again, _]| 2.0 * alias.cost / (plain.cost + again.cost)),
                 );
             }
         }

@@ -39,10 +39,17 @@ step $two /bin/sfunnel attach -i lo -d both --rules /rules
 step $two /bin/vectors
 step /bin/sfunnel demo
 step /bin/vectors
-step /bin/kernel --test-threads 1 every model_tree addresses without cases
+step /bin/kernel --test-threads 1 every model_tree addresses without cases alias_and unalias
 [ -z "$failed" ] && echo "GUEST: ok" || echo "GUEST: failed:$failed"
 /bin/busybox poweroff -f
 "#;
+
+/// What the golden of all funnels lacks.
+const ALIAS: &str = "tcp dport 7001 actions alias dport 7000
+tcp sport 7001 actions alias sport 7000
+tcp dport 7000 actions unalias { 7001, 7003, 7005, 7007, 7009, 7011 }
+tcp sport 7000 actions unalias 7001
+";
 
 pub fn run(wanted: &[&str]) -> Result<()> {
     let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| which(tool).is_none()).map(|t| t.1).collect();
@@ -152,7 +159,8 @@ fn initramfs(folder: &Path, kernel: &Path, binaries: &[(&str, PathBuf)]) -> Resu
     exec(Command::new("cp").arg("-r").arg(here.join("testdata")).arg(&testdata))?;
     let golden = fs::read_to_string("testdata/golden/eight-rules.txt")?;
     let rules = golden.split("-- rules --").nth(1).and_then(|rest| rest.split("-- tree --").next());
-    fs::write(root.join("rules"), rules.context("eight-rules.txt has no rules")?)?;
+    let rules = rules.context("eight-rules.txt has no rules")?;
+    fs::write(root.join("rules"), format!("{rules}{ALIAS}"))?;
     fs::write(root.join("init"), INIT)?;
     exec(Command::new("chmod").arg("+x").arg(root.join("init")))?;
 
