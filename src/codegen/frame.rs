@@ -133,7 +133,5 @@ impl Emit {
         self.op(Insn::mov32(R4, 0_u32));
         self.call(Helper::SkbAdjustRoom);
         self.jump_if(Cond::ne64(R0, 0), self.pass);
-        // The flow hash was that of ports that are now elsewhere.
-        self.call(Helper::SetHashInvalid);
     }
 }

@@ -8,7 +8,7 @@
 //! after    [link][IP changed, options ][pushed header][L4 re-based, payload ]
 //! ```
 
-use asm::{Cond, Insn, Label, Reg, Reg::*};
+use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
 use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
@@ -44,6 +44,7 @@ pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
         e.op_note(Insn::mov64(IP, NOTE), "keep");
     }
     e.adjust_room(ip, pushed);
+    forget_hash(e);
     if inner == Proto::Udp {
         e.op(Insn::mov64(NOTE, IP));
     }
@@ -88,6 +89,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
     e.op(Insn::mov64(sum, SUM));
     e.save_options(len);
     e.adjust_room(ip, pushed);
+    forget_hash(e);
     let ip = e.window_again(new_ip, ipv4::LEN, e.fail);
     e.update_ip(&ip, pushed, inner, outer);
     let (options_at, header_at) = (e.offset(0, None), e.offset(0, Some(len)));
@@ -96,6 +98,12 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
     e.exit(UNSPEC);
+}
+
+/// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a
+/// multipath route that goes by the hash (`fib_multipath_hash`).
+fn forget_hash(e: &mut Emit) {
+    e.call(Helper::SetHashInvalid);
 }
 
 /// From length and checksum of the inner UDP header, in [`NOTE`], to what [`build`] wants of it. A

@@ -4,6 +4,8 @@
 //! TCP the original program's sequence and acknowledgement numbers. The outer checksum proves nothing:
 //! NAT on a host that leaves checksums to be finished later updates it the wrong way.
 //!
+//! The flow's hash is kept: receive flow steering compares it with what it saw before this program ran.
+//!
 //! ```text
 //! before   [link][IP, options         ][pushed header][L4, payload          ]
 //! after    [link][IP changed, options ][L4 re-based, payload                ]
