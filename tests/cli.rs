@@ -99,7 +99,7 @@ fn a_closed_pipe_is_success() {
 
 #[test]
 fn usage_errors_exit_2_and_speak_on_stderr() {
-    let cases: [&[&str]; 8] = [
+    let cases: [&[&str]; 12] = [
         &["nonsense"],
         &["check"],
         &["compile", "-", "--emit", "gold"],
@@ -108,6 +108,10 @@ fn usage_errors_exit_2_and_speak_on_stderr() {
         &["attach", "--ruleset", "tcp actions drop", "--attempts", "0"],
         &["attach", "--ruleset", "tcp actions drop", "--retry-delay", "soon"],
         &["attach", "--retry-delay"],
+        &["attach", "-i", "", "--ruleset", "tcp actions drop"],
+        &["attach", "-i", ",", "--ruleset", "tcp actions drop"],
+        &["detach", "-i", ""],
+        &["status", "-i", ","],
     ];
     for args in cases {
         let output = run(sfunnel(args), "");

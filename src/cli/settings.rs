@@ -63,6 +63,12 @@ impl Target {
             .filter(|name| !name.is_empty())
             .map(str::to_owned)
             .collect();
+        // An empty variable means the default; an empty flag is a script's variable that was not set.
+        if names.is_empty() && !place.iface.is_empty() {
+            return Err(Failure::Usage(
+                "`--iface` names no interface; leave it out to mean every interface".to_owned(),
+            ));
+        }
         Ok(Self {
             interfaces: (!names.is_empty()).then_some(names),
             direction,
@@ -191,6 +197,19 @@ mod tests {
         assert_eq!(read(&[("IFACES", " eth0 eth1,eth2\n")]).unwrap(), ["eth0", "eth1", "eth2"]);
         assert_eq!(read(&[("IFACES", "")]), None);
         assert_eq!(read(&[]), None);
+    }
+
+    #[test]
+    fn a_flag_that_names_no_interface_is_a_mistake_and_an_empty_variable_is_none() {
+        let read = |iface: &str| {
+            let place = Place { iface: vec![iface.to_owned()], ..Place::default() };
+            with(&[("IFACES", "eth0")], |console| Target::read(&place, Direction::Ingress, console))
+        };
+        for empty in ["", " ", ","] {
+            let said = read(empty).unwrap_err().to_string();
+            assert!(said.starts_with("`--iface` names no interface"), "{said}");
+        }
+        assert_eq!(read("lo,").unwrap().interfaces.unwrap(), ["lo"]);
     }
 
     #[test]
