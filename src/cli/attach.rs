@@ -25,7 +25,8 @@ pub fn detach(args: &args::Detach, console: &mut Console<'_>) -> Result<(), Fail
     // What `attach -d egress` did must not survive a plain `detach`.
     let target = Target::read(&args.place, Direction::Both, console)?;
     let clean = args.clean || settings::truth("CLEAN", console)?;
-    detach_from(&target, if clean { Whose::OursAndTheOriginals } else { Whose::Ours }, console)
+    let whose = if clean { Whose::OursAndTheOriginals } else { Whose::Ours };
+    detach_from(&target, Patience::NONE, whose, console)
 }
 
 /// Rules first, so that a mistake in them is not hidden behind an interface that is not there yet.
@@ -43,9 +44,18 @@ pub(super) fn attach_to(
             "debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded",
         );
     }
+    patiently(patience, console, |console| attempt_to_attach(target, &rules, debug, &mut netlink, console))
+}
+
+/// Tries again while an interface does not exist.
+fn patiently(
+    patience: Patience,
+    console: &mut Console<'_>,
+    mut work: impl FnMut(&mut Console<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut attempt = 1;
     loop {
-        match attempt_to_attach(target, &rules, debug, &mut netlink, console) {
+        match work(console) {
             Err(Failure::Net(error)) if error.is_missing_interface() && attempt < patience.attempts => {
                 let Patience { attempts, delay } = patience;
                 console.say(format!(
@@ -60,10 +70,24 @@ pub(super) fn attach_to(
     }
 }
 
-pub(super) fn detach_from(target: &Target, whose: Whose, console: &mut Console<'_>) -> Result<(), Failure> {
+pub(super) fn detach_from(
+    target: &Target,
+    patience: Patience,
+    whose: Whose,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
     let mut netlink = open(target)?;
-    let interfaces = interfaces(target, &mut netlink)?;
-    let removed = net::detach(&mut netlink, &interfaces, target.direction.hooks(), whose)?;
+    patiently(patience, console, |console| attempt_to_detach(target, whose, &mut netlink, console))
+}
+
+fn attempt_to_detach(
+    target: &Target,
+    whose: Whose,
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let interfaces = interfaces(target, netlink)?;
+    let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
     for filter in &removed {
         let name = filter.name.as_deref().unwrap_or_default();
         console.say(format!("detached from {} {}: {name}", filter.interface.name, filter.hook));

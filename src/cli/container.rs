@@ -28,7 +28,7 @@ pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
     let clean = settings::truth("CLEAN", console)?;
     let debug = settings::truth("DEBUG", console)?;
     if clean {
-        return detach_from(&target, Whose::OursAndTheOriginals, console);
+        return detach_from(&target, patience, Whose::OursAndTheOriginals, console);
     }
     let source = settings::source(&args, console)?;
     console.say(format!("ruleset ({}):", source.name));

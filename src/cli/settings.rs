@@ -85,6 +85,9 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// One try.
+    pub const NONE: Self = Self { attempts: 1, delay: Duration::ZERO };
+
     pub fn read(args: &Attach, console: &Console<'_>) -> Result<Self, Failure> {
         let attempts = setting(args.attempts.as_deref(), "--attempts", "N_ATTEMPTS", console);
         let delay = setting(args.retry_delay.as_deref(), "--retry-delay", "RETRY_DELAY", console);

@@ -256,7 +256,13 @@ fn n_attempts_is_a_number_of_tries() {
             let said = fail(command.args(["--attempts", attempts]), 1);
             assert_eq!(said.matches("waiting: ").count(), waits, "{said}");
             assert!(said.contains("error: no interface named none"), "{said}");
+            let mut command = sfunnel();
+            command.env("CLEAN", "1").env("IFACES", "none").env("RETRY_DELAY", "0.01");
+            let said = fail(command.env("N_ATTEMPTS", attempts), 1);
+            assert_eq!(said.matches("waiting: ").count(), waits, "{said}");
         }
+        let said = fail(sfunnel().args(["detach", "-i", "none"]), 1);
+        assert!(!said.contains("waiting: "), "whoever detaches by hand sees it at once: {said}");
         assert!(start.elapsed() < Duration::from_secs(60), "it waits as long as it is told, not the default");
     });
 }
