@@ -57,8 +57,36 @@ pub(super) enum Spoils {
     Rule,
 }
 
-/// A word that starts neither a match nor an action.
-pub(super) fn unknown_word(word: Word<'_>) -> (Diagnostic, Spoils) {
+/// A word that starts neither a match nor an action. Where an action must be, it stands for one, and
+/// what follows are its arguments, whatever they look like.
+pub(super) fn unknown_word(word: Word<'_>, at_actions: bool) -> (Diagnostic, Spoils) {
+    if let Some(list) = list_of_actions(word, at_actions) {
+        return (list, Spoils::Rule);
+    }
+    let is_action = at_actions || meant(word.text).is_some_and(|keyword| ACTIONS.contains(&keyword));
+    let (diagnostic, spoils) = unknown(word);
+    (diagnostic, if is_action { Spoils::Rule } else { spoils })
+}
+
+/// `drop,accept`: not a set of values, but several actions.
+fn list_of_actions(word: Word<'_>, at_actions: bool) -> Option<Diagnostic> {
+    let mut parts = word.text.split(',').filter(|part| !part.is_empty());
+    if !word.text.contains(',') || word.text.starts_with('{') {
+        return None;
+    }
+    let first = parts.clone().find(|part| ACTIONS.contains(part));
+    let is_list = parts.all(|part| ACTIONS.contains(&part));
+    if !(is_list && (at_actions || first.is_some())) {
+        return None;
+    }
+    let error = Diagnostic::error("a rule has one action, without commas", word.span, "a list of actions");
+    Some(match first {
+        Some(first) => error.help(format!("keep one of them, such as `{first}`")),
+        None => error.help("keep the action that stands first"),
+    })
+}
+
+fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     if let Some((name, help, spoils)) = PLANNED.iter().find(|(name, ..)| *name == word.text) {
         let message = format!("`{name}` is not supported in this version");
         return (Diagnostic::error(message, word.span, "not supported").help(*help), *spoils);
@@ -149,7 +177,7 @@ fn remedy(text: &str) -> Option<String> {
     if KEYWORDS.contains(&&*lower) {
         return Some(format!("words are lower case: write `{lower}`"));
     }
-    if let Some((_, keyword)) = SYNONYMS.iter().find(|(synonym, _)| *synonym == lower) {
+    if let Some(keyword) = synonym(&lower) {
         return Some(format!("did you mean `{keyword}`?"));
     }
     if let Some((key, value)) = text.split_once('=')
@@ -161,6 +189,17 @@ fn remedy(text: &str) -> Option<String> {
         return Some(format!("put blanks between the words: `{words}`"));
     }
     misspelled(&lower).map(|keyword| format!("did you mean `{keyword}`?"))
+}
+
+/// The word of the language that this one, which is none, was meant to be.
+pub(super) fn meant(text: &str) -> Option<&'static str> {
+    let lower = text.to_lowercase();
+    let keyword = KEYWORDS.iter().copied().find(|keyword| *keyword == lower);
+    keyword.or_else(|| synonym(&lower)).or_else(|| misspelled(&lower))
+}
+
+fn synonym(lower: &str) -> Option<&'static str> {
+    SYNONYMS.iter().find(|(synonym, _)| *synonym == lower).map(|(_, keyword)| *keyword)
 }
 
 /// The keyword that is one slip of the pen away, or two in long ones.

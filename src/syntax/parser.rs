@@ -69,8 +69,12 @@ fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<R
                 i = fault.rest;
             }
             Err(_) => {
-                let (diagnostic, spoils) = help::unknown_word(word);
+                let at_actions = rule.actions_word.is_some() || !rule.actions.is_empty();
+                let (diagnostic, spoils) = help::unknown_word(word, at_actions);
                 recovery.diagnostics.push(diagnostic);
+                if help::meant(word.text) == Some("actions") {
+                    rule.actions_word = rule.actions_word.or(Some(word.span));
+                }
                 recovery.in_chain |= word.text == "chain";
                 i = help::skip(after, spoils);
             }
