@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::EbpfLoader;
 use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
@@ -56,12 +57,30 @@ impl LoadError {
     }
 }
 
+/// One for the process: aya reads all type information of the kernel to make one (5 MB of it, into 15 MB,
+/// in 20 ms: twice what all the rest of attaching takes). Our programs have none to relocate.
+static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    Mutex::new(loader)
+});
+
+/// Makes what [`load`] needs, without the detour through the kernel's type information. aya cannot be told
+/// to leave it alone, but does without where it cannot be opened: so for this moment, nothing can. For a
+/// process that has no other threads, and does not run them into this.
+pub fn prepare() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if setrlimit(Resource::RLIMIT_NOFILE, 0, hard).is_ok() {
+        LazyLock::force(&LOADER);
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+    }
+}
+
 /// Loads the named programs of one object, in the order of `names`: all of them, or none.
 pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
     raise_memlock();
-    // Our programs carry no type information to relocate: do not let aya keep the kernel's.
-    let mut object =
-        EbpfLoader::new().btf(None).load(elf).map_err(|error| LoadError::Object(format!("{error:?}")))?;
+    let object = LOADER.lock().unwrap_or_else(PoisonError::into_inner).load(elf);
+    let mut object = object.map_err(|error| LoadError::Object(format!("{error:?}")))?;
     let mut loaded: HashMap<&str, Program> = HashMap::new();
     for name in names {
         let program: &mut SchedClassifier = object

@@ -5,8 +5,11 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use sfunnel::cli::{self, Console};
+use sfunnel::kernel;
 
 fn main() -> ExitCode {
+    // While there is no other thread.
+    kernel::prepare();
     let env = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut out = io::BufWriter::new(io::stdout().lock());
