@@ -304,10 +304,10 @@ fn a_large_file_comes_through_unchanged() {
     if !require(&NEEDS) || !require(&[Need::Tool("nginx", "nginx"), Need::Tool("curl", "curl")]) {
         return;
     }
-    const SIZE: usize = 256 << 20;
+    let mebibytes = std::env::var("SFUNNEL_MIB").map_or(256, |mib| mib.parse().expect("a number of MiB"));
     let directory = tempfile::tempdir().expect("a directory");
     let mut file = File::create(directory.path().join("file")).expect("a file");
-    write_pattern(&mut file, SIZE);
+    write_pattern(&mut file, mebibytes << 20);
     drop(file);
     let world = World::new(Way::Nat);
     alias(&world, "{ 8080, 8443 }");
