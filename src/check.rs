@@ -84,6 +84,7 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
     }
     let proto = proto(matches.protocol?);
+    let every = || ir::Addresses::every(ir::Family::V4);
     let action = match &rule.actions.first()?.kind {
         ActionKind::Accept => ir::Action::Accept,
         ActionKind::Drop => ir::Action::Drop,
@@ -98,8 +99,8 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         text: rule.text.clone(),
         span: rule.span,
         proto,
-        saddr: matches.saddr.map_or_else(RangeSetBlaze::universe, addresses),
-        daddr: matches.daddr.map_or_else(RangeSetBlaze::universe, addresses),
+        saddr: matches.saddr.map_or_else(every, addresses),
+        daddr: matches.daddr.map_or_else(every, addresses),
         sport: matches.sport.map_or_else(RangeSetBlaze::universe, ports),
         dport: matches.dport.map_or_else(RangeSetBlaze::universe, ports),
         action,
@@ -193,12 +194,12 @@ fn proto(protocol: ast::Protocol) -> ir::Proto {
     }
 }
 
-fn addresses(kind: MatchKind) -> RangeSetBlaze<u32> {
-    let MatchKind::Addr { negated, prefix, .. } = kind else { return RangeSetBlaze::universe() };
+fn addresses(kind: MatchKind) -> ir::Addresses {
+    let MatchKind::Addr { negated, prefix, .. } = kind else { return ir::Addresses::every(ir::Family::V4) };
     let host_bits = u32::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
     let addr = prefix.addr.to_bits();
     let set = RangeSetBlaze::from_iter([addr & !host_bits..=addr | host_bits]);
-    if negated { !set } else { set }
+    if negated { (!set).into() } else { set.into() }
 }
 
 fn ports(kind: MatchKind) -> RangeSetBlaze<u16> {

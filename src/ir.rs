@@ -24,11 +24,79 @@ pub struct Rule {
     /// Where it stands in the source.
     pub span: Span,
     pub proto: Proto,
-    pub saddr: RangeSetBlaze<u32>,
-    pub daddr: RangeSetBlaze<u32>,
+    /// Of the same families as `daddr`.
+    pub saddr: Addresses,
+    pub daddr: Addresses,
     pub sport: RangeSetBlaze<u16>,
     pub dport: RangeSetBlaze<u16>,
     pub action: Action,
+}
+
+impl Rule {
+    /// Whether packets of this family can match.
+    pub fn is_about(&self, family: Family) -> bool {
+        self.saddr.has(family) && self.daddr.has(family)
+    }
+}
+
+/// A version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        })
+    }
+}
+
+/// A set of addresses of either family. None of a family: no packet of that family.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addresses {
+    pub v4: RangeSetBlaze<u32>,
+    pub v6: RangeSetBlaze<u128>,
+}
+
+impl Addresses {
+    /// Every address of this family.
+    pub fn every(family: Family) -> Self {
+        match family {
+            Family::V4 => RangeSetBlaze::<u32>::universe().into(),
+            Family::V6 => RangeSetBlaze::<u128>::universe().into(),
+        }
+    }
+
+    pub fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => !self.v4.is_empty(),
+            Family::V6 => !self.v6.is_empty(),
+        }
+    }
+
+    pub fn is_subset(&self, other: &Addresses) -> bool {
+        self.v4.is_subset(&other.v4) && self.v6.is_subset(&other.v6)
+    }
+}
+
+impl From<RangeSetBlaze<u32>> for Addresses {
+    fn from(v4: RangeSetBlaze<u32>) -> Self {
+        Addresses { v4, v6: RangeSetBlaze::new() }
+    }
+}
+
+impl From<RangeSetBlaze<u128>> for Addresses {
+    fn from(v6: RangeSetBlaze<u128>) -> Self {
+        Addresses { v4: RangeSetBlaze::new(), v6 }
+    }
 }
 
 /// What happens to a packet that matches. Processing ends with the first match.

@@ -24,6 +24,7 @@ pub mod ethernet {
     pub const TYPE: Field = field("ether.type", 12, Size::H);
     pub const LEN: i16 = 14;
     pub const TYPE_IPV4: u16 = 0x0800;
+    pub const TYPE_IPV6: u16 = 0x86dd;
 }
 
 /// IPv4 header, RFC 791 section 3.1.
@@ -65,6 +66,47 @@ pub mod ipv4 {
     pub const PLAIN: u8 = 0x45;
     /// More fragments, or a fragment offset.
     pub const FRAGMENTED: u32 = 0x3fff;
+}
+
+/// IPv6 header, RFC 8200 section 3.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-------+---------------+---------------------------------------+
+/// |Version| traffic class |              flow label               |  0
+/// +-------+---------------+-------+---------------+---------------+
+/// |        payload length         |  next header  |   hop limit   |  4
+/// +-------------------------------+---------------+---------------+
+/// |                   source address, 16 bytes                    |  8
+/// +---------------------------------------------------------------+
+/// |                 destination address, 16 bytes                 | 24
+/// +---------------------------------------------------------------+
+/// ```
+pub mod ipv6 {
+    use super::{Field, Size, field};
+
+    pub const VERSION: Field = field("ip6.version", 0, Size::B);
+    pub const LENGTH: Field = field("ip6.length", 4, Size::H);
+    pub const NEXT_HEADER: Field = field("ip6.next_header", 6, Size::B);
+    /// 32 bits each.
+    pub const SADDR: [Field; 4] = [
+        field("ip6.saddr[0..31]", 8, Size::W),
+        field("ip6.saddr[32..63]", 12, Size::W),
+        field("ip6.saddr[64..95]", 16, Size::W),
+        field("ip6.saddr[96..127]", 20, Size::W),
+    ];
+    pub const DADDR: [Field; 4] = [
+        field("ip6.daddr[0..31]", 24, Size::W),
+        field("ip6.daddr[32..63]", 28, Size::W),
+        field("ip6.daddr[64..95]", 32, Size::W),
+        field("ip6.daddr[96..127]", 36, Size::W),
+    ];
+
+    /// Also where `bpf_skb_adjust_room` opens and closes room.
+    pub const LEN: i16 = 40;
+    /// The shortest packet with an L4 header, which is UDP's.
+    pub const SHORTEST: i16 = 48;
 }
 
 /// UDP header, RFC 768.

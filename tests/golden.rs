@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use pretty_assertions::StrComparison;
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::{self, Source};
-use sfunnel::ir::Ruleset;
+use sfunnel::ir::{Family, Proto, Ruleset};
 use sfunnel::tree::{self, Node, Tree};
 
 fn main() {
@@ -95,7 +95,7 @@ impl Stages {
             "tree" => Ok(self.tree.to_string()),
             "listing" => Ok(self.program.listing(&|rule| self.title(rule))),
             "summary" => {
-                let depth = sfunnel::ir::Proto::ALL.map(|proto| depth(self.tree.root(proto)));
+                let depth = Proto::ALL.map(|proto| depth(self.tree.root(Family::V4, proto)));
                 let [tcp, udp] = depth;
                 let (slots, long) = (self.program.slots(), self.program.long_jumps());
                 Ok(format!("slots {slots}\nlong jumps {long}\ncompares at most: tcp {tcp}, udp {udp}\n"))

@@ -13,7 +13,9 @@ use std::thread;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
+use range_set_blaze::RangeSetBlaze;
 use sfunnel::codegen::Link;
+use sfunnel::ir;
 use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
 use support::rules::{Action, Rule};
@@ -107,6 +109,55 @@ fn the_tree_finds_the_first_rule_that_matches() {
             if let Some(key) = outcome.key {
                 let found = engine::lookup(&compiled.tree, &key).expect("a protocol");
                 prop_assert_eq!(found, outcome.rule, "{}", packet.words);
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// Sets of IPv6 addresses become boxes of 32-bit words: sets of any ranges, against the sets
+/// themselves, at and beside their ends.
+#[test]
+fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
+    let word = || prop_oneof![3 => Just(0u32), 3 => Just(u32::MAX), 2 => 0u32..3, 1 => any::<u32>()];
+    let address = || {
+        (word(), word(), word(), word()).prop_map(|(a, b, c, d)| {
+            [a, b, c, d].iter().fold(0, |address: u128, word| address << 32 | u128::from(*word))
+        })
+    };
+    let ranges = || proptest::collection::vec((address(), address()), 1..5);
+    let set = |ranges: &[(u128, u128)]| -> RangeSetBlaze<u128> {
+        ranges.iter().map(|(a, b)| *a.min(b)..=*a.max(b)).collect()
+    };
+    let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
+    let rulesets = proptest::collection::vec((ranges(), ranges(), any::<bool>()), 1..6);
+    let result = TestRunner::new(config).run(&rulesets, |rules| {
+        let rule = |(saddr, daddr, any): &(Vec<_>, Vec<_>, bool)| ir::Rule {
+            text: String::new(),
+            span: sfunnel::diag::Span::default(),
+            proto: ir::Proto::Tcp,
+            saddr: if *any { ir::Addresses::every(ir::Family::V6) } else { set(saddr).into() },
+            daddr: set(daddr).into(),
+            sport: RangeSetBlaze::universe(),
+            dport: RangeSetBlaze::universe(),
+            action: ir::Action::Accept,
+        };
+        let ruleset = ir::Ruleset { rules: rules.iter().map(rule).collect() };
+        let tree = sfunnel::tree::build(&ruleset);
+        let near = |ranges: &Vec<(u128, u128)>| -> Vec<u128> {
+            let ends = ranges.iter().flat_map(|(a, b)| [*a, *b]);
+            ends.flat_map(|end| [end, end.wrapping_add(1), end.wrapping_sub(1)]).collect()
+        };
+        for saddr in rules.iter().flat_map(|rule| near(&rule.0)) {
+            for daddr in rules.iter().flat_map(|rule| near(&rule.1)) {
+                let hosts = sfunnel::tree::Hosts::V6 { saddr, daddr };
+                let key = sfunnel::tree::Key { proto: ir::Proto::Tcp, hosts, sport: 1, dport: 2 };
+                let scan = |rule: &ir::Rule| rule.saddr.v6.contains(saddr) && rule.daddr.v6.contains(daddr);
+                let expected = ruleset.rules.iter().position(scan);
+                prop_assert_eq!(tree.lookup(&key), expected, "{:x} > {:x}", saddr, daddr);
             }
         }
         Ok(())

@@ -90,20 +90,21 @@ fn covers(earlier: &Rule, rule: &Rule) -> bool {
 /// The first and last value in a set, and the first and last one that is not: enough to tell for
 /// nearly all pairs, in a few nanoseconds, that one set does not hold the other.
 struct Outline {
-    inside: Option<(u32, u32)>,
-    outside: Option<(u32, u32)>,
+    inside: Option<(u128, u128)>,
+    outside: Option<(u128, u128)>,
 }
 
-fn outline(rule: &Rule) -> [Outline; 4] {
-    fn of<T: Integer + Into<u32>>(set: &RangeSetBlaze<T>) -> Outline {
+fn outline(rule: &Rule) -> [Outline; 6] {
+    fn of<T: Integer + Into<u128>>(set: &RangeSetBlaze<T>) -> Outline {
         let ends = |set: &RangeSetBlaze<T>| Some((set.first()?.into(), set.last()?.into()));
         Outline { inside: ends(set), outside: ends(&!set) }
     }
-    [of(&rule.dport), of(&rule.sport), of(&rule.daddr), of(&rule.saddr)]
+    let Rule { saddr, daddr, sport, dport, .. } = rule;
+    [of(dport), of(sport), of(&daddr.v4), of(&daddr.v6), of(&saddr.v4), of(&saddr.v6)]
 }
 
-fn may_cover(earlier: &[Outline; 4], rule: &[Outline; 4]) -> bool {
-    let within = |inner: Option<(u32, u32)>, outer: Option<(u32, u32)>| match (inner, outer) {
+fn may_cover(earlier: &[Outline; 6], rule: &[Outline; 6]) -> bool {
+    let within = |inner: Option<(u128, u128)>, outer: Option<(u128, u128)>| match (inner, outer) {
         (None, _) => true,
         (Some(_), None) => false,
         (Some(inner), Some(outer)) => outer.0 <= inner.0 && inner.1 <= outer.1,

@@ -7,7 +7,7 @@ use asm::{Cond, Insn, Label, Reg, Reg::*};
 use super::emit::{Emit, PORTS, UNSPEC, Window};
 use super::{Routine, Routines, Verb};
 use crate::ir::{Action, Proto};
-use crate::packet::ipv4;
+use crate::packet::{ipv4, ipv6};
 use crate::tree::{Field, Node, Op};
 
 /// The field that the tree is looking at, in host byte order.
@@ -63,10 +63,15 @@ impl Walk<'_> {
     }
 
     fn load(&mut self, field: Field) {
-        let ip = Window::of_ip_header(ipv4::LEN);
         match field {
-            Field::Saddr => self.e.load(KEY, &ip, ipv4::SADDR),
-            Field::Daddr => self.e.load(KEY, &ip, ipv4::DADDR),
+            Field::Saddr => self.e.load(KEY, &Window::of_ip_header(ipv4::LEN), ipv4::SADDR),
+            Field::Daddr => self.e.load(KEY, &Window::of_ip_header(ipv4::LEN), ipv4::DADDR),
+            Field::Saddr6(word) => {
+                self.e.load(KEY, &Window::of_ip_header(ipv6::LEN), ipv6::SADDR[usize::from(word.index())]);
+            }
+            Field::Daddr6(word) => {
+                self.e.load(KEY, &Window::of_ip_header(ipv6::LEN), ipv6::DADDR[usize::from(word.index())]);
+            }
             Field::Sport => {
                 self.e.op(Insn::mov32(KEY, PORTS));
                 self.e.op_note(Insn::rsh32(KEY, 16_u32), "sport");

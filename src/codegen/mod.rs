@@ -59,7 +59,7 @@ use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
 use self::emit::Emit;
-use crate::ir::{Action, End, Proto, Ruleset};
+use crate::ir::{Action, End, Family, Proto, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
@@ -147,10 +147,11 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
     let mut e = Emit::new(link);
     let mut routines = Routines::default();
     let actions: Vec<&Action> = ruleset.rules.iter().map(|rule| &rule.action).collect();
-    let wanted: Vec<Proto> = Proto::ALL.into_iter().filter(|p| *tree.root(*p) != Node::Miss).collect();
+    let wanted: Vec<Proto> =
+        Proto::ALL.into_iter().filter(|p| *tree.root(Family::V4, *p) != Node::Miss).collect();
     if !wanted.is_empty() {
         prologue::emit(&mut e, &wanted, |e, proto| {
-            classify::emit(e, tree.root(proto), proto, &actions, &mut routines);
+            classify::emit(e, tree.root(Family::V4, proto), proto, &actions, &mut routines);
         });
     }
     e.origin(None);

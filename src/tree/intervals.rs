@@ -3,7 +3,8 @@
 //! `range-set-blaze` holds the rules' sets; a node of the tree is split tens of times a rule, and
 //! asks other questions than set algebra: where a rule's edges lie among the values still possible.
 
-use super::{Field, Op, Test};
+use super::{Field, Op, Test, Word};
+use crate::ir::Family;
 
 /// Inclusive bounds, in ascending order, never touching.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,39 +92,46 @@ impl Intervals {
     }
 }
 
-/// Intervals for each field: a rule's sets, or the packets that reach a node.
+/// Intervals for each field of a family: a rule's sets, or the packets that reach a node.
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
-    pub(super) saddr: Intervals,
-    pub(super) daddr: Intervals,
-    pub(super) sport: Intervals,
-    pub(super) dport: Intervals,
+    pub(super) family: Family,
+    /// By [`slot`].
+    sets: Vec<Intervals>,
 }
 
 impl Fields {
-    pub(super) fn everything() -> Self {
+    pub(super) fn everything(family: Family) -> Self {
         let address = || Intervals(vec![(0, u32::MAX)]);
         let port = || Intervals(vec![(0, u32::from(u16::MAX))]);
-        Fields { saddr: address(), daddr: address(), sport: port(), dport: port() }
+        let addresses = match family {
+            Family::V4 => 2,
+            Family::V6 => 2 * Word::ALL.len(),
+        };
+        let mut sets = vec![port(), port()];
+        sets.resize_with(2 + addresses, address);
+        Fields { family, sets }
     }
 
     pub(super) fn get(&self, field: Field) -> &Intervals {
-        match field {
-            Field::Saddr => &self.saddr,
-            Field::Daddr => &self.daddr,
-            Field::Sport => &self.sport,
-            Field::Dport => &self.dport,
-        }
+        &self.sets[slot(field)]
     }
 
     pub(super) fn with(&self, field: Field, values: Intervals) -> Self {
         let mut fields = self.clone();
-        *match field {
-            Field::Saddr => &mut fields.saddr,
-            Field::Daddr => &mut fields.daddr,
-            Field::Sport => &mut fields.sport,
-            Field::Dport => &mut fields.dport,
-        } = values;
+        fields.sets[slot(field)] = values;
         fields
+    }
+}
+
+/// Where a field's intervals are among those of its family.
+fn slot(field: Field) -> usize {
+    match field {
+        Field::Sport => 0,
+        Field::Dport => 1,
+        Field::Saddr => 2,
+        Field::Daddr => 3,
+        Field::Saddr6(word) => 2 + usize::from(word.index()),
+        Field::Daddr6(word) => 6 + usize::from(word.index()),
     }
 }

@@ -5,23 +5,40 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::{Field, Node, Op, Test, Tree};
-use crate::ir::Proto;
+use super::{Field, Node, Op, Test, Tree, Word};
+use crate::ir::{Family, Proto};
 
 impl fmt::Display for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Proto::ALL.iter().try_for_each(|proto| show(f, 0, &proto.to_string(), self.root(*proto)))
+        let dual = Proto::ALL.iter().any(|proto| *self.root(Family::V6, *proto) != Node::Miss);
+        for family in Family::ALL.iter().take(if dual { 2 } else { 1 }) {
+            for proto in Proto::ALL {
+                let name = if dual { format!("{family} {proto}") } else { proto.to_string() };
+                show(f, 0, &name, self.root(*family, proto))?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Field::Saddr => "saddr",
-            Field::Daddr => "daddr",
-            Field::Sport => "sport",
-            Field::Dport => "dport",
-        })
+        match self {
+            Field::Saddr => f.write_str("saddr"),
+            Field::Daddr => f.write_str("daddr"),
+            Field::Saddr6(word) => write!(f, "saddr{word}"),
+            Field::Daddr6(word) => write!(f, "daddr{word}"),
+            Field::Sport => f.write_str("sport"),
+            Field::Dport => f.write_str("dport"),
+        }
+    }
+}
+
+/// Which bits of the address.
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = u32::from(self.index()) * 32;
+        write!(f, "[{first}..{}]", first + 31)
     }
 }
 
@@ -40,6 +57,7 @@ impl Field {
     pub fn show(self, value: u32) -> String {
         match self {
             Field::Saddr | Field::Daddr => Ipv4Addr::from(value).to_string(),
+            Field::Saddr6(_) | Field::Daddr6(_) => format!("{:x}:{:x}", value >> 16, value & 0xffff),
             Field::Sport | Field::Dport => value.to_string(),
         }
     }

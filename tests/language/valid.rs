@@ -41,7 +41,7 @@ const FUNNEL: Action = Action::Funnel(Funnel { outer: Proto::Tcp, sport: 540, dp
 fn a_missing_match_is_the_full_set() {
     let rule = rule("tcp actions drop");
     assert_eq!((rule.proto, rule.action), (Proto::Tcp, Action::Drop));
-    assert!(rule.saddr.is_universal() && rule.daddr.is_universal());
+    assert!(rule.saddr.v4.is_universal() && rule.daddr.v4.is_universal());
     assert!(rule.sport.is_universal() && rule.dport.is_universal());
 }
 
@@ -51,7 +51,7 @@ fn not_equal_is_the_complement() {
     for (address, inside) in
         [("9.255.255.255", true), ("10.0.0.0", false), ("10.255.255.255", false), ("11.0.0.0", true)]
     {
-        assert_eq!(rule.saddr.contains(addr(address)), inside, "{address}");
+        assert_eq!(rule.saddr.v4.contains(addr(address)), inside, "{address}");
     }
     assert_eq!(rule.dport.to_string(), "0..=52, 54..=65535");
     assert_eq!(rule.sport.to_string(), "0..=65534");
@@ -70,12 +70,12 @@ fn host_bits_do_not_count_and_netmasks_are_prefix_lengths() {
     let expected = addr("10.0.0.0")..=addr("10.255.255.255");
     for prefix in ["10.0.0.0/8", "10.1.2.3/8", "10.0.0.0/255.0.0.0", "10.255.255.255/255.0.0.0"] {
         let rule = rule(&format!("ip daddr {prefix} tcp actions drop"));
-        assert!(rule.daddr.ranges().eq([expected.clone()]), "{prefix}");
+        assert!(rule.daddr.v4.ranges().eq([expected.clone()]), "{prefix}");
     }
-    assert!(rule("ip daddr 1.2.3.4/0 tcp actions drop").daddr.is_universal());
-    assert!(rule("ip daddr 1.2.3.4/0.0.0.0 tcp actions drop").daddr.is_universal());
+    assert!(rule("ip daddr 1.2.3.4/0 tcp actions drop").daddr.v4.is_universal());
+    assert!(rule("ip daddr 1.2.3.4/0.0.0.0 tcp actions drop").daddr.v4.is_universal());
     for one in ["255.255.255.255", "255.255.255.255/32", "255.255.255.255/255.255.255.255"] {
-        assert_eq!(rule(&format!("ip daddr {one} tcp actions drop")).daddr.len(), 1u64);
+        assert_eq!(rule(&format!("ip daddr {one} tcp actions drop")).daddr.v4.len(), 1u64);
     }
 }
 

@@ -59,7 +59,7 @@ pub fn lookup(tree: &Tree, key: &Key) -> Result<Option<usize>> {
     let proto = Proto::ALL.into_iter().find(|p| p.number() == key.proto);
     let proto = proto.ok_or_else(|| anyhow!("not a protocol that rules match"))?;
     let Key { saddr, daddr, sport, dport, .. } = *key;
-    Ok(tree.lookup(&tree::Key { proto, saddr, daddr, sport, dport }))
+    Ok(tree.lookup(&tree::Key { proto, hosts: tree::Hosts::V4 { saddr, daddr }, sport, dport }))
 }
 
 /// Runs the case through all three, and says where they part.
