@@ -7,6 +7,7 @@ mod args;
 mod attach;
 mod compile;
 mod container;
+mod mirror;
 mod rules;
 mod settings;
 mod status;
@@ -98,6 +99,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),
         Some(Command::Compile(args)) => (compile::compile(&args, console), false),
+        Some(Command::Mirror(args)) => (mirror::run(&args, console), false),
         Some(Command::Demo) => (show(console), false),
     };
     let result = result.and_then(|()| console.out.flush().map_err(Failure::from));

@@ -82,6 +82,22 @@ impl Addresses {
         }
     }
 
+    /// Every address of the families that there are addresses of.
+    pub fn widened(&self) -> Addresses {
+        let mut every = Addresses::default();
+        if self.has(Family::V4) {
+            every.v4 = RangeSetBlaze::universe();
+        }
+        if self.has(Family::V6) {
+            every.v6 = RangeSetBlaze::universe();
+        }
+        every
+    }
+
+    pub fn is_disjoint(&self, other: &Addresses) -> bool {
+        self.v4.is_disjoint(&other.v4) && self.v6.is_disjoint(&other.v6)
+    }
+
     pub fn is_subset(&self, other: &Addresses) -> bool {
         self.v4.is_subset(&other.v4) && self.v6.is_subset(&other.v6)
     }

@@ -16,8 +16,10 @@ pub mod diag;
 pub mod elf;
 pub mod ir;
 pub mod kernel;
+pub mod mirror;
 pub mod net;
 pub mod packet;
+pub mod rule_text;
 pub mod syntax;
 pub mod tree;
 

@@ -135,12 +135,13 @@ fn help_and_version_are_data() {
 fn every_flag_is_in_the_help_of_its_command() {
     use clap::CommandFactory;
     let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
-    let expected: [(&str, &[&str]); 5] = [
+    let expected: [(&str, &[&str]); 6] = [
         ("attach", &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug"]),
         ("detach", &["--clean"]),
         ("status", &["--json"]),
         ("check", &["<FILE>"]),
         ("compile", &["<FILE>", "--emit", "--output", "--link"]),
+        ("mirror", &["[FILE]", "--ruleset", "--from", "--to", "--no-nat"]),
     ];
     let definition = sfunnel::cli::Cli::command();
     for (name, flags) in expected {

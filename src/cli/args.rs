@@ -1,9 +1,12 @@
 //! Every word of the command line, and its help. Never looks at the environment: see `settings`.
 
+mod tools;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::tools::{Input, Mirror};
 use super::settings::Direction;
 use crate::net::Link;
 
@@ -71,6 +74,9 @@ Examples:
   sfunnel compile rules.sf --emit tree
   sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
     Compile(Compile),
+    /// From the rules of one end and hook, write those of the other three; needs no privilege
+    #[command(after_help = tools::MIRROR)]
+    Mirror(Mirror),
     /// Send packets through funnels and show what happens to them; needs root and no set-up
     #[command(after_help = "\
 Examples:

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Attach, Place};
+use super::args::{Attach, Input, Place};
 use super::{Console, Failure};
 use crate::diag::Source;
 use crate::net::Hook;
@@ -149,6 +149,15 @@ pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
             source,
         }),
         Err(source) => Err(Failure::File { what: format!("cannot read {RULESET_FILE}"), source }),
+    }
+}
+
+/// The rules of a command that only looks at them.
+pub fn input_source(input: &Input) -> Result<Source, Failure> {
+    match (&input.ruleset, &input.file) {
+        (Some(text), _) => Ok(Source { name: "--ruleset".to_owned(), text: text.clone() }),
+        (None, Some(file)) => file_source(file),
+        (None, None) => Err(Failure::Usage("no rules: name a file, or use `--ruleset TEXT`".to_owned())),
     }
 }
 

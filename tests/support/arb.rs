@@ -43,6 +43,16 @@ pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<
     })
 }
 
+/// The same with rules for egress only: none restores what another end has hidden.
+pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
+    let restores = |rule: &Rule| matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. });
+    let rule = rule().prop_filter("for egress", move |rule| !restores(rule));
+    (vec(rule, rules), vec(pick(), PACKETS)).prop_map(|(rules, picks)| {
+        let packets = picks.iter().map(|pick| pick.resolve(&rules)).collect();
+        Case { name: "random, egress".into(), rules, packets }
+    })
+}
+
 pub fn rule() -> impl Strategy<Value = Rule> {
     let matches = (
         select(&[UDP, TCP][..]),

@@ -1,0 +1,77 @@
+//! The way back: the same hook at the other end, where packets have source and destination swapped.
+//!
+//! Takes rules, gives rules of the same kind. Drops addresses where NAT makes them unknown, but never
+//! where that would change which rule a packet meets.
+
+use super::{Mirrored, conflict, names_addresses, without_addresses};
+use crate::diag::Diagnostic;
+use crate::ir::{Action, End, Funnel, Rule};
+
+/// The rules for the answers. `keep`: with addresses.
+pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagnostic>> {
+    let mut faults = Vec::new();
+    let mut back = Mirrored::default();
+    // Rules of `from` that are mirrored, in the order of `back`.
+    let mut kept: Vec<&Rule> = Vec::new();
+    for rule in &from.rules {
+        match &rule.action {
+            Action::Drop => {
+                back.note(rule, "dropped there, never answered");
+                continue;
+            }
+            Action::Accept if !keep && names_addresses(rule) => {
+                faults.push(address_of_exception(rule));
+                continue;
+            }
+            _ => {}
+        }
+        let there = swap(&if keep { rule.clone() } else { without_addresses(rule) });
+        for (earlier, mirrored) in kept.iter().zip(&back.rules) {
+            let widened = !keep && names_addresses(earlier);
+            if widened && conflict::meet(mirrored, &there) && mirrored.action != there.action {
+                faults.push(conflict::same_at_other_end(earlier, rule));
+                break;
+            }
+        }
+        let known = back.rules.iter().any(|known| conflict::same(known, &there));
+        if !known {
+            kept.push(rule);
+            back.push(there);
+        }
+    }
+    if faults.is_empty() { Ok(back) } else { Err(faults) }
+}
+
+fn swap(rule: &Rule) -> Rule {
+    Rule {
+        saddr: rule.daddr.clone(),
+        daddr: rule.saddr.clone(),
+        sport: rule.dport.clone(),
+        dport: rule.sport.clone(),
+        action: match &rule.action {
+            Action::Funnel(Funnel { outer, sport, dport }) => {
+                Action::Funnel(Funnel { outer: *outer, sport: *dport, dport: *sport })
+            }
+            Action::Alias { end, port } => Action::Alias { end: other(*end), port: *port },
+            Action::Unalias { end, ports } => Action::Unalias { end: other(*end), ports: ports.clone() },
+            action @ (Action::Accept | Action::Drop | Action::Unfunnel { .. }) => action.clone(),
+        },
+        ..rule.clone()
+    }
+}
+
+fn other(end: End) -> End {
+    match end {
+        End::Sport => End::Dport,
+        End::Dport => End::Sport,
+    }
+}
+
+fn address_of_exception(rule: &Rule) -> Diagnostic {
+    Diagnostic::error(
+        "an exception by address cannot be mirrored",
+        rule.span,
+        "NAT may change the addresses on the way to the other end",
+    )
+    .help("say `--no-nat` if nothing does; or leave the addresses out of `accept`, and put them into the other rules")
+}

@@ -1,0 +1,226 @@
+//! Mirrored rules in the running kernel: what one end hides, the mirrored end restores byte for byte.
+//!
+//! In: random rules for a client's egress, random packets. Each packet that the client's program changes goes
+//! through a NAT to the pod's, and its answer all the way back, each of the four programs being mirrored
+//! from the first. NAT is done here, the way routers do: addresses and the checksums of the headers they see.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, TestRunner};
+use sfunnel::codegen::Link;
+use sfunnel::diag::Source;
+use sfunnel::ir::Ruleset;
+use sfunnel::mirror::{Role, mirror};
+use support::case::Case;
+use support::packet::{ETHERNET, hex};
+use support::testrun::{Loaded, Loader, SkBuff};
+use support::{Need, arb, engine, require, rules};
+
+const RULESETS: usize = 1_000;
+/// What the client's address becomes on the way, and the address of the pod behind the Service.
+const NAT: [[u8; 4]; 2] = [[100, 64, 7, 9], [172, 31, 200, 3]];
+
+fn read(text: &str) -> Ruleset {
+    let checked = sfunnel::read(&Source::new("test", text));
+    checked.unwrap_or_else(|faults| panic!("{}\n{text}", faults[0].message)).ruleset
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    mirrored: AtomicUsize,
+    requests: AtomicUsize,
+    answers: AtomicUsize,
+}
+
+#[test]
+fn what_one_end_hides_the_mirrored_end_restores_through_a_nat() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let counts = Counts::default();
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(|| random_rulesets(&counts))).collect();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+    let (requests, answers) = (counts.requests.into_inner(), counts.answers.into_inner());
+    assert!(requests > 10 * RULESETS, "hardly any packet was hidden: {requests}");
+    assert_eq!(requests, answers, "each request that is hidden has an answer that is");
+}
+
+fn random_rulesets(counts: &Counts) {
+    let mut loader = Loader::default();
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    let cases = arb::egress_case(1..6usize);
+    let mut refused = 0;
+    while counts.mirrored.load(Ordering::Relaxed) < RULESETS {
+        let case = cases.new_tree(&mut runner).expect("a case").current();
+        // With addresses that stay, rules that differ in addresses alone can be told apart.
+        let nat = refused % 3 != 0;
+        match there_and_back(&mut loader, &case, nat, counts) {
+            Ok(true) => {
+                counts.mirrored.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(false) => refused += 1,
+            Err(error) => panic!("{error:#}\nnat {nat}, rules:\n{}", rules::text(&case.rules)),
+        }
+        assert!(refused < 50 * RULESETS, "nearly all rulesets are refused");
+    }
+}
+
+/// False: the rules cannot be mirrored, as their diagnostics say.
+fn there_and_back(loader: &mut Loader, case: &Case, nat: bool, counts: &Counts) -> Result<bool> {
+    let original = read(&rules::text(&case.rules));
+    let mut programs = Vec::new();
+    for to in Role::ALL {
+        let Ok(mirrored) = mirror(&original, Role::ClientEgress, to, nat) else { return Ok(false) };
+        programs.push(mirrored.text());
+    }
+    let programs: Result<Vec<Loaded>> = programs
+        .iter()
+        .map(|text| loader.load(&engine::compile(text, Link::Ethernet)?.elf, engine::PROGRAM))
+        .collect();
+    let programs = programs?;
+    let [client_out, pod_in, pod_out, client_in] = &programs[..] else { unreachable!() };
+    for sample in &case.packets {
+        let context = SkBuff { gso_size: sample.gso, ..SkBuff::default() };
+        let (verdict, hidden) = client_out.run(&sample.frame, context)?;
+        if verdict != -1 || hidden == sample.frame || !is_whole(&sample.frame) {
+            continue;
+        }
+        let words = || format!("{}\n{}", sample.words, start(&sample.frame));
+        let way = |frame: &[u8]| if nat { readdressed(frame, NAT) } else { frame.to_vec() };
+        let arrived = way(&sample.frame);
+        let (_, restored) = pod_in.run(&way(&hidden), SkBuff::default())?;
+        same("request", &restored, &arrived).with_context(words)?;
+        counts.requests.fetch_add(1, Ordering::Relaxed);
+
+        let answer = turned(&arrived);
+        let (_, hidden_answer) = pod_out.run(&answer, SkBuff::default())?;
+        ensure!(hidden_answer != answer, "the answer is not hidden: {}", words());
+        let forth = turned(&way(&hidden));
+        same("answer's ports", outer(&hidden_answer), outer(&forth)).with_context(words)?;
+        let addresses: [[u8; 4]; 2] = [address(&sample.frame, 16), address(&sample.frame, 12)];
+        let way_back = |frame: &[u8]| if nat { readdressed(frame, addresses) } else { frame.to_vec() };
+        let (_, delivered) = client_in.run(&way_back(&hidden_answer), SkBuff::default())?;
+        same("answer", &delivered, &way_back(&answer)).with_context(words)?;
+        counts.answers.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(true)
+}
+
+/// A TCP header must end within the packet: funneled like others, it is not restored, and worth nothing.
+fn is_whole(frame: &[u8]) -> bool {
+    let end = ETHERNET + usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+    let l4 = l4(frame);
+    frame[ETHERNET + 9] == 17 || (l4 + 20..=end).contains(&(l4 + usize::from(frame[l4 + 12] >> 4) * 4))
+}
+
+/// Headers, for messages.
+fn start(frame: &[u8]) -> String {
+    hex(&frame[..frame.len().min(120)])
+}
+
+fn same(what: &str, got: &[u8], expected: &[u8]) -> Result<()> {
+    ensure!(got == expected, "{what}:\n  got      {}\n  expected {}", start(got), start(expected));
+    Ok(())
+}
+
+fn l4(frame: &[u8]) -> usize {
+    ETHERNET + usize::from(frame[ETHERNET] & 15) * 4
+}
+
+/// Protocol, addresses and ports that the way sees.
+fn outer(frame: &[u8]) -> &[u8] {
+    &frame[l4(frame)..l4(frame) + 4]
+}
+
+fn address(frame: &[u8], at: usize) -> [u8; 4] {
+    frame[ETHERNET + at..][..4].try_into().expect("four bytes")
+}
+
+/// The answer to a packet: from its destination to its source. No checksum changes: sums do not know order.
+fn turned(frame: &[u8]) -> Vec<u8> {
+    let mut answer = frame.to_vec();
+    let (ip, l4) = (ETHERNET, l4(frame));
+    answer[ip + 12..ip + 16].copy_from_slice(&frame[ip + 16..ip + 20]);
+    answer[ip + 16..ip + 20].copy_from_slice(&frame[ip + 12..ip + 16]);
+    answer[l4..l4 + 2].copy_from_slice(&frame[l4 + 2..l4 + 4]);
+    answer[l4 + 2..l4 + 4].copy_from_slice(&frame[l4..l4 + 2]);
+    answer
+}
+
+/// NAT: other addresses, and the two checksums that cover them updated (RFC 1624, equation 3).
+fn readdressed(frame: &[u8], [source, destination]: [[u8; 4]; 2]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    let (ip, l4) = (ETHERNET, l4(&frame));
+    let old = frame[ip + 12..ip + 20].to_vec();
+    let new = [source, destination].concat();
+    frame[ip + 12..ip + 20].copy_from_slice(&new);
+    update(&mut frame, ip + 10, &old, &new);
+    let udp = frame[ip + 9] == 17;
+    let at = l4 + if udp { 6 } else { 16 };
+    if udp && frame[at..at + 2] == [0, 0] {
+        return frame; // it has no checksum
+    }
+    update(&mut frame, at, &old, &new);
+    if udp && frame[at..at + 2] == [0, 0] {
+        frame[at..at + 2].fill(0xff);
+    }
+    frame
+}
+
+fn update(frame: &mut [u8], at: usize, old: &[u8], new: &[u8]) {
+    let word = |two: &[u8]| u32::from(u16::from_be_bytes([two[0], two[1]]));
+    let mut sum = u32::from(!u16::from_be_bytes([frame[at], frame[at + 1]]));
+    sum += old.chunks(2).map(|two| !word(two) & 0xffff).sum::<u32>() + new.chunks(2).map(word).sum::<u32>();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    frame[at..at + 2].copy_from_slice(&(!u16::try_from(sum).expect("folded")).to_be_bytes());
+}
+
+/// The rules that are mirrored at all, in normal form, each once.
+fn normal(rules: &Ruleset) -> String {
+    let here = mirror(rules, Role::ClientEgress, Role::ClientEgress, false).expect("the rules themselves");
+    let mut lines: Vec<String> = Vec::new();
+    for line in here.text().lines().filter(|line| !line.ends_with("actions drop")) {
+        if !lines.iter().any(|known| known == line) {
+            lines.push(line.to_owned());
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn mirroring_to_the_other_end_and_back_gives_the_original() {
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
+    let cases = arb::egress_case(1..9usize);
+    let mut seen = 0;
+    while seen < 500 {
+        let original = read(&rules::text(&cases.new_tree(&mut runner).expect("a case").current().rules));
+        let Ok(there) = mirror(&original, Role::ClientEgress, Role::PodEgress, false) else { continue };
+        let back = mirror(&read(&there.text()), Role::PodEgress, Role::ClientEgress, false)
+            .unwrap_or_else(|e| panic!("{}: {}", e[0].message, there.text()));
+        assert_eq!(back.text(), normal(&original));
+        seen += 1;
+    }
+}
+
+#[test]
+fn aliases_are_found_again_from_what_restores_them() {
+    let text = "ip daddr 10.0.0.1 tcp dport 8080 actions alias dport 80\n\
+                ip daddr 10.0.0.1 tcp dport 8443 actions alias dport 80\n\
+                ip daddr 10.0.0.2 tcp dport 22 actions alias dport 443\n";
+    for via in [Role::PodIngress, Role::ClientIngress] {
+        let there = mirror(&read(text), Role::ClientEgress, via, false).expect("there");
+        let back = mirror(&read(&there.text()), via, Role::ClientEgress, false).expect("back");
+        assert_eq!(back.text(), text, "via {via}: {}", there.text());
+    }
+}
