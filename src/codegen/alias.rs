@@ -24,8 +24,8 @@ use range_set_blaze::RangeSetBlaze;
 use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::validate::{IpHeader, validate, validate_plain};
-use crate::ir::End;
-use crate::packet::{Field, ipv4, l4, tcp};
+use crate::ir::{End, Family};
+use crate::packet::{Field, l4, tcp};
 
 /// The port that a packet hides in its urgent pointer.
 const HIDDEN: Reg = R2;
@@ -33,9 +33,9 @@ const HIDDEN: Reg = R2;
 const IP_LEN: Reg = L4_LEN;
 
 /// On entry `PORTS` holds the port to write.
-pub(super) fn emit(e: &mut Emit, end: End) {
-    let name = format!("alias_{end}");
-    routine(e, &name, |e, header, _| {
+pub(super) fn emit(e: &mut Emit, family: Family, end: End) {
+    let name = format!("{}alias_{end}", family.prefix());
+    routine(e, family, &name, |e, header, _| {
         pass_if_urgent(e, header);
         e.load(R1, header, tcp::URGENT);
         e.jump_if_note(Cond::ne32(R1, 0_u32), e.pass, "in use");
@@ -47,10 +47,10 @@ pub(super) fn emit(e: &mut Emit, end: End) {
 }
 
 /// Restores one of the `ports`, whose list has this number.
-pub(super) fn emit_unalias(e: &mut Emit, end: End, list: usize, ports: &RangeSetBlaze<u16>) {
-    let name = format!("unalias_{end}_{list}");
+pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, ports: &RangeSetBlaze<u16>) {
+    let name = format!("{}unalias_{end}_{list}", family.prefix());
     let ranges: Vec<(u16, u16)> = ports.ranges().map(|range| range.into_inner()).collect();
-    routine(e, &name, |e, header, kind| {
+    routine(e, family, &name, |e, header, kind| {
         pass_if_urgent(e, header);
         e.load(HIDDEN, header, tcp::URGENT);
         let listed = e.label(format!("{name}_listed{kind}"));
@@ -65,17 +65,23 @@ pub(super) fn emit_unalias(e: &mut Emit, end: End, list: usize, ports: &RangeSet
 
 /// What both have in common. `change` is given the TCP header and a suffix for labels; it changes the
 /// header and leaves in `PORTS` what its sum has changed by, in the packet's byte order, or passes.
-fn routine(e: &mut Emit, name: &str, change: impl Fn(&mut Emit, &Window, &str)) {
-    let with_options = e.label(format!("{name}_options"));
-    validate_plain(e, tcp::LEN, with_options);
-    let (packet, cold) = e.pull_window(name, ipv4::LEN + tcp::LEN);
-    change(e, &packet.at(ipv4::LEN), "");
-    let tcp_at = e.offset(0, None);
+fn routine(e: &mut Emit, family: Family, name: &str, change: impl Fn(&mut Emit, &Window, &str)) {
+    let with_options = validate_plain(e, family, tcp::LEN, name);
+    let (packet, cold) = e.pull_window(name, family.header_len() + tcp::LEN);
+    change(e, &packet.at(family.header_len()), "");
+    let tcp_at = e.offset(family, 0, None);
     e.update_tcp(tcp_at, PORTS);
     e.exit(UNSPEC);
+    if let Some(with_options) = with_options {
+        e.bind(with_options);
+        emit_options(e, change);
+    }
+    e.pull(cold);
+}
 
-    // The header is at a variable offset: it is changed on the stack.
-    e.bind(with_options);
+/// The same for a packet with IP options; `R1` holds `ip.ihl`. The header is at a variable offset: it is
+/// changed on the stack.
+fn emit_options(e: &mut Emit, change: impl Fn(&mut Emit, &Window, &str)) {
     e.ip_header_len(R1);
     validate(e, tcp::LEN, IpHeader::WithOptions(R1));
     e.op(Insn::mov32(IP_LEN, R1));
@@ -85,7 +91,6 @@ fn routine(e: &mut Emit, name: &str, change: impl Fn(&mut Emit, &Window, &str)) 
     e.store_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
     e.update_tcp(tcp_at, PORTS);
     e.exit(UNSPEC);
-    e.pull(cold);
 }
 
 fn pass_if_urgent(e: &mut Emit, header: &Window) {

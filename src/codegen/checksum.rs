@@ -2,7 +2,7 @@
 //!
 //! # Why no payload is read
 //!
-//! The inner checksum is re-based as if both addresses were 0.0.0.0. From then on the inner segment,
+//! The inner checksum is re-based as if both addresses were 0.0.0.0, or `::`. From then on the inner segment,
 //! checksum included, sums to the complement of its pseudo-header, `~(protocol + length)`, whatever
 //! it carries. So the outer checksum is made of constants, addresses, ports and length alone. The
 //! kernel calls this local checksum offload (Documentation/networking/checksum-offloads.rst). It is
@@ -10,10 +10,10 @@
 
 use asm::{Cond, Helper, Insn, Reg, Reg::*};
 
-use super::emit::{Emit, PORTS, Window};
+use super::emit::{Emit, PORTS};
 use super::frame::Offset;
 use crate::ir::Proto;
-use crate::packet::{ipv4, marker, tcp, udp};
+use crate::packet::{marker, tcp, udp};
 
 /// `BPF_F_PSEUDO_HDR`: the pseudo-header changed, so the field of a `CHECKSUM_PARTIAL` packet, which
 /// holds the pseudo-header's sum, changes too.
@@ -21,7 +21,7 @@ const PSEUDO_HDR: i32 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: an absent UDP checksum stays absent, a present one never becomes zero.
 const MARK_MANGLED_0: i32 = 0x20;
 
-/// Which way the inner checksum goes: from the packet's addresses to 0.0.0.0, or back.
+/// Which way the inner checksum goes: from the packet's addresses to 0.0.0.0 or `::`, or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rebase {
     ToZero,
@@ -61,33 +61,6 @@ impl Emit {
         self.op(Insn::rsh32(scratch, 16_u32));
         self.op(Insn::and32(reg, 0xffff_u32));
         self.op(Insn::add32(reg, scratch));
-    }
-
-    /// Makes the IP header that of a packet `grow` bytes longer, with another protocol. The checksum is
-    /// brought up to date with what changed (RFC 1624, eqn. 3), so a damaged header stays damaged.
-    pub(super) fn update_ip(&mut self, ip: &Window, grow: i16, from: Proto, to: Proto) {
-        let growth = if grow < 0 { !grow.unsigned_abs() } else { grow.unsigned_abs() };
-        let change = [growth, u16::from(to.number()), !u16::from(from.number())];
-        self.load(R1, ip, ipv4::LENGTH);
-        self.op(Insn::add32(R1, i32::from(grow)));
-        self.store(ip, ipv4::LENGTH, R1);
-        self.store_const(ip, ipv4::PROTOCOL, u32::from(to.number()));
-        self.load(R1, ip, ipv4::CHECKSUM);
-        self.op(Insn::xor32(R1, 0xffff_u32));
-        self.op_note(Insn::add32(R1, ones_complement_sum(&change)), "change of length and protocol");
-        self.fold(R1, R2);
-        self.op(Insn::xor32(R1, 0xffff_u32));
-        self.store(ip, ipv4::CHECKSUM, R1);
-    }
-
-    /// `sum = source + destination address`: 32 bits, ones' complement, in the packet's byte order.
-    pub(super) fn sum_addresses(&mut self, sum: Reg, ip: &Window) {
-        self.load_raw(sum, ip, ipv4::SADDR);
-        self.load_raw(R2, ip, ipv4::DADDR);
-        self.op(Insn::add64(sum, R2));
-        self.op(Insn::mov64(R2, sum));
-        self.op(Insn::rsh64(R2, 32));
-        self.op_note(Insn::add32(sum, R2), "sum of the addresses");
     }
 
     /// `R1 = checksum of the pushed header`, from the sum of the `addresses`, the ports to push and,

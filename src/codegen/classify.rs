@@ -6,20 +6,27 @@ use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::emit::{Emit, PORTS, UNSPEC, Window};
 use super::{Routine, Routines, Verb};
-use crate::ir::{Action, Proto};
+use crate::ir::{Action, Family, Proto};
 use crate::packet::{ipv4, ipv6};
 use crate::tree::{Field, Node, Op};
 
 /// The field that the tree is looking at, in host byte order.
 const KEY: Reg = R2;
 
-pub(super) fn emit(e: &mut Emit, node: &Node, proto: Proto, actions: &[&Action], routines: &mut Routines) {
-    let mut walk = Walk { e, proto, actions, routines };
+pub(super) fn emit(
+    e: &mut Emit,
+    node: &Node,
+    (family, proto): (Family, Proto),
+    actions: &[&Action],
+    routines: &mut Routines,
+) {
+    let mut walk = Walk { e, family, proto, actions, routines };
     walk.node(node, None, None);
 }
 
 struct Walk<'a> {
     e: &'a mut Emit,
+    family: Family,
     proto: Proto,
     actions: &'a [&'a Action],
     routines: &'a mut Routines,
@@ -108,7 +115,7 @@ impl Walk<'_> {
     }
 
     fn routine(&mut self, verb: Verb, inner: Proto, outer: Proto) {
-        let label = self.routines.label(self.e, Routine { verb, inner, outer });
+        let label = self.routines.label(self.e, Routine { family: self.family, verb, inner, outer });
         self.e.goto(label);
     }
 }

@@ -11,6 +11,7 @@
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::emit::{Emit, FP, Slot, Window};
+use crate::ir::Family;
 use crate::packet::ipv4;
 
 pub(super) const PUSHED: Slot = Slot { offset: -24, len: 24 };
@@ -48,8 +49,8 @@ pub(super) struct Offset {
 
 impl Emit {
     /// Bytes from the packet's start to `after` bytes behind the IP header's fixed part.
-    pub(super) fn offset(&self, after: i16, plus: Option<Reg>) -> Offset {
-        Offset { bytes: self.link.header_len() + ipv4::LEN + after, plus }
+    pub(super) fn offset(&self, family: Family, after: i16, plus: Option<Reg>) -> Offset {
+        Offset { bytes: self.link.header_len() + family.header_len() + after, plus }
     }
 
     /// Bytes from the packet's start to the IP header.
@@ -99,7 +100,7 @@ impl Emit {
         for at in (0..OPTIONS.len).step_by(8) {
             self.op(Insn::store_imm(Size::D, FP, OPTIONS.offset + at, 0));
         }
-        let options = self.offset(0, None);
+        let options = self.offset(Family::V4, 0, None);
         self.load_bytes(options, OPTIONS, Len::Reg(len));
     }
 

@@ -15,7 +15,7 @@ use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::payload;
 use super::validate::{IpHeader, validate, validate_plain};
-use crate::ir::Proto;
+use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
 /// What the inner UDP header says to the pushed one. Over UDP, its checksum: absent inside, absent
@@ -25,39 +25,45 @@ const NOTE: Reg = R5;
 const SUM: Reg = R3;
 
 /// On entry `PORTS` holds the ports to push.
-pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
+pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
     let pushed = i16::from(outer.header_len());
     let least = i16::from(inner.header_len());
-    let with_options = e.label(format!("funnel_{inner}_in_{outer}_options"));
-    let sum = (inner == Proto::Udp && outer == Proto::Tcp).then(|| Sum::labels(e));
-    let ip = Window::of_ip_header(ipv4::SHORTEST);
+    let name = format!("{}funnel_{inner}_in_{outer}", family.prefix());
+    let may_lack = family.may_lack_checksum(inner);
+    let sum = (may_lack && outer == Proto::Tcp).then(|| Sum::labels(e));
+    let len = family.header_len();
+    let ip = Window::of_ip_header(family.shortest());
 
     // The kernel cannot segment an L4 header inside another: it would drop the packet.
     e.load_skb(R2, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not segmented yet");
-    validate_plain(e, least, with_options);
-    let longest = u16::MAX - (ipv4::LEN + pushed).unsigned_abs();
+    let with_options = validate_plain(e, family, least, &name);
+    let longest = family.longest_l4() - pushed.unsigned_abs();
     e.jump_if_note(Cond::gt32(L4_LEN, longest), e.pass, "would be longer than IP can say");
     if inner == Proto::Udp {
-        e.load(NOTE, &ip.at(ipv4::LEN), udp::LENGTH_CHECKSUM);
-        take_note(e, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
+        e.load(NOTE, &ip.at(len), udp::LENGTH_CHECKSUM);
+        take_note(e, family, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
+    }
+    if may_lack {
         e.op_note(Insn::mov64(IP, NOTE), "keep");
     }
     e.adjust_room(ip, pushed);
     forget_hash(e);
-    if inner == Proto::Udp {
+    if may_lack {
         e.op(Insn::mov64(NOTE, IP));
     }
-    let ip = e.window_again(IP, ipv4::LEN + pushed, e.fail);
-    e.update_ip(&ip, pushed, inner, outer);
-    e.sum_addresses(SUM, &ip);
-    build(e, &ip.at(ipv4::LEN), inner, outer);
-    let inner_at = e.offset(pushed, None);
+    let ip = e.window_again(IP, len + pushed, e.fail);
+    e.update_ip(family, &ip, pushed, inner, outer);
+    e.sum_addresses(family, SUM, &ip);
+    build(e, family, &ip.at(len), inner, outer);
+    let inner_at = e.offset(family, pushed, None);
     e.rebase(inner_at, inner, SUM, Rebase::ToZero);
     e.exit(UNSPEC);
 
-    e.bind(with_options);
-    emit_options(e, inner, outer, sum.as_ref());
+    if let Some(with_options) = with_options {
+        e.bind(with_options);
+        emit_options(e, inner, outer, sum.as_ref());
+    }
     if let Some(sum) = sum {
         sum.emit(e);
     }
@@ -78,10 +84,10 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
         let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
         e.load_bytes(at, PEEK, Len::Const(4));
         e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
-        take_note(e, summing.map(|sum| (sum.needed, sum.with_options)));
+        take_note(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
     }
-    e.sum_addresses(SUM, &ip);
-    build(e, &PUSHED.window(), inner, outer);
+    e.sum_addresses(Family::V4, SUM, &ip);
+    build(e, Family::V4, &PUSHED.window(), inner, outer);
 
     let (sum, len, new_ip) = (IP, PORTS, L4_LEN);
     e.load(len, &ip, ipv4::VERSION_IHL);
@@ -91,9 +97,9 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
     e.adjust_room(ip, pushed);
     forget_hash(e);
     let ip = e.window_again(new_ip, ipv4::LEN, e.fail);
-    e.update_ip(&ip, pushed, inner, outer);
-    let (options_at, header_at) = (e.offset(0, None), e.offset(0, Some(len)));
-    let inner_at = e.offset(pushed, Some(len));
+    e.update_ip(Family::V4, &ip, pushed, inner, outer);
+    let (options_at, header_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
+    let inner_at = e.offset(Family::V4, pushed, Some(len));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
@@ -108,12 +114,16 @@ fn forget_hash(e: &mut Emit) {
 
 /// From length and checksum of the inner UDP header, in [`NOTE`], to what [`build`] wants of it. A
 /// length that is not that of the packet is not for funneling: the pushed checksum is derived from
-/// it. With `sum` (where to, where back), an absent checksum means that the payload is summed up.
-fn take_note(e: &mut Emit, sum: Option<(Label, Label)>) {
+/// it. With `sum` (where to, where back), an absent checksum means that the payload is summed up; over
+/// IPv6 no datagram may be without.
+fn take_note(e: &mut Emit, family: Family, sum: Option<(Label, Label)>) {
     e.op(Insn::mov32(R2, NOTE));
     e.op_note(Insn::rsh32(R2, 16_u32), udp::LENGTH.name);
     e.jump_if_note(Cond::ne32(R2, L4_LEN), e.pass, "not the packet's length");
     e.op_note(Insn::and32(NOTE, 0xffff_u32), udp::CHECKSUM.name);
+    if !family.may_lack_checksum(Proto::Udp) {
+        e.jump_if_note(Cond::eq32(NOTE, 0_u32), e.pass, "no checksum: not legal");
+    }
     if let Some((needed, summed)) = sum {
         e.jump_if_note(Cond::eq32(NOTE, 0_u32), needed, "no checksum");
         e.op_note(Insn::mov32(NOTE, 0_u32), "nothing to correct");
@@ -148,17 +158,17 @@ impl Sum {
 /// Writes the pushed header, from its end to its start: before 6.12 and without `CAP_PERFMON`, the
 /// verifier refuses to store to a part of an eight-byte stack slot once something narrower has been
 /// stored to its start ("attempt to corrupt spilled pointer"). Uses R1, R2, R4 and `PORTS`.
-fn build(e: &mut Emit, header: &Window, inner: Proto, outer: Proto) {
+fn build(e: &mut Emit, family: Family, header: &Window, inner: Proto, outer: Proto) {
     match outer {
-        Proto::Tcp => build_tcp(e, header, inner),
-        Proto::Udp => build_udp(e, header, inner),
+        Proto::Tcp => build_tcp(e, family, header, inner),
+        Proto::Udp => build_udp(e, family, header, inner),
     }
     e.store(header, l4::PORTS, PORTS);
 }
 
 /// A SYN with the original program's constants.
-fn build_tcp(e: &mut Emit, header: &Window, inner: Proto) {
-    let correction: &[Reg] = if inner == Proto::Udp { &[NOTE] } else { &[] };
+fn build_tcp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
+    let correction: &[Reg] = if family.may_lack_checksum(inner) { &[NOTE] } else { &[] };
     e.pushed_checksum(inner, Proto::Tcp, SUM, correction);
     e.store_const(header, tcp::URGENT, 0);
     e.store(header, tcp::CHECKSUM, R1);
@@ -169,12 +179,12 @@ fn build_tcp(e: &mut Emit, header: &Window, inner: Proto) {
 
 /// Without an inner checksum there is none to derive the outer one from, and over IPv4 it may be
 /// absent as well (RFC 768).
-fn build_udp(e: &mut Emit, header: &Window, inner: Proto) {
+fn build_udp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
     e.op(Insn::mov32(R4, L4_LEN));
     e.op_note(Insn::add32(R4, Proto::Udp.header_len()), udp::LENGTH.name);
     e.pushed_checksum(inner, Proto::Udp, SUM, &[R4]);
-    e.never_zero(&format!("{inner}_in_udp_nonzero"));
-    if inner == Proto::Udp {
+    e.never_zero(&format!("{}{inner}_in_udp_nonzero", family.prefix()));
+    if family.may_lack_checksum(inner) {
         let present = e.label("udp_in_udp_present");
         e.jump_if(Cond::ne32(NOTE, 0_u32), present);
         e.op_note(Insn::mov32(R1, 0_u32), "no checksum inside, none outside");

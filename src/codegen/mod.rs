@@ -6,7 +6,7 @@
 //! # Shape
 //!
 //! ```text
-//! prologue ──▶ tcp or udp tree ──▶ a leaf a rule ──▶ a routine a (action, inner, outer) in use
+//! prologue ──▶ a tree a (family, protocol) ──▶ a leaf a rule ──▶ a routine a (family, action, inner, outer) in use
 //!     │               │                │             validate, then act
 //!     │               │                │                    │
 //!     └───────────────┴── pass ◀───────┴────────────────────┘
@@ -19,7 +19,7 @@
 //! | R0 | | result of a helper |
 //! | R1 to R5 | die at every helper call; R2 holds the tree's key | arguments of helpers |
 //! | R6 `SKB` | the context | the same |
-//! | R7 `IP` | IP header in the packet; 28 bytes proven | the same, proven again once there is room |
+//! | R7 `IP` | IP header in the packet; 28 bytes proven, 48 of IPv6 | the same, proven again once there is room |
 //! | R8 `PORTS` | source and destination port of the packet | those to push, or the one to write; the length of IP options |
 //! | R9 `L4_LEN` | | bytes behind the IP header and its options |
 //!
@@ -48,6 +48,7 @@ mod classify;
 mod emit;
 mod frame;
 mod funnel;
+mod ip;
 mod payload;
 mod prologue;
 mod unfunnel;
@@ -83,6 +84,7 @@ impl Link {
 /// A routine that leaves share: all rules with the same action and protocols end in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Routine {
+    family: Family,
     verb: Verb,
     inner: Proto,
     outer: Proto,
@@ -124,14 +126,15 @@ impl Routines {
         if let Some(label) = self.by_routine.get(&routine) {
             return *label;
         }
-        let Routine { verb, inner, outer } = routine;
-        let label = e.label(match verb {
+        let Routine { family, verb, inner, outer } = routine;
+        let name = match verb {
             Verb::Drop => format!("drop_{outer}"),
             Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
             Verb::Alias(end) => format!("alias_{end}"),
             Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
-        });
+        };
+        let label = e.label(format!("{}{name}", family.prefix()));
         self.known.push((routine, label));
         self.by_routine.insert(routine, label);
         label
@@ -147,25 +150,24 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
     let mut e = Emit::new(link);
     let mut routines = Routines::default();
     let actions: Vec<&Action> = ruleset.rules.iter().map(|rule| &rule.action).collect();
-    let wanted: Vec<Proto> =
-        Proto::ALL.into_iter().filter(|p| *tree.root(Family::V4, *p) != Node::Miss).collect();
-    if !wanted.is_empty() {
-        prologue::emit(&mut e, &wanted, |e, proto| {
-            classify::emit(e, tree.root(Family::V4, proto), proto, &actions, &mut routines);
-        });
-    }
+    let [v4, v6] = Family::ALL.map(|family| {
+        Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()
+    });
+    prologue::emit(&mut e, &v4, &v6, |e, family, proto| {
+        classify::emit(e, tree.root(family, proto), (family, proto), &actions, &mut routines);
+    });
     e.origin(None);
     let can_fail = routines.known.iter().any(|(routine, _)| routine.verb != Verb::Drop);
-    for (Routine { verb, inner, outer }, label) in routines.known {
+    for (Routine { family, verb, inner, outer }, label) in routines.known {
         e.bind(label);
         match verb {
-            Verb::Drop => validate::emit_drop(&mut e, outer),
-            Verb::Funnel => funnel::emit(&mut e, inner, outer),
-            Verb::Unfunnel => unfunnel::emit(&mut e, inner, outer),
-            Verb::Alias(end) => alias::emit(&mut e, end),
+            Verb::Drop => validate::emit_drop(&mut e, family, outer),
+            Verb::Funnel => funnel::emit(&mut e, family, inner, outer),
+            Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer),
+            Verb::Alias(end) => alias::emit(&mut e, family, end),
             Verb::Unalias(end, list) => {
                 if let Some(ports) = routines.lists.get(list) {
-                    alias::emit_unalias(&mut e, end, list, ports);
+                    alias::emit_unalias(&mut e, family, end, list, ports);
                 }
             }
         }

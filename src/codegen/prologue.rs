@@ -4,48 +4,97 @@
 //! matches goes on unchanged whatever else may be wrong with it, so that is looked at behind the
 //! tree, in [`validate`](super::validate).
 
-use asm::{Cond, Insn, Reg::*};
+use asm::{Cond, Insn, Label, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
-use crate::ir::Proto;
-use crate::packet::{ethernet, ipv4, l4, skb};
+use crate::ir::{Family, Proto};
+use crate::packet::{ethernet, ipv4, ipv6, l4, skb};
 
-/// `tree` emits the tree of one of the `wanted` protocols; it is called once for each.
-pub(super) fn emit(e: &mut Emit, wanted: &[Proto], mut tree: impl FnMut(&mut Emit, Proto)) {
-    let with_options = e.label("options");
-    let dispatch = e.label("dispatch");
+/// `tree` emits the tree of one protocol; it is called once for each of `v4` and of `v6`.
+pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMut(&mut Emit, Family, Proto)) {
+    let first = match (v4, v6) {
+        ([], []) => return,
+        ([], _) => Family::V6,
+        _ => Family::V4,
+    };
+    let second = (!v4.is_empty() && !v6.is_empty()).then(|| e.label("not_ipv4"));
+    let other = second.unwrap_or(e.pass);
 
     e.op_note(Insn::mov64(SKB, R1), "context");
     if e.link == Link::None {
         e.load_skb(R2, skb::PROTOCOL);
         e.op(Insn::be16(R2));
-        e.jump_if_note(Cond::ne32(R2, ethernet::TYPE_IPV4), e.pass, "not IPv4");
+        unless(e, first, other);
     }
-    let (ip, cold) = e.pull_window("packet", ipv4::SHORTEST);
+    let (ip, cold) = e.pull_window("packet", first.shortest());
     if e.link == Link::Ethernet {
-        let link = Window::of_link_header(ethernet::LEN);
-        e.load(R2, &link, ethernet::TYPE);
-        e.jump_if_note(Cond::ne32(R2, ethernet::TYPE_IPV4), e.pass, "not IPv4, or tagged");
+        e.load(R2, &Window::of_link_header(ethernet::LEN), ethernet::TYPE);
+        unless(e, first, other);
     }
-    e.load(R2, &ip, ipv4::VERSION_IHL);
-    e.jump_if_note(Cond::ne32(R2, ipv4::PLAIN), with_options, "another version, or options");
-    e.load(PORTS, &ip.at(ipv4::LEN), l4::PORTS);
+    match first {
+        Family::V4 => plain_or_options(e, &ip, |e| dispatch(e, Family::V4, v4, &mut tree)),
+        Family::V6 => find_ports(e, &ip, |e| dispatch(e, Family::V6, v6, &mut tree)),
+    }
+    e.pull(cold);
+    if let Some(second) = second {
+        e.bind(second);
+        unless(e, Family::V6, e.pass);
+        let (ip, cold) = e.pull_window("ip6_packet", ipv6::SHORTEST);
+        find_ports(e, &ip, |e| dispatch(e, Family::V6, v6, &mut tree));
+        e.pull(cold);
+    }
+}
 
-    e.bind(dispatch);
-    e.load(R2, &ip, ipv4::PROTOCOL);
+/// `if R2 != EtherType of the family goto other`
+fn unless(e: &mut Emit, family: Family, other: Label) {
+    let note = match (family, e.link) {
+        (Family::V4, Link::None) => "not IPv4",
+        (Family::V4, Link::Ethernet) => "not IPv4, or tagged",
+        (Family::V6, Link::None) => "not IPv6",
+        (Family::V6, Link::Ethernet) => "not IPv6, or tagged",
+    };
+    e.jump_if_note(Cond::ne32(R2, family.ethertype()), other, note);
+}
+
+/// From the IP header's protocol to the tree of that protocol.
+fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMut(&mut Emit, Family, Proto)) {
+    e.load(R2, &Window::of_ip_header(family.shortest()), family.protocol());
     for (index, proto) in wanted.iter().enumerate() {
-        let another = if index + 1 == wanted.len() { e.pass } else { e.label(format!("not_{proto}")) };
+        let another = if index + 1 == wanted.len() {
+            e.pass
+        } else {
+            e.label(format!("{}not_{proto}", family.prefix()))
+        };
         e.jump_if(Cond::ne32(R2, proto.number()), another);
-        tree(e, *proto);
+        tree(e, family, *proto);
         if another != e.pass {
             e.bind(another);
         }
     }
     e.origin(None);
+}
 
-    // Behind options the L4 header is at a variable offset: its ports come by way of the stack.
+/// IPv6: extension headers are not looked into, so what is behind the header is L4 or of no concern.
+fn find_ports(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit)) {
+    e.load(R2, ip, ipv6::VERSION);
+    e.op(Insn::rsh32(R2, 4_u32));
+    e.jump_if_note(Cond::ne32(R2, 6_u32), e.pass, "another version");
+    e.load(PORTS, &ip.at(ipv6::LEN), l4::PORTS);
+    dispatch(e);
+}
+
+/// IPv4. Behind options the L4 header is at a variable offset: its ports come by way of the stack.
+fn plain_or_options(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit)) {
+    let with_options = e.label("options");
+    let found = e.label("dispatch");
+    e.load(R2, ip, ipv4::VERSION_IHL);
+    e.jump_if_note(Cond::ne32(R2, ipv4::PLAIN), with_options, "another version, or options");
+    e.load(PORTS, &ip.at(ipv4::LEN), l4::PORTS);
+    e.bind(found);
+    dispatch(e);
+
     e.bind(with_options);
     e.op(Insn::mov32(R3, R2));
     e.op_note(Insn::rsh32(R3, 4_u32), "ip.version");
@@ -56,6 +105,5 @@ pub(super) fn emit(e: &mut Emit, wanted: &[Proto], mut tree: impl FnMut(&mut Emi
     let behind_options = Offset { plus: Some(R2), ..e.ip_offset() };
     e.load_bytes(behind_options, PEEK, Len::Const(4));
     e.load(PORTS, &PEEK.window(), l4::PORTS);
-    e.goto(dispatch);
-    e.pull(cold);
+    e.goto(found);
 }

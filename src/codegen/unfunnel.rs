@@ -17,33 +17,34 @@ use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
 use super::validate::{IpHeader, validate, validate_plain};
-use crate::ir::Proto;
+use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, marker, skb, tcp, udp};
 
 /// The sum of the addresses.
 const SUM: Reg = R3;
 
-pub(super) fn emit(e: &mut Emit, inner: Proto, outer: Proto) {
+pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
     let popped = i16::from(outer.header_len());
     let headers = popped + i16::from(inner.header_len());
-    let name = format!("unfunnel_{inner}_from_{outer}");
-    let with_options = e.label(format!("{name}_options"));
+    let name = format!("{}unfunnel_{inner}_from_{outer}", family.prefix());
+    let len = family.header_len();
 
     e.load_skb(R2, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
-    validate_plain(e, headers, with_options);
-    let (packet, cold) = e.pull_window(&name, ipv4::LEN + headers);
-    pass_unless_funneled(e, &packet.at(ipv4::LEN), inner, outer);
+    let with_options = validate_plain(e, family, headers, &name);
+    let (packet, cold) = e.pull_window(&name, len + headers);
+    pass_unless_funneled(e, family, &packet.at(len), inner, outer);
     e.adjust_room(packet, -popped);
-    let ip = e.window_again(IP, ipv4::LEN, e.fail);
-    e.update_ip(&ip, -popped, outer, inner);
-    e.sum_addresses(SUM, &ip);
-    let inner_at = e.offset(0, None);
+    let ip = e.window_again(IP, len, e.fail);
+    e.update_ip(family, &ip, -popped, outer, inner);
+    e.sum_addresses(family, SUM, &ip);
+    let inner_at = e.offset(family, 0, None);
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
     e.exit(UNSPEC);
-
-    e.bind(with_options);
-    emit_options(e, inner, outer, headers);
+    if let Some(with_options) = with_options {
+        e.bind(with_options);
+        emit_options(e, inner, outer, headers);
+    }
     e.pull(cold);
 }
 
@@ -57,23 +58,23 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16) {
     validate(e, headers, IpHeader::WithOptions(R1));
     let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
-    pass_unless_funneled(e, &PEEK.window(), inner, outer);
+    pass_unless_funneled(e, Family::V4, &PEEK.window(), inner, outer);
     e.load(len, &ip, ipv4::VERSION_IHL);
     e.options_len(len);
     e.save_options(len);
     e.adjust_room(ip, -popped);
     let ip = e.window_again(IP, ipv4::LEN, e.fail);
-    e.update_ip(&ip, -popped, outer, inner);
-    e.sum_addresses(SUM, &ip);
+    e.update_ip(Family::V4, &ip, -popped, outer, inner);
+    e.sum_addresses(Family::V4, SUM, &ip);
     e.op(Insn::mov64(sum, SUM));
-    let (options_at, inner_at) = (e.offset(0, None), e.offset(0, Some(len)));
+    let (options_at, inner_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.rebase(inner_at, inner, sum, Rebase::FromZero);
     e.exit(UNSPEC);
 }
 
 /// `l4` begins with the outer header; both headers lie inside.
-fn pass_unless_funneled(e: &mut Emit, l4: &Window, inner: Proto, outer: Proto) {
+fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto, outer: Proto) {
     let below = l4.at(i16::from(outer.header_len()));
     match outer {
         Proto::Tcp => {
@@ -103,6 +104,10 @@ fn pass_unless_funneled(e: &mut Emit, l4: &Window, inner: Proto, outer: Proto) {
         Proto::Udp => {
             e.load(R1, &below, udp::LENGTH);
             e.jump_if_note(Cond::ne32(R1, R2), e.pass, "not the inner length");
+            if !family.may_lack_checksum(inner) {
+                e.load_raw(R1, &below, udp::CHECKSUM);
+                e.jump_if_note(Cond::eq32(R1, 0_u32), e.pass, "no checksum: never funneled");
+            }
         }
     }
 }

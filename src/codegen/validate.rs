@@ -5,46 +5,54 @@
 
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
-use super::Link;
 use super::emit::{Emit, L4_LEN, SHOT, Window};
-use crate::ir::Proto;
-use crate::packet::{ethernet, ipv4, skb};
+use crate::ir::{Family, Proto};
+use crate::packet::{ipv4, ipv6, skb};
 
-/// The length of the IP header.
+/// The IP header, as far as lengths go.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum IpHeader {
-    Plain,
+    /// Of its fixed length.
+    Plain(Family),
+    /// IPv4 with options: the register holds its length.
     WithOptions(Reg),
 }
 
-/// `if ip has options goto with_options`, and for the others what [`validate`] does. In the block at
-/// `with_options`, `R1` holds `ip.ihl`.
-pub(super) fn validate_plain(e: &mut Emit, least: i16, with_options: Label) {
-    e.if_options(R1, &Window::of_ip_header(ipv4::SHORTEST), with_options);
-    validate(e, least, IpHeader::Plain);
+/// What [`validate`] does. Packets with IP options are sent to the label that is returned, which is still
+/// to be bound; there, `R1` holds `ip.ihl`.
+#[must_use]
+pub(super) fn validate_plain(e: &mut Emit, family: Family, least: i16, name: &str) -> Option<Label> {
+    let with_options = match family {
+        Family::V4 => {
+            let label = e.label(format!("{name}_options"));
+            e.if_options(R1, &Window::of_ip_header(ipv4::SHORTEST), label);
+            Some(label)
+        }
+        Family::V6 => None,
+    };
+    validate(e, least, IpHeader::Plain(family));
+    with_options
 }
 
 /// Not a fragment; no shorter than it says; `least` bytes or more behind the IP header. Leaves their
 /// number in `L4_LEN`. Uses R2 to R4.
 pub(super) fn validate(e: &mut Emit, least: i16, header: IpHeader) {
-    let ip = Window::of_ip_header(ipv4::SHORTEST);
-    e.load(R2, &ip, ipv4::FRAGMENT);
-    e.jump_if_note(Cond::set32(R2, ipv4::FRAGMENTED), e.pass, "fragment");
-    e.load(L4_LEN, &ip, ipv4::LENGTH);
-    // Bytes behind the IP packet are padding, and fine.
-    e.load_skb(R3, skb::LEN);
-    e.op(Insn::mov32(R4, L4_LEN));
-    if e.link == Link::Ethernet {
-        e.op(Insn::add32(R4, i32::from(ethernet::LEN)));
-    }
-    e.jump_if_note(Cond::gt32(R4, R3), e.pass, "shorter than it says");
     match header {
-        IpHeader::Plain => {
+        IpHeader::Plain(Family::V6) => {
+            // Fragments and jumbograms have headers of their own, which the prologue has let pass.
+            e.load(L4_LEN, &Window::of_ip_header(ipv6::SHORTEST), ipv6::LENGTH);
+            frame_holds(e, ipv6::LEN);
+            let least = i32::from(least);
+            e.jump_if_note(Cond::lt32(L4_LEN, least), e.pass, "too short for its headers");
+        }
+        IpHeader::Plain(Family::V4) => {
+            validate_v4(e);
             let least = i32::from(ipv4::LEN + least);
             e.jump_if_note(Cond::lt32(L4_LEN, least), e.pass, "too short for its headers");
             e.op_note(Insn::sub32(L4_LEN, i32::from(ipv4::LEN)), "length of L4");
         }
         IpHeader::WithOptions(len) => {
+            validate_v4(e);
             e.op(Insn::mov32(R2, len));
             e.op(Insn::add32(R2, i32::from(least)));
             e.jump_if_note(Cond::lt32(L4_LEN, R2), e.pass, "too short for its headers");
@@ -53,12 +61,32 @@ pub(super) fn validate(e: &mut Emit, least: i16, header: IpHeader) {
     }
 }
 
+fn validate_v4(e: &mut Emit) {
+    let ip = Window::of_ip_header(ipv4::SHORTEST);
+    e.load(R2, &ip, ipv4::FRAGMENT);
+    e.jump_if_note(Cond::set32(R2, ipv4::FRAGMENTED), e.pass, "fragment");
+    e.load(L4_LEN, &ip, ipv4::LENGTH);
+    frame_holds(e, 0);
+}
+
+/// `more` bytes and those that `L4_LEN` says. Bytes behind the IP packet are padding, and fine.
+fn frame_holds(e: &mut Emit, more: i16) {
+    e.load_skb(R3, skb::LEN);
+    e.op(Insn::mov32(R4, L4_LEN));
+    let more = more + e.link.header_len();
+    if more != 0 {
+        e.op(Insn::add32(R4, i32::from(more)));
+    }
+    e.jump_if_note(Cond::gt32(R4, R3), e.pass, "shorter than it says");
+}
+
 /// The routine of `drop`.
-pub(super) fn emit_drop(e: &mut Emit, proto: Proto) {
+pub(super) fn emit_drop(e: &mut Emit, family: Family, proto: Proto) {
     let least = i16::from(proto.header_len());
-    let with_options = e.label(format!("drop_{proto}_options"));
-    validate_plain(e, least, with_options);
+    let name = format!("{}drop_{proto}", family.prefix());
+    let with_options = validate_plain(e, family, least, &name);
     e.exit(SHOT);
+    let Some(with_options) = with_options else { return };
     e.bind(with_options);
     e.ip_header_len(R1);
     validate(e, least, IpHeader::WithOptions(R1));

@@ -1,0 +1,122 @@
+//! What differs between IPv4 and IPv6, in one place: sizes and fields, growing a header, summing addresses.
+//!
+//! The rest of `codegen` is given a [`Family`] and hands it on. Only IPv4 has options, fragments in its
+//! fixed header, a checksum of its own, and UDP without a checksum.
+
+use asm::{Insn, Reg, Reg::*};
+
+use super::checksum::ones_complement_sum;
+use super::emit::{Emit, Window};
+use crate::ir::{Family, Proto};
+use crate::packet::{Field, ethernet, ipv4, ipv6};
+
+impl Family {
+    pub(super) const fn ethertype(self) -> u16 {
+        match self {
+            Family::V4 => ethernet::TYPE_IPV4,
+            Family::V6 => ethernet::TYPE_IPV6,
+        }
+    }
+
+    /// Bytes of the fixed header, behind which `bpf_skb_adjust_room` opens and closes room.
+    pub(super) const fn header_len(self) -> i16 {
+        match self {
+            Family::V4 => ipv4::LEN,
+            Family::V6 => ipv6::LEN,
+        }
+    }
+
+    /// The shortest packet with an L4 header: what the prologue proves.
+    pub(super) const fn shortest(self) -> i16 {
+        match self {
+            Family::V4 => ipv4::SHORTEST,
+            Family::V6 => ipv6::SHORTEST,
+        }
+    }
+
+    /// The most that the length field can say to be behind the fixed header.
+    pub(super) const fn longest_l4(self) -> u16 {
+        match self {
+            Family::V4 => u16::MAX - ipv4::LEN.unsigned_abs(),
+            Family::V6 => u16::MAX,
+        }
+    }
+
+    /// The number of the header that follows.
+    pub(super) const fn protocol(self) -> Field {
+        match self {
+            Family::V4 => ipv4::PROTOCOL,
+            Family::V6 => ipv6::NEXT_HEADER,
+        }
+    }
+
+    /// Whether a checksum of 0 is an absent one in UDP (RFC 768), or an error (RFC 8200, section 8.1).
+    pub(super) const fn may_lack_checksum(self, inner: Proto) -> bool {
+        matches!((self, inner), (Family::V4, Proto::Udp))
+    }
+
+    /// Tells labels of the two families apart.
+    pub(super) const fn prefix(self) -> &'static str {
+        match self {
+            Family::V4 => "",
+            Family::V6 => "ip6_",
+        }
+    }
+}
+
+impl Emit {
+    /// Makes the IP header that of a packet `grow` bytes longer, with another protocol. Uses R1 and R2.
+    pub(super) fn update_ip(&mut self, family: Family, ip: &Window, grow: i16, from: Proto, to: Proto) {
+        let length = match family {
+            Family::V4 => ipv4::LENGTH,
+            Family::V6 => ipv6::LENGTH,
+        };
+        self.load(R1, ip, length);
+        self.op(Insn::add32(R1, i32::from(grow)));
+        self.store(ip, length, R1);
+        self.store_const(ip, family.protocol(), u32::from(to.number()));
+        if family == Family::V4 {
+            self.update_ip_checksum(ip, grow, from, to);
+        }
+    }
+
+    /// Brings IPv4's checksum up to date with what changed (RFC 1624, eqn. 3), so a damaged header stays
+    /// damaged.
+    fn update_ip_checksum(&mut self, ip: &Window, grow: i16, from: Proto, to: Proto) {
+        let growth = if grow < 0 { !grow.unsigned_abs() } else { grow.unsigned_abs() };
+        let change = [growth, u16::from(to.number()), !u16::from(from.number())];
+        self.load(R1, ip, ipv4::CHECKSUM);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        self.op_note(Insn::add32(R1, ones_complement_sum(&change)), "change of length and protocol");
+        self.fold(R1, R2);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        self.store(ip, ipv4::CHECKSUM, R1);
+    }
+
+    /// `sum = source + destination address`: 32 bits, ones' complement, in the packet's byte order. Uses R2.
+    pub(super) fn sum_addresses(&mut self, family: Family, sum: Reg, ip: &Window) {
+        match family {
+            Family::V4 => {
+                self.load_raw(sum, ip, ipv4::SADDR);
+                self.load_raw(R2, ip, ipv4::DADDR);
+                self.op(Insn::add64(sum, R2));
+            }
+            Family::V6 => {
+                let [first, rest @ ..] = ipv6::SADDR;
+                self.load_raw(sum, ip, first);
+                for word in rest.into_iter().chain(ipv6::DADDR) {
+                    self.load_raw(R2, ip, word);
+                    self.op(Insn::add64(sum, R2));
+                }
+                // Eight words carry up to 7, and adding that may carry once more.
+                self.op(Insn::mov64(R2, sum));
+                self.op(Insn::rsh64(R2, 32));
+                self.op(Insn::mov32(sum, sum));
+                self.op(Insn::add64(sum, R2));
+            }
+        }
+        self.op(Insn::mov64(R2, sum));
+        self.op(Insn::rsh64(R2, 32));
+        self.op_note(Insn::add32(sum, R2), "sum of the addresses");
+    }
+}
