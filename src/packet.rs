@@ -149,6 +149,7 @@ pub mod tcp {
     pub const ACKNOWLEDGEMENT: Field = field("tcp.acknowledgement", 8, Size::W);
     pub const DATA_OFFSET: Field = field("tcp.offset", 12, Size::B);
     pub const FLAGS: Field = field("tcp.flags", 13, Size::B);
+    pub const OFFSET_FLAGS: Field = field("tcp.offset, tcp.flags", 12, Size::H);
     /// All three in one store.
     pub const OFFSET_FLAGS_WINDOW: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
     pub const CHECKSUM: Field = field("tcp.checksum", 16, Size::H);
@@ -158,6 +159,31 @@ pub mod tcp {
     pub const LEN: i16 = 20;
     /// Of [`FLAGS`]: the urgent pointer means something.
     pub const URG: u32 = 0x20;
+    /// Of [`FLAGS`]: the segment opens a connection, and its options say how.
+    pub const SYN: u32 = 0x02;
+    /// The two kinds of option that are a single byte.
+    pub const END_OF_OPTIONS: u32 = 0;
+    pub const NO_OPERATION: u32 = 1;
+}
+
+/// TCP's option for the maximum segment size, RFC 9293 section 3.2.
+///
+/// ```text
+/// +---------------+---------------+-------------------------------+
+/// |    kind 2     |    length 4   |     maximum segment size      |
+/// +---------------+---------------+-------------------------------+
+/// ```
+pub mod mss {
+    use super::{Field, Size, field};
+
+    pub const LENGTH: Field = field("length", 1, Size::B);
+    pub const VALUE: Field = field("mss", 2, Size::H);
+
+    pub const KIND: u32 = 2;
+    pub const LEN: i16 = 4;
+    /// What an MSS is not lowered below. Linux takes less for this much (`tcp_min_snd_mss`): with 40
+    /// bytes of options, there are 8 left for data.
+    pub const LEAST: u32 = 48;
 }
 
 /// Both L4 headers begin with the ports.
@@ -186,4 +212,6 @@ pub mod marker {
     pub const ACKNOWLEDGEMENT: u32 = 0xbabe_cafe;
     /// Data offset 5, SYN, window 1024.
     pub const OFFSET_FLAGS_WINDOW: u32 = 0x5002_0400;
+    /// The first two of these.
+    pub const OFFSET_FLAGS: u32 = OFFSET_FLAGS_WINDOW >> 16;
 }

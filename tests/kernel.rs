@@ -198,6 +198,141 @@ fn every_combination_of_protocols_there_and_back() {
     }
 }
 
+/// Behind whatever stands in front of it, at even and odd offsets, with IP options and without, in SYN and
+/// SYN-ACK.
+#[test]
+fn mss_is_lowered_wherever_the_option_stands() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for (outer, pushed) in [("tcp", 20), ("udp", 8)] {
+        let text = format!("tcp dport 8080 actions funnel {outer} sport 540 dport 80");
+        let rules = Rule::parse_all(&text).expect("rules");
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        let timestamps = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+        let fronts: [&[u8]; 6] =
+            [&[1], &[3, 3, 7], &[4, 2], &timestamps, &[253, 5, 2, 4, 2], &[1, 4, 2, 3, 3, 2]];
+        for front in fronts {
+            for times in 0..=36 / front.len() {
+                for ip in ["", "options 2", "options 10", "pad 7"] {
+                    for flags in [0x02, 0x12, 0xc2] {
+                        let options = hex(&front.repeat(times));
+                        let words = |funneling: &str, mss: u16| {
+                            let tcp = format!("tcp 9 > 8080 flags {flags} opts {options}0204{mss:04x}");
+                            let words = format!("ip 10.1.2.3 > 10.0.0.1 {ip} {funneling} {tcp} len 3");
+                            Packet::parse(&words).expect("words").frame()
+                        };
+                        let (_, frame) = loaded.run(&words("", 1460), SkBuff::default()).expect("a run");
+                        let expected = words(&format!("{outer} 540 > 80 /"), 1460 - pushed);
+                        assert_eq!(hex(&frame), hex(&expected), "{ip}, {options}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// No option, one that is too low already, lists that nobody can read, segments that open nothing, UDP.
+#[test]
+fn mss_is_left_alone_where_there_is_none_to_lower() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    let rules = Rule::parse_all("tcp dport 8080 actions funnel tcp sport 540 dport 80").expect("rules");
+    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    for (what, l4) in [
+        ("no options", "flags 2"),
+        ("no such option", "flags 2 opts 0303070402"),
+        ("behind the end of the list", "flags 2 opts 00020405b4"),
+        ("an option of no length", "flags 2 opts fd000101020405b4"),
+        ("an option of length one", "flags 2 opts fd01020405b4"),
+        ("longer than the header", "flags 2 opts fd20010101010101020405b4"),
+        ("cut off by the end of the header", "flags 2 opts 0303070303070101010102040505 doff 8"),
+        ("an MSS of another length", "flags 2 opts 020505b400"),
+        ("less than is left of it", "flags 2 opts 02040043"),
+        ("none", "flags 2 opts 02040000"),
+        ("an ACK", "flags 16 opts 020405b4"),
+        ("a RST", "flags 4 opts 020405b4"),
+        ("a header longer than the packet", "flags 2 doff 15 opts 020405b4"),
+        ("a header shorter than a header", "flags 2 doff 4 opts 020405b4"),
+    ] {
+        for ip in ["", "options 3"] {
+            let words = |ip: &str, l4: &str| {
+                let words = format!("ip 10.1.2.3 > 10.0.0.1 {ip} {l4} len 3");
+                Packet::parse(&words).expect("words").frame()
+            };
+            let plain = words(ip, &format!("tcp 9 > 8080 {l4}"));
+            let (_, frame) = loaded.run(&plain, SkBuff::default()).expect("a run");
+            let expected = words(ip, &format!("tcp 540 > 80 / tcp 9 > 8080 {l4}"));
+            assert_eq!(hex(&frame), hex(&expected), "{what} {ip}");
+        }
+    }
+}
+
+/// Lists are all that varies here, so that the walk sees many of them.
+#[test]
+fn model_and_kernel_agree_on_random_option_lists() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    let rules = Rule::parse_all("tcp dport 8080 actions funnel udp sport 540 dport 80").expect("rules");
+    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    let config = Config { cases: 20_000, failure_persistence: None, ..Config::default() };
+    let lowered = AtomicUsize::new(0);
+    let result = TestRunner::new(config).run(&(arb::tcp_options(), 0u8..4), |(opts, options)| {
+        let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 8080 flags 2").expect("words");
+        (packet.ip.options, packet.layers[0].opts) = (options, opts);
+        let plain = packet.frame();
+        let (_, frame) = loaded.run(&plain, SkBuff::default()).expect("a run");
+        let model = model::run(&rules, &plain, 0, model::Link::Ethernet).frame;
+        let header = plain.len() - 14 - 4 * usize::from(options) - 20;
+        lowered.fetch_add(
+            usize::from(frame[frame.len() - header..][18..] != plain[plain.len() - header..][18..]),
+            Ordering::Relaxed,
+        );
+        prop_assert_eq!(hex(&frame), hex(&model));
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(lowered.into_inner() > 5_000, "the lists hardly have an MSS");
+}
+
+/// What its funneling header says: this one has been through a funnel.
+#[test]
+fn tcp_that_is_funneled_already_is_left_alone() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let mut loader = Loader::default();
+    for outer in ["tcp", "udp"] {
+        let text = format!("tcp dport 179 actions funnel {outer} sport 9 dport 80");
+        let rules = Rule::parse_all(&text).expect("rules");
+        let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+        for options in ["", "options 1", "options 10"] {
+            for inner in ["udp 25000 > 4739", "tcp 25000 > 8080", "tcp 25000 > 8080 flags 2 opts 020405b4"] {
+                let run = |l4: &str| {
+                    let words = format!("ip 10.1.2.3 > 10.0.0.1 {options} {l4} / {inner} len 8");
+                    let frame = Packet::parse(&words).expect("words").frame();
+                    let model = model::run(&rules, &frame, 0, model::Link::Ethernet).frame;
+                    let (_, after) = loaded.run(&frame, SkBuff::default()).expect("a run");
+                    assert_eq!(hex(&after), hex(&model), "{words}");
+                    frame == after
+                };
+                assert!(run("tcp 540 > 179"), "{inner}");
+                // A real connection that has come across some of these numbers.
+                for other in ["seq 1", "ack 1", "flags 0x12", "flags 0x10", "doff 6"] {
+                    assert!(!run(&format!("tcp 540 > 179 {other}")), "{inner}: {other}");
+                }
+            }
+        }
+    }
+}
+
 /// There and back, with whatever else is unusual about the packet; GSO or not makes no difference.
 #[test]
 fn alias_and_unalias_undo_each_other() {
@@ -412,6 +547,23 @@ fn checksums(frame: &[u8], inner: &str, outer: &str) -> Vec<u16> {
     let mut sums: Vec<u16> = [at(24), at(34 + sum(l4))].into_iter().flatten().collect();
     sums.extend(funneled.then(|| at(34 + header + sum(inner))).flatten());
     sums
+}
+
+/// States that have been seen are recognised: no branch doubles what comes behind it. Each of the routines
+/// that funnel TCP leads to the walk through its options in two ways.
+#[test]
+fn the_verifier_walks_through_options_once() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let text = "tcp dport 1 actions funnel tcp sport 540 dport 80\n\
+                tcp dport 2 actions funnel udp sport 540 dport 80\n";
+    let rules = Rule::parse_all(text).expect("rules");
+    for link in [Link::Ethernet, Link::None] {
+        let (compiled, loaded) = engine::load(&mut Loader::default(), &rules, link).expect("a program");
+        let (slots, verified) = (compiled.slots, loaded.verified().expect("a count"));
+        assert!(verified < slots * 3, "{verified} looked at of {slots}");
+    }
 }
 
 #[test]

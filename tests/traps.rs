@@ -184,6 +184,34 @@ fn upstream_trap_udp_without_a_checksum() {
 }
 
 #[test]
+fn upstream_trap_tcp_mss_is_lowered_by_what_is_pushed() {
+    let rules = "tcp dport 8080 actions funnel tcp sport 540 dport 80\n\
+                 tcp sport 8080 actions funnel udp sport 80 dport 540";
+    run(
+        rules,
+        &[
+            // SYN through TCP: 1460 to 1440. SYN-ACK through UDP, behind other options: to 1452.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020405b40402080a0000000100000000",
+                Some(
+                    "ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / \
+                     tcp 25000 > 8080 flags 2 opts 020405a00402080a0000000100000000",
+                ),
+            ),
+            (
+                "ip 10.0.0.2 > 10.0.0.1 tcp 8080 > 25000 flags 18 opts 0103030701020405b4",
+                Some(
+                    "ip 10.0.0.2 > 10.0.0.1 udp 80 > 540 / \
+                     tcp 8080 > 25000 flags 18 opts 0103030701020405ac",
+                ),
+            ),
+            // A flow that is not funneled keeps its own.
+            ("ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 443 flags 2 opts 020405b4", None),
+        ],
+    );
+}
+
+#[test]
 fn upstream_trap_ip_options_stay_in_front() {
     run(
         FUNNEL,

@@ -200,12 +200,17 @@ impl Emit {
     ///
     /// The pull is a block of its own out of the way, which ends by joining the usual path.
     pub(super) fn pull_window(&mut self, name: &str, after_link: i16) -> (Window, Cold) {
+        self.pull_or(name, after_link, self.pass)
+    }
+
+    /// The same, with shorter packets going to `short`.
+    pub(super) fn pull_or(&mut self, name: &str, after_link: i16, short: Label) -> (Window, Cold) {
         let linear = self.label(format!("{name}_linear"));
         let pull = self.label(format!("{name}_pull"));
         let len = self.link.header_len() + after_link;
         self.prove(len, pull);
         self.bind(linear);
-        (self.point(IP, after_link), Cold { pull, linear, len })
+        (self.point(IP, after_link), Cold { pull, linear, len, short })
     }
 
     /// The same for bytes known to be linear, with a base of the caller's choice. Shorter packets go
@@ -236,10 +241,10 @@ impl Emit {
     pub(super) fn pull(&mut self, cold: Cold) {
         self.bind(cold.pull);
         self.load_skb(R2, skb::LEN);
-        self.jump_if(Cond::lt32(R2, u32::from(cold.len.unsigned_abs())), self.pass);
+        self.jump_if(Cond::lt32(R2, u32::from(cold.len.unsigned_abs())), cold.short);
         self.op(Insn::mov32(R2, i32::from(cold.len)));
         self.call(Helper::SkbPullData);
-        self.prove(cold.len, self.pass);
+        self.prove(cold.len, cold.short);
         self.goto(cold.linear);
     }
 }
@@ -251,6 +256,7 @@ pub(super) struct Cold {
     pull: Label,
     linear: Label,
     len: i16,
+    short: Label,
 }
 
 const fn width(size: Size) -> i16 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! FP -  24  PUSHED    the header to push, when it goes behind IP options      24 bytes
-//! FP -  64  OPTIONS   IP options on their way past that header                40
+//! FP -  64  OPTIONS   IP options on their way past that header; TCP options   40
 //! FP - 104  PEEK      L4 headers that stand at a variable offset              40
 //! FP - 112  SAVED     registers while the payload is summed                    8
 //! FP - 496  CHUNK     payload on its way to bpf_csum_diff                    384
@@ -94,12 +94,17 @@ impl Emit {
         }
     }
 
+    /// `slot = 0`; its length is a multiple of 8.
+    pub(super) fn clear(&mut self, slot: Slot) {
+        for at in (0..slot.len).step_by(8) {
+            self.op(Insn::store_imm(Size::D, FP, slot.offset + at, 0));
+        }
+    }
+
     /// Copies the IP options, `len` bytes of them, to the frame. The area is cleared first: a helper
     /// given a variable length may only be given initialised stack.
     pub(super) fn save_options(&mut self, len: Reg) {
-        for at in (0..OPTIONS.len).step_by(8) {
-            self.op(Insn::store_imm(Size::D, FP, OPTIONS.offset + at, 0));
-        }
+        self.clear(OPTIONS);
         let options = self.offset(Family::V4, 0, None);
         self.load_bytes(options, OPTIONS, Len::Reg(len));
     }

@@ -1,7 +1,8 @@
 //! `funnel`: pushes an L4 header between the IP header and the L4 header that is there.
 //!
 //! Opens room, writes both headers, re-bases the inner checksum: three helper calls. Nothing of the
-//! packet has changed until there is room, so whatever cannot be funneled goes on as it was.
+//! packet has changed until there is room, so whatever cannot be funneled goes on as it was. TCP that
+//! opens a connection goes on to [`mss`].
 //!
 //! ```text
 //! before   [link][IP, options         ][L4 and payload                      ]
@@ -13,6 +14,7 @@ use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
+use super::mss;
 use super::payload;
 use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::{Family, Proto};
@@ -24,13 +26,14 @@ const NOTE: Reg = R5;
 /// The sum of the addresses.
 const SUM: Reg = R3;
 
-/// On entry `PORTS` holds the ports to push.
-pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
+/// On entry `PORTS` holds the ports to push. `lower_mss` is where to find [`mss`], for TCP.
+pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lower_mss: Option<Label>) {
     let pushed = i16::from(outer.header_len());
     let least = i16::from(inner.header_len());
     let name = format!("{}funnel_{inner}_in_{outer}", family.prefix());
     let may_lack = family.may_lack_checksum(inner);
     let sum = (may_lack && outer == Proto::Tcp).then(|| Sum::labels(e));
+    let tcp = lower_mss.filter(|_| inner == Proto::Tcp).map(|lower_mss| Tcp::labels(e, &name, lower_mss));
     let len = family.header_len();
     let ip = Window::of_ip_header(family.shortest());
 
@@ -47,32 +50,55 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
     if may_lack {
         e.op_note(Insn::mov64(IP, NOTE), "keep");
     }
+    if let Some(tcp) = &tcp {
+        e.load(R1, &ip.at(len), tcp::SEQUENCE);
+        e.jump_if_note(Cond::eq32(R1, marker::SEQUENCE), tcp.suspect, "a funneling header?");
+        e.bind(tcp.innocent);
+    }
     e.adjust_room(ip, pushed);
     forget_hash(e);
     if may_lack {
         e.op(Insn::mov64(NOTE, IP));
     }
-    let ip = e.window_again(IP, len + pushed, e.fail);
+    let headers = len + pushed;
+    let (ip, cold) = if tcp.is_some() {
+        let (ip, cold) = e.pull_or(&name, headers + tcp::FLAGS.offset + 1, e.fail);
+        (ip, Some(cold))
+    } else {
+        (e.window_again(IP, headers, e.fail), None)
+    };
     e.update_ip(family, &ip, pushed, inner, outer);
     e.sum_addresses(family, SUM, &ip);
     build(e, family, &ip.at(len), inner, outer);
+    if tcp.is_some() {
+        e.load(PORTS, &ip.at(headers), tcp::FLAGS);
+    }
     let inner_at = e.offset(family, pushed, None);
     e.rebase(inner_at, inner, SUM, Rebase::ToZero);
+    if let Some(tcp) = &tcp {
+        e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
+    }
     e.exit(UNSPEC);
 
     if let Some(with_options) = with_options {
         e.bind(with_options);
-        emit_options(e, inner, outer, sum.as_ref());
+        emit_options(e, inner, outer, sum.as_ref(), lower_mss);
     }
     if let Some(sum) = sum {
         sum.emit(e);
+    }
+    if let Some(tcp) = tcp {
+        tcp.emit(e, family, outer);
+    }
+    if let Some(cold) = cold {
+        e.pull(cold);
     }
 }
 
 /// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room in front of the
 /// options, so they are moved back to the IP header, and the pushed header goes behind them, by way
 /// of the stack: its offset is not known.
-fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>) {
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>, lower_mss: Option<Label>) {
     let pushed = i16::from(outer.header_len());
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
@@ -80,16 +106,26 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
     e.load(R2, &ip, ipv4::LENGTH);
     let longest = u16::MAX - pushed.unsigned_abs();
     e.jump_if_note(Cond::gt32(R2, longest), e.pass, "would be longer than IP can say");
-    if inner == Proto::Udp {
-        let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
-        e.load_bytes(at, PEEK, Len::Const(4));
-        e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
-        take_note(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
+    match inner {
+        Proto::Tcp => {
+            let innocent = e.label(format!("tcp_in_{outer}_options_not_funneled"));
+            let at = Offset { plus: Some(R1), ..e.ip_offset() };
+            pass_if_funneled(e, at, innocent);
+            e.bind(innocent);
+        }
+        Proto::Udp => {
+            let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
+            e.load_bytes(at, PEEK, Len::Const(4));
+            e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
+            take_note(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
+        }
     }
     e.sum_addresses(Family::V4, SUM, &ip);
     build(e, Family::V4, &PUSHED.window(), inner, outer);
 
-    let (sum, len, new_ip) = (IP, PORTS, L4_LEN);
+    // For TCP, the length is still needed.
+    let new_ip = if inner == Proto::Tcp { R5 } else { L4_LEN };
+    let (sum, len) = (IP, PORTS);
     e.load(len, &ip, ipv4::VERSION_IHL);
     e.options_len(len);
     e.op(Insn::mov64(sum, SUM));
@@ -103,7 +139,55 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>)
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
-    e.exit(UNSPEC);
+    match lower_mss {
+        Some(lower_mss) if inner == Proto::Tcp => mss::enter(e, inner_at, outer, lower_mss),
+        _ => e.exit(UNSPEC),
+    }
+}
+
+/// What TCP needs once in a while: blocks out of the way.
+struct Tcp {
+    lower_mss: Label,
+    /// The sequence number is that of funneled packets.
+    suspect: Label,
+    /// It is a coincidence.
+    innocent: Label,
+    /// SYN or SYN-ACK.
+    opening: Label,
+}
+
+impl Tcp {
+    fn labels(e: &mut Emit, name: &str, lower_mss: Label) -> Tcp {
+        Tcp {
+            lower_mss,
+            suspect: e.label(format!("{name}_again")),
+            innocent: e.label(format!("{name}_once")),
+            opening: e.label(format!("{name}_syn")),
+        }
+    }
+
+    fn emit(self, e: &mut Emit, family: Family, outer: Proto) {
+        e.bind(self.suspect);
+        let tcp_at = e.offset(family, 0, None);
+        pass_if_funneled(e, tcp_at, self.innocent);
+        e.goto(self.innocent);
+        e.bind(self.opening);
+        let inner_at = e.offset(family, i16::from(outer.header_len()), None);
+        mss::enter(e, inner_at, outer, self.lower_mss);
+    }
+}
+
+/// A TCP header with the constants of a funneling one is not wrapped in another. Real connections may
+/// come across the sequence number, but do not open with an acknowledgement and no options. Goes to
+/// `innocent`, or falls through.
+fn pass_if_funneled(e: &mut Emit, tcp: Offset, innocent: Label) {
+    e.load_bytes(tcp, PEEK, Len::Const(tcp::FLAGS.offset + 1));
+    e.load(R1, &PEEK.window(), tcp::SEQUENCE);
+    e.jump_if(Cond::ne32(R1, marker::SEQUENCE), innocent);
+    e.load(R1, &PEEK.window(), tcp::ACKNOWLEDGEMENT);
+    e.jump_if(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), innocent);
+    e.load(R1, &PEEK.window(), tcp::OFFSET_FLAGS);
+    e.jump_if_note(Cond::eq32(R1, marker::OFFSET_FLAGS), e.pass, "funneled already");
 }
 
 /// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a

@@ -9,7 +9,7 @@
 //! prologue ──▶ a tree a (family, protocol) ──▶ a leaf a rule ──▶ a routine a (family, action, inner, outer) in use
 //!     │               │                │             validate, then act
 //!     │               │                │                    │
-//!     └───────────────┴── pass ◀───────┴────────────────────┘
+//!     └───────────────┴── pass ◀───────┴────────────────────┘ (a SYN funneled: by way of mss)
 //! ```
 //!
 //! # Registers
@@ -49,6 +49,7 @@ mod emit;
 mod frame;
 mod funnel;
 mod ip;
+mod mss;
 mod payload;
 mod prologue;
 mod unfunnel;
@@ -158,11 +159,13 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
     });
     e.origin(None);
     let can_fail = routines.known.iter().any(|(routine, _)| routine.verb != Verb::Drop);
+    let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
+    let lower_mss = routines.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
     for (Routine { family, verb, inner, outer }, label) in routines.known {
         e.bind(label);
         match verb {
             Verb::Drop => validate::emit_drop(&mut e, family, outer),
-            Verb::Funnel => funnel::emit(&mut e, family, inner, outer),
+            Verb::Funnel => funnel::emit(&mut e, family, inner, outer, lower_mss),
             Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer),
             Verb::Alias(end) => alias::emit(&mut e, family, end),
             Verb::Unalias(end, list) => {
@@ -171,6 +174,10 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, as
                 }
             }
         }
+    }
+    if let Some(label) = lower_mss {
+        e.bind(label);
+        mss::emit(&mut e);
     }
     e.finish(can_fail)
 }

@@ -167,7 +167,7 @@ enum Nested {
 }
 
 /// Something unusual. `bool`: about the innermost layer, not the outermost.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Change {
     Absent(bool),
     Wrong(bool),
@@ -175,6 +175,10 @@ enum Change {
     Doff(bool, u8),
     TcpOptions(bool, u8),
     Flags(bool, u8),
+    /// With this list of options.
+    Syn(bool, Vec<u8>),
+    /// The sequence and acknowledgement numbers of a funneling header; with its flags and data offset.
+    Marked(bool),
     Window(bool, u16),
     Urgent(bool, u16),
     Seq(u32),
@@ -255,6 +259,8 @@ fn change() -> impl Strategy<Value = Change> {
             2 => (inner(), 0u8..16).prop_map(|(i, n)| Doff(i, n)),
             2 => (inner(), 1u8..11).prop_map(|(i, n)| TcpOptions(i, n)),
             1 => (inner(), any::<u8>()).prop_map(|(i, n)| Flags(i, n)),
+            5 => (prop::bool::weighted(0.2), tcp_options()).prop_map(|(i, list)| Syn(i, list)),
+            1 => inner().prop_map(Marked),
             1 => (inner(), any::<u16>()).prop_map(|(i, n)| Window(i, n)),
             1 => (inner(), any::<u16>()).prop_map(|(i, n)| Urgent(i, n)),
             1 => select(&[0xcafe_babd_u32, 0xcafe_babf, 0xbeba_feca, 0][..]).prop_map(Seq),
@@ -284,6 +290,35 @@ fn change() -> impl Strategy<Value = Change> {
             2 => (any::<Index>(), any::<u8>()).prop_map(|(i, n)| Flip(i, n)),
         ],
     ]
+}
+
+/// Lists of TCP options with the MSS anywhere, several times or not at all; well-formed, cut off, or
+/// with lengths that are none.
+pub fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
+    let mss = prop_oneof![4 => 500u16..9000, 1 => 0u16..80, 1 => any::<u16>()];
+    let option = prop_oneof![
+        4 => Just(vec![1]),
+        4 => mss.prop_map(|mss| [&[2, 4][..], &mss.to_be_bytes()].concat()),
+        1 => (0u8..6, any::<u16>()).prop_map(|(len, mss)| [&[2, len][..], &mss.to_be_bytes()].concat()),
+        2 => Just(vec![3, 3, 7]),
+        2 => Just(vec![4, 2]),
+        1 => Just(vec![8, 10, 2, 4, 5, 180, 0, 0, 0, 0]),
+        1 => Just(vec![0]),
+        1 => (3u8.., 0u8..12, any::<bool>()).prop_map(|(kind, len, lies)| {
+            let mut option = vec![2; usize::from(len.max(2))];
+            option[0] = kind;
+            option[1] = if lies { len.wrapping_sub(1) } else { len };
+            option
+        }),
+    ];
+    let list = prop_oneof![8 => vec(option, 0..9).prop_map(|all| all.concat()), 1 => vec(0u8..5, 0..40)];
+    (list, prop::bool::weighted(0.3)).prop_map(|(mut list, at_the_end)| {
+        if at_the_end {
+            list.splice(0..0, vec![1; 40 - list.len().min(40)]);
+        }
+        list.truncate(40);
+        list
+    })
 }
 
 impl Near {
@@ -340,15 +375,15 @@ impl Pick {
         packet.payload = self.payload;
         let mut late = Vec::new();
         for change in &self.changes {
-            match *change {
-                Change::Truncated(_) | Change::Flip(..) | Change::Total(_) => late.push(*change),
-                change => change.apply(&mut packet),
+            match change {
+                Change::Truncated(_) | Change::Flip(..) | Change::Total(_) => late.push(change),
+                _ => change.apply(&mut packet),
             }
         }
         for change in late {
             let frame = packet.frame();
             let (len, least) = (frame.len(), shortest(&frame));
-            match change {
+            match *change {
                 Change::Truncated(to) => {
                     packet.truncated = Some(least + to.index(len.saturating_sub(least) + 1));
                 }
@@ -381,7 +416,7 @@ impl Pick {
 }
 
 impl Change {
-    fn apply(self, packet: &mut Packet) {
+    fn apply(&self, packet: &mut Packet) {
         let last = packet.layers.len() - 1;
         let inside = match self {
             Change::UdpLen(true, _) => packet.payload,
@@ -392,7 +427,7 @@ impl Change {
         };
         let at = |inner: bool| if inner { last } else { 0 };
         let layers = &mut packet.layers;
-        match self {
+        match *self {
             Change::Absent(inner) => layers[at(inner)].csum = Csum::Zero,
             Change::Wrong(inner) => layers[at(inner)].csum = Csum::Wrong,
             Change::UdpLen(inner, by) => {
@@ -402,6 +437,15 @@ impl Change {
             Change::Doff(inner, doff) => layers[at(inner)].doff = Some(doff),
             Change::TcpOptions(inner, words) => layers[at(inner)].tcpopt = words,
             Change::Flags(inner, flags) => layers[at(inner)].flags = Some(flags),
+            Change::Syn(inner, ref list) => {
+                let l4 = &mut layers[at(inner)];
+                (l4.flags, l4.opts) = (Some(0x02), list.clone());
+            }
+            Change::Marked(exactly) => {
+                let l4 = &mut layers[0];
+                (l4.seq, l4.ack) = (Some(0xcafe_babe), Some(0xbabe_cafe));
+                l4.flags = exactly.then_some(0x02).or(l4.flags);
+            }
             Change::Window(inner, window) => layers[at(inner)].window = Some(window),
             Change::Urgent(inner, urgent) => layers[at(inner)].urg = urgent,
             Change::Seq(seq) => layers[0].seq = Some(seq),

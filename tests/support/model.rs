@@ -10,6 +10,9 @@ use super::rules::{Action, Key, Rule};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
+/// A funneling TCP header from its fifth byte on: sequence, acknowledgement, no options, SYN.
+const FUNNELED: [u8; 10] = [0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe, 0x50, 0x02];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
     /// The frame starts with an Ethernet header.
@@ -147,6 +150,7 @@ impl Packet {
         if total > 65535
             || (self.proto == UDP && usize::from(be16(&inner, 4)) != inner.len())
             || (absent && outer == TCP && inner.len() > 9216)
+            || (self.proto == TCP && inner[4..14] == FUNNELED)
         {
             return None;
         }
@@ -157,6 +161,9 @@ impl Packet {
         let mut wrong = 0;
         if !absent {
             wrong = defect(self.proto, addresses, &inner);
+            if self.proto == TCP {
+                lower_mss(&mut inner, pushed as u16);
+            }
             fill(self.proto, &[0; 8], &mut inner, wrong);
         }
 
@@ -164,8 +171,8 @@ impl Packet {
         segment.extend(sport.to_be_bytes());
         segment.extend(dport.to_be_bytes());
         if outer == TCP {
-            segment.extend([0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe]);
-            segment.extend([0x50, 0x02, 0x04, 0x00, 0, 0, 0, 0]); // SYN, window 1024
+            segment.extend(FUNNELED);
+            segment.extend([0x04, 0x00, 0, 0, 0, 0]); // window 1024
         } else {
             segment.extend(((8 + inner.len()) as u16).to_be_bytes());
             segment.extend([0, 0]);
@@ -269,6 +276,32 @@ fn fill(proto: u8, addresses: &[u8], segment: &mut [u8], wrong: u64) {
         checksum = 0xffff;
     }
     segment[at..at + 2].copy_from_slice(&(checksum as u16).to_be_bytes());
+}
+
+/// The first MSS option of a SYN, made smaller by what is pushed onto each segment.
+fn lower_mss(segment: &mut [u8], pushed: u16) {
+    let end = usize::from(segment[12] >> 4) * 4;
+    if segment[13] & 2 == 0 || end > segment.len() {
+        return;
+    }
+    let mut at = 20;
+    while at < end {
+        let length = match (segment[at], segment.get(at + 1)) {
+            (0, _) => return,
+            (1, _) => 1,
+            (2, Some(4)) if at + 4 <= end => {
+                let mss = be16(segment, at + 2);
+                if mss >= pushed + 48 {
+                    segment[at + 2..at + 4].copy_from_slice(&(mss - pushed).to_be_bytes());
+                }
+                return;
+            }
+            (2, _) => return,
+            (_, Some(length)) if *length >= 2 => usize::from(*length),
+            _ => return,
+        };
+        at += length;
+    }
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {

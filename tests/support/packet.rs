@@ -66,8 +66,10 @@ pub struct L4 {
     pub flags: Option<u8>,
     pub window: Option<u16>,
     pub urg: u16,
-    /// In 32-bit words.
+    /// No-operation options, in 32-bit words.
     pub tcpopt: u8,
+    /// Options byte by byte, in front of those; filled up to 32-bit words with zeros.
+    pub opts: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +99,7 @@ impl L4 {
             window: None,
             urg: 0,
             tcpopt: 0,
+            opts: Vec::new(),
         }
     }
 
@@ -119,12 +122,15 @@ impl L4 {
                 };
                 out.extend(self.seq.unwrap_or(seq).to_be_bytes());
                 out.extend(self.ack.unwrap_or(ack).to_be_bytes());
-                out.push(self.doff.unwrap_or(5 + self.tcpopt) << 4);
+                let words = self.opts.len().div_ceil(4);
+                out.push(self.doff.unwrap_or(5 + words as u8 + self.tcpopt) << 4);
                 out.push(self.flags.unwrap_or(flags));
                 out.extend(self.window.unwrap_or(window).to_be_bytes());
                 out.extend([0, 0]);
                 out.extend(self.urg.to_be_bytes());
-                out.resize(20 + usize::from(self.tcpopt) * 4, 1); // no-operation options
+                out.extend(&self.opts);
+                out.resize(20 + words * 4, 0);
+                out.resize(out.len() + usize::from(self.tcpopt) * 4, 1); // no-operation options
                 16
             }
             _ => {

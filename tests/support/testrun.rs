@@ -89,6 +89,12 @@ impl Loaded {
         Ok(bytes.ok_or_else(|| anyhow!("the kernel does not say its size"))? as usize / 8)
     }
 
+    /// Instructions that the verifier looked at, each as often as it did.
+    pub fn verified(&self) -> Result<usize> {
+        let count = self.program()?.info()?.verified_instruction_count();
+        Ok(count.ok_or_else(|| anyhow!("the kernel does not say what it verified"))? as usize)
+    }
+
     /// Maps that the object declares.
     pub fn maps(&self) -> usize {
         self.maps

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [version N] [ihl N] [total N] [badip]
-//!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS]
+//!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
 //!   [len N] [pad N] [truncated N] [gso N]
 //! arp | ip6                              frames that are not IPv4
@@ -15,7 +15,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
+use super::packet::{Csum, Kind, L4, Packet, TCP, UDP, hex, unhex};
 
 impl Packet {
     /// Reads the words in the head of this file.
@@ -83,6 +83,7 @@ impl Packet {
                     "window" => l4.window = Some(words.number(word)?),
                     "urg" => l4.urg = words.number(word)?,
                     "tcpopt" => l4.tcpopt = words.number(word)?,
+                    "opts" => l4.opts = unhex(words.next().unwrap_or(""))?,
                     _ => return Err(format!("no such word: `{word}`")),
                 }
             }
@@ -141,6 +142,9 @@ impl fmt::Display for Packet {
             word("window", l4.window.map(u64::from));
             word("urg", Some(l4.urg.into()).filter(|_| l4.urg != 0));
             word("tcpopt", Some(l4.tcpopt.into()).filter(|_| l4.tcpopt != 0));
+            if !l4.opts.is_empty() {
+                out.push(format!("opts {}", hex(&l4.opts)));
+            }
             match l4.csum {
                 Csum::Right => {}
                 Csum::Wrong => out.push("badsum".to_owned()),
