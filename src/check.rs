@@ -3,6 +3,7 @@
 //! An [`Ast`] goes in; an [`ir::Ruleset`] and warnings, or every semantic error at once, come out.
 //! Never looks at text: what cannot be read is the business of [`syntax`].
 
+mod again;
 mod alias;
 mod overlap;
 
@@ -55,7 +56,8 @@ pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
         }
     }
     faults.extend(alias::lists(&checked));
-    faults.extend(overlap::own_output(&checked));
+    faults.extend(again::funneled_again(&checked));
+    faults.extend(again::ambiguous(&checked));
     faults.extend(overlap::shadowed(&checked));
     sort(&mut faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {

@@ -54,6 +54,23 @@ fn check_says_what_it_found_on_stderr_only() {
 }
 
 #[test]
+fn warnings_are_errors_if_one_wants_them_to_be() {
+    const ODD: &str = "tcp actions drop\ntcp dport 80 actions drop\n";
+    for command in ["check", "compile"] {
+        let told = run(sfunnel(&[command, "-"]), ODD);
+        assert_eq!(code(&told), 0, "{}", talk(&told));
+        let denied = run(sfunnel(&[command, "--deny", "warnings", "-"]), ODD);
+        assert_eq!((code(&denied), out(&denied).as_str()), (2, ""));
+        assert!(talk(&denied).contains("the rule is never reached"), "{}", talk(&denied));
+        let fine = run(sfunnel(&[command, "--deny", "warnings", "-"]), RULES);
+        assert_eq!(code(&fine), 0, "{}", talk(&fine));
+    }
+    let denied = run(sfunnel(&["attach", "--deny", "warnings", "-i", "none", "--ruleset", ODD]), "");
+    assert_eq!(code(&denied), 2, "before it looks for interfaces: {}", talk(&denied));
+    assert!(talk(&denied).ends_with("nothing was attached\n"), "{}", talk(&denied));
+}
+
+#[test]
 fn compile_puts_data_on_stdout_only() {
     for (emit, word) in
         [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")]
@@ -136,11 +153,11 @@ fn every_flag_is_in_the_help_of_its_command() {
     use clap::CommandFactory;
     let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
     let expected: [(&str, &[&str]); 6] = [
-        ("attach", &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug"]),
+        ("attach", &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug", "--deny"]),
         ("detach", &["--clean"]),
         ("status", &["--json"]),
-        ("check", &["<FILE>"]),
-        ("compile", &["<FILE>", "--emit", "--output", "--link"]),
+        ("check", &["<FILE>", "--deny"]),
+        ("compile", &["<FILE>", "--emit", "--output", "--link", "--deny"]),
         ("mirror", &["[FILE]", "--ruleset", "--from", "--to", "--no-nat"]),
     ];
     let definition = sfunnel::cli::Cli::command();

@@ -1,61 +1,18 @@
-//! What rules do to each other: a funnel that matches what it made, rules that are never reached.
+//! Rules that are never reached.
 //!
-//! Legal rules as sets go in, diagnostics come out. Work is bounded, whatever the ruleset.
+//! Legal rules as sets go in, warnings come out. Work is bounded, whatever the ruleset.
 
 use range_set_blaze::{Integer, RangeSetBlaze};
 
 use crate::diag::Diagnostic;
-use crate::ir::{Action, Funnel, Rule};
+use crate::ir::Rule;
 use crate::syntax::ast;
 
 /// Pairs of rules are compared up to this many rules: two million pairs, some milliseconds.
 /// Larger rulesets are written by programs, and for those a warning helps nobody.
 const MOST_COMPARED: usize = 2000;
 
-/// Who has this many funnels that eat their own output will fix them all alike.
-const MOST_TOLD: usize = 1000;
-
 pub(super) type Pair<'a> = (&'a ast::Rule, Rule);
-
-/// Funnels whose output they would funnel again, at the next hook it passes.
-///
-/// A rule that takes the output first must be among the first [`MOST_COMPARED`]: the remedy says
-/// to put it on top.
-pub(super) fn own_output(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
-    for (index, (written, rule)) in rules.iter().enumerate() {
-        let Action::Funnel(funnel) = rule.action else { continue };
-        let earlier = &rules[..index.min(MOST_COMPARED)];
-        if takes(rule, funnel) && !earlier.iter().any(|(_, earlier)| takes_first(earlier, rule, funnel)) {
-            found.push(own_output_error(written, rule, funnel));
-            if found.len() == MOST_TOLD {
-                break;
-            }
-        }
-    }
-    found
-}
-
-/// Whether `rule` matches what `funnel` makes, its addresses aside.
-fn takes(rule: &Rule, funnel: Funnel) -> bool {
-    rule.proto == funnel.outer && rule.sport.contains(funnel.sport) && rule.dport.contains(funnel.dport)
-}
-
-/// Whether `earlier` takes all that `rule` makes before `rule` sees it again.
-fn takes_first(earlier: &Rule, rule: &Rule, funnel: Funnel) -> bool {
-    takes(earlier, funnel) && rule.saddr.is_subset(&earlier.saddr) && rule.daddr.is_subset(&earlier.daddr)
-}
-
-fn own_output_error(written: &ast::Rule, rule: &Rule, funnel: Funnel) -> Diagnostic {
-    let Funnel { outer, sport, dport } = funnel;
-    let span = written.actions.first().map_or(rule.span, |action| action.span);
-    let matches = written.matches.first().map_or(rule.span, |first| {
-        first.span.to(written.matches.last().map_or(first.span, |last| last.span))
-    });
-    Diagnostic::error("the rule matches its own output and would funnel it again", span, "makes such packets")
-        .with(matches, format!("matches {outer} from port {sport} to port {dport}"))
-        .help(format!("put this rule first: `{outer} sport {sport} dport {dport} actions accept`"))
-}
 
 /// Rules that one earlier rule covers completely.
 pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {

@@ -65,6 +65,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   sfunnel check rules.sf
+  sfunnel check --deny warnings rules.sf
   echo 'udp dport 53 actions drop' | sfunnel check -")]
     Check(Check),
     /// Show what a ruleset becomes; needs no privilege
@@ -122,6 +123,21 @@ pub struct Attach {
     /// Say more about what is loaded [variable: DEBUG]
     #[arg(long)]
     pub debug: bool,
+    #[command(flatten)]
+    pub strict: Strict,
+}
+
+/// What is not let pass.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Args)]
+pub struct Strict {
+    /// Take warnings for errors
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub deny: Option<Deny>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Deny {
+    Warnings,
 }
 
 #[derive(Debug, Default, Args)]
@@ -146,6 +162,8 @@ pub struct Status {
 pub struct Check {
     /// File with the rules, `-` for standard input
     pub file: PathBuf,
+    #[command(flatten)]
+    pub strict: Strict,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +179,8 @@ pub struct Compile {
     /// Interfaces the program is for: ethernet, or none for those without a link header (tun, wireguard, ipip)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
+    #[command(flatten)]
+    pub strict: Strict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -5,7 +5,7 @@ use std::thread;
 
 use asm::Program;
 
-use super::args;
+use super::args::{self, Strict};
 use super::rules::Rules;
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
@@ -13,12 +13,29 @@ use crate::net::detach::Whose;
 use crate::net::{self, Attachment, Interface, Link, Mark, Netlink, links, netns};
 use crate::{elf, kernel};
 
+/// How to attach, whatever the rules and the place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct How {
+    pub(super) patience: Patience,
+    strict: Strict,
+    debug: bool,
+}
+
+impl How {
+    pub(super) fn read(args: &args::Attach, console: &Console<'_>) -> Result<Self, Failure> {
+        Ok(Self {
+            patience: Patience::read(args, console)?,
+            strict: args.strict,
+            debug: args.debug || settings::truth("DEBUG", console)?,
+        })
+    }
+}
+
 pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Failure> {
     let target = Target::read(&args.place, Direction::Ingress, console)?;
-    let patience = Patience::read(args, console)?;
-    let debug = args.debug || settings::truth("DEBUG", console)?;
+    let how = How::read(args, console)?;
     let source = settings::source(args, console)?;
-    attach_to(&target, patience, source, debug, console)
+    attach_to(&target, how, source, console)
 }
 
 pub fn detach(args: &args::Detach, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -32,13 +49,14 @@ pub fn detach(args: &args::Detach, console: &mut Console<'_>) -> Result<(), Fail
 /// Rules first, so that a mistake in them is not hidden behind an interface that is not there yet.
 pub(super) fn attach_to(
     target: &Target,
-    patience: Patience,
+    how: How,
     source: crate::diag::Source,
-    debug: bool,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let rules = Rules::read(source, console).inspect_err(|_| console.say("nothing was attached"))?;
+    let rules =
+        Rules::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
     let mut netlink = open(target)?;
+    let How { patience, debug, .. } = how;
     if debug {
         console.say(
             "debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded",

@@ -10,7 +10,7 @@ use super::{Console, Failure};
 use crate::elf;
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = Rules::read(file_source(&args.file)?, console)?;
+    let rules = Rules::read(file_source(&args.file)?, args.strict, console)?;
     let count = rules.ruleset.rules.len();
     console.say(format!(
         "{}: {count} {}, no errors",
@@ -25,7 +25,7 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     if args.emit == Emit::Elf && to_stdout && console.out_is_terminal {
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
-    let rules = Rules::read(file_source(&args.file)?, console)?;
+    let rules = Rules::read(file_source(&args.file)?, args.strict, console)?;
     let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
         Emit::Tree => rules.tree.to_string().into_bytes(),

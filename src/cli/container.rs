@@ -3,8 +3,8 @@
 use nix::sys::utsname::uname;
 
 use super::args::{Attach, Place};
-use super::attach::{attach_to, detach_from};
-use super::settings::{self, Direction, Patience, Target};
+use super::attach::{How, attach_to, detach_from};
+use super::settings::{self, Direction, Target};
 use super::{Console, Failure};
 use crate::net::detach::Whose;
 
@@ -24,18 +24,17 @@ pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
     banner(console);
     let args = Attach::default();
     let target = Target::read(&Place::default(), Direction::Ingress, console)?;
-    let patience = Patience::read(&args, console)?;
+    let how = How::read(&args, console)?;
     let clean = settings::truth("CLEAN", console)?;
-    let debug = settings::truth("DEBUG", console)?;
     if clean {
-        return detach_from(&target, patience, Whose::OursAndTheOriginals, console);
+        return detach_from(&target, how.patience, Whose::OursAndTheOriginals, console);
     }
     let source = settings::source(&args, console)?;
     console.say(format!("ruleset ({}):", source.name));
     for line in source.text.lines() {
         console.say(format!("  {line}"));
     }
-    attach_to(&target, patience, source, debug, console)
+    attach_to(&target, how, source, console)
 }
 
 fn banner(console: &mut Console<'_>) {

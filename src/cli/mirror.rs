@@ -1,6 +1,6 @@
 //! `mirror`: the rules of one place in, those of the others out, each a ruleset with comments.
 
-use super::args::Mirror;
+use super::args::{Mirror, Strict};
 use super::rules::Rules;
 use super::settings::input_source;
 use super::{Console, Failure};
@@ -8,7 +8,7 @@ use crate::diag::{self, Diagnostic};
 use crate::mirror::{self, Mirrored, Role};
 
 pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = Rules::read(input_source(&args.input)?, console)?;
+    let rules = Rules::read(input_source(&args.input)?, Strict::default(), console)?;
     let from = match args.from {
         Some(from) => from.role(),
         None => mirror::infer(&rules.ruleset).map_err(|faults| refuse(&rules, &faults, console))?,

@@ -4,6 +4,7 @@
 
 use asm::Program;
 
+use super::args::{Deny, Strict};
 use super::{Console, Failure};
 use crate::check::Checked;
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
@@ -23,12 +24,16 @@ pub struct Rules {
 
 impl Rules {
     /// Reads and checks; says every diagnostic.
-    pub fn read(source: Source, console: &mut Console<'_>) -> Result<Self, Failure> {
+    pub fn read(source: Source, strict: Strict, console: &mut Console<'_>) -> Result<Self, Failure> {
         match check::read(&source) {
             Ok(Checked { ruleset, warnings }) => {
                 if !warnings.is_empty() {
                     let text = diag::render(&source, &warnings, console.color);
                     console.say(text);
+                    if strict.deny == Some(Deny::Warnings) {
+                        console.say("`--deny warnings` takes these for errors");
+                        return Err(Failure::Rules);
+                    }
                 }
                 let tree = tree::build(&ruleset);
                 Ok(Self { source, ruleset, tree })

@@ -182,6 +182,32 @@ fn rules_by_the_ten_thousand_are_read() {
     assert_eq!(rules(&text).len(), 65_536);
 }
 
+/// Rules that have much to do with each other: whatever compares them must not compare every two.
+#[test]
+fn funnels_by_the_ten_thousand_are_compared() {
+    const COUNT: u32 = 20_000;
+    let all = |line: &dyn Fn(u32, Ipv4Addr) -> String| -> String {
+        (0..COUNT).map(|n| line(n, Ipv4Addr::from_bits(0x0a00_0000 + n)) + "\n").collect()
+    };
+    let both = all(&|n, ip| match n % 2 {
+        0 => format!("ip daddr {ip} tcp dport 443 actions funnel tcp sport 540 dport 80"),
+        _ => format!("ip daddr {ip} udp dport 443 actions funnel tcp sport 540 dport 80"),
+    });
+    let mixed = all(&|n, ip| match n % 2 {
+        0 => format!("ip daddr {ip} udp dport 443 actions funnel tcp sport 540 dport {}", 1 + n % 60_000),
+        _ => format!("ip saddr {ip} tcp sport 540 dport {} actions unfunnel udp", 1 + n % 60_000),
+    });
+    let guarded = "tcp sport 540 dport 80 accept\n".to_owned()
+        + &all(&|_, ip| format!("ip saddr {ip} tcp actions funnel tcp sport 540 dport 80"));
+    for (name, text) in [("both", both), ("mixed", mixed), ("guarded", guarded)] {
+        assert!(rules(&text).len() >= COUNT as usize, "{name}");
+    }
+    let each =
+        all(&|n, ip| format!("ip saddr {ip} tcp actions funnel tcp sport 540 dport {}", 1 + n % 60_000));
+    let source = Source::new("rules", each);
+    assert!(sfunnel::read(&source).is_err_and(|faults| !faults.is_empty()));
+}
+
 #[test]
 fn color_only_adds_escapes() {
     let source = Source::new("rules", "tcp dport 80 drop\ntcp dport 80 accept; tcp dport 0 drop");

@@ -5,6 +5,7 @@
 //! when both are known, so that rules and packets shrink independently. All rulesets are legal.
 
 use std::collections::BTreeSet;
+use std::iter;
 use std::net::Ipv4Addr;
 
 use proptest::collection::vec;
@@ -37,7 +38,8 @@ const ADDRESSES: [u32; 12] = [
 
 /// A legal ruleset of `rules` rules and [`PACKETS`] packets.
 pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
-    (vec(rule(), rules), vec(pick(), PACKETS)).prop_map(|(rules, picks)| {
+    (vec(rule(), rules), vec(pick(), PACKETS)).prop_map(|(mut rules, picks)| {
+        disentangle(&mut rules);
         let packets = picks.iter().map(|pick| pick.resolve(&rules)).collect();
         Case { name: "random".into(), rules, packets }
     })
@@ -72,6 +74,28 @@ pub fn rule() -> impl Strategy<Value = Rule> {
         }
         rule
     })
+}
+
+/// Refused, and rightly: funnels that take what another one makes, and funnels that the far end could
+/// not tell apart. Such a rule is given other ports or the other protocol; if none will do, it unfunnels.
+fn disentangle(rules: &mut [Rule]) {
+    let clash =
+        |a: &Rule, b: &Rule| a.is_funneled_again_by(b) || b.is_funneled_again_by(a) || a.is_ambiguous_with(b);
+    for index in 1..rules.len() {
+        let (before, rest) = rules.split_at_mut(index);
+        let rule = &mut rest[0];
+        let Action::Funnel { outer, sport, dport } = rule.action else { continue };
+        let others = PORTS.iter().flat_map(|port| {
+            [(outer, sport, *port), (outer, *port, dport), (TCP + UDP - outer, *port, dport)]
+        });
+        let legal = iter::once((outer, sport, dport)).chain(others).find_map(|(outer, sport, dport)| {
+            let action = Action::Funnel { outer, sport, dport };
+            let candidate = Rule { action, ..rule.clone() };
+            let clashes = before.iter().any(|other| clash(&candidate, other));
+            (!clashes && !candidate.matches_own_output()).then_some(candidate)
+        });
+        *rule = legal.unwrap_or_else(|| Rule { action: Action::Unfunnel { inner: outer }, ..rule.clone() });
+    }
 }
 
 /// `alias` and `unalias` are legal for TCP, to another port, and with one single port to restore from.

@@ -105,6 +105,35 @@ impl Rule {
         ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
     }
 
+    /// Would some packet that this rule funnels be funneled again by `other`? (Rules in front may take it
+    /// first; this does not look at them.)
+    pub fn is_funneled_again_by(&self, other: &Rule) -> bool {
+        let Action::Funnel { outer, sport, dport } = self.action else { return false };
+        let ports = Rule { saddr: None, daddr: None, ..other.clone() };
+        matches!(other.action, Action::Funnel { .. })
+            && ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
+            && self.may_share_addresses(other)
+    }
+
+    /// Would the far end have to guess which of the two rules a packet comes from?
+    pub fn is_ambiguous_with(&self, other: &Rule) -> bool {
+        matches!(self.action, Action::Funnel { .. })
+            && self.action == other.action
+            && self.proto != other.proto
+            && self.may_share_addresses(other)
+    }
+
+    /// May one packet's addresses be matched by both? Says yes whenever a `!=` is involved.
+    fn may_share_addresses(&self, other: &Rule) -> bool {
+        let meet = |a: &Option<Match<Cidr>>, b: &Option<Match<Cidr>>| match (a, b) {
+            (Some(a), Some(b)) if !a.negated && !b.negated => {
+                a.value.first() <= b.value.last() && b.value.first() <= a.value.last()
+            }
+            _ => true,
+        };
+        meet(&self.saddr, &other.saddr) && meet(&self.daddr, &other.daddr)
+    }
+
     /// Which port `unalias` is about: the destination port, the source port, or neither for sure.
     pub fn restores_destination(&self) -> Option<bool> {
         let single = |port: &Option<Match<u16>>| port.is_some_and(|m| !m.negated);
