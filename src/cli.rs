@@ -8,6 +8,7 @@ mod attach;
 mod compile;
 mod container;
 mod mirror;
+mod programs;
 mod rules;
 mod settings;
 mod status;

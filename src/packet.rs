@@ -201,6 +201,9 @@ pub mod skb {
 
     pub const LEN: Field = field("skb->len", 0, Size::W);
     pub const PROTOCOL: Field = field("skb->protocol", 16, Size::W);
+    pub const PRIORITY: Field = field("skb->priority", 32, Size::W);
+    pub const IFINDEX: Field = field("skb->ifindex", 40, Size::W);
+    pub const TC_INDEX: Field = field("skb->tc_index", 44, Size::W);
     pub const DATA: Field = field("skb->data", 76, Size::W);
     pub const DATA_END: Field = field("skb->data_end", 80, Size::W);
     pub const GSO_SIZE: Field = field("skb->gso_size", 176, Size::W);

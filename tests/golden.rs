@@ -1,7 +1,7 @@
 //! Goldens: a ruleset, and what becomes of it on the way to the kernel.
 //!
 //! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the
-//! input; of the sections `tree`, `listing` and `summary` those that are there are compared.
+//! input (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair); of the sections `tree`, `listing` and `summary` those that are there are compared.
 //! `BLESS=1` (`cargo xtask bless`) rewrites them. Needs no privilege.
 
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::{env, fs};
 use asm::Program;
 use libtest_mimic::{Arguments, Failed, Trial};
 use pretty_assertions::StrComparison;
-use sfunnel::codegen::{self, Link};
+use sfunnel::codegen::{self, Large, Link, Options, Side};
 use sfunnel::diag::{self, Source};
 use sfunnel::ir::{Family, Proto, Ruleset};
 use sfunnel::tree::{self, Node, Tree};
@@ -40,11 +40,17 @@ fn check(path: &Path) -> Result<(), Failed> {
     let [(first, rules), expected @ ..] = sections.as_slice() else {
         return Err("no `-- rules --` section".into());
     };
-    if *first != "rules" || expected.is_empty() {
+    let large = match *first {
+        "rules" => Some(Large::Pass),
+        "rules, segmented on egress" => Some(Large::Segment(Side::Egress)),
+        "rules, segmented on ingress" => Some(Large::Segment(Side::Ingress)),
+        _ => None,
+    };
+    let Some(large) = large.filter(|_| !expected.is_empty()) else {
         return Err("`-- rules --` comes first, and what is expected of them after it".into());
-    }
-    let stages = Stages::of(rules)?;
-    let mut actual = format!("{prose}-- rules --\n{rules}");
+    };
+    let stages = Stages::of(rules, large)?;
+    let mut actual = format!("{prose}-- {first} --\n{rules}");
     for (name, _) in expected {
         let _ = write!(actual, "-- {name} --\n{}", stages.section(name)?);
     }
@@ -81,12 +87,13 @@ struct Stages {
 }
 
 impl Stages {
-    fn of(rules: &str) -> Result<Self, Failed> {
+    fn of(rules: &str, large: Large) -> Result<Self, Failed> {
         let source = Source { name: "rules".into(), text: rules.into() };
         let checked = sfunnel::read(&source).map_err(|d| diag::render(&source, &d, false))?;
         let ruleset = checked.ruleset;
         let tree = tree::build(&ruleset);
-        let program = codegen::compile(&ruleset, &tree, Link::Ethernet).map_err(|e| e.to_string())?;
+        let program = codegen::compile(&ruleset, &tree, Options { link: Link::Ethernet, large })
+            .map_err(|e| e.to_string())?;
         Ok(Stages { ruleset, tree, program })
     }
 

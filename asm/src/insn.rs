@@ -237,6 +237,7 @@ helpers! {
     SkbChangeTail = 38 "bpf_skb_change_tail";
     SkbPullData = 39 "bpf_skb_pull_data";
     SetHashInvalid = 41 "bpf_set_hash_invalid";
+    SkbChangeHead = 43 "bpf_skb_change_head";
     SkbAdjustRoom = 50 "bpf_skb_adjust_room";
     SkbLoadBytesRelative = 68 "bpf_skb_load_bytes_relative";
     RedirectNeigh = 152 "bpf_redirect_neigh";

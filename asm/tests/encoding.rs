@@ -110,6 +110,7 @@ fn instructions() -> Vec<(Insn, &'static str, &'static str)> {
         (Insn::call(Helper::SkbChangeTail), "85 00 00 00 26 00 00 00", "call bpf_skb_change_tail#38"),
         (Insn::call(Helper::SkbPullData), "85 00 00 00 27 00 00 00", "call bpf_skb_pull_data#39"),
         (Insn::call(Helper::SetHashInvalid), "85 00 00 00 29 00 00 00", "call bpf_set_hash_invalid#41"),
+        (Insn::call(Helper::SkbChangeHead), "85 00 00 00 2b 00 00 00", "call bpf_skb_change_head#43"),
         (Insn::call(Helper::SkbAdjustRoom), "85 00 00 00 32 00 00 00", "call bpf_skb_adjust_room#50"),
         (Insn::call(Helper::SkbLoadBytesRelative), "85 00 00 00 44 00 00 00", "call bpf_skb_load_bytes_relative#68"),
         (Insn::call(Helper::RedirectNeigh), "85 00 00 00 98 00 00 00", "call bpf_redirect_neigh#152"),

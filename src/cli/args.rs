@@ -8,7 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::tools::{Input, Mirror};
 use super::settings::Direction;
-use crate::net::Link;
+use crate::codegen::Side;
+use crate::net::{Gso, Link};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +22,7 @@ Examples:
 
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET (or the file /etc/sfunnel/ruleset), IFACES,
-DIRECTION, NETNS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+DIRECTION, NETNS, SFUNNEL_GSO, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are wrong.";
 
@@ -120,6 +121,10 @@ pub struct Attach {
     /// Seconds between two tries [variable: RETRY_DELAY] [default: 3]
     #[arg(long, value_name = "SECONDS")]
     pub retry_delay: Option<String>,
+    /// What becomes of TCP and UDP packets of several segments (GSO) that are to be funneled
+    /// [variable: SFUNNEL_GSO] [default: segment]
+    #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
+    pub gso: Option<GsoArg>,
     /// Say more about what is loaded [variable: DEBUG]
     #[arg(long)]
     pub debug: bool,
@@ -179,8 +184,29 @@ pub struct Compile {
     /// Interfaces the program is for: ethernet, or none for those without a link header (tun, wireguard, ipip)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
+    /// Side of the interface the program is for: packets of several segments go to another end of the pair
+    #[arg(short, long, value_enum, default_value_t = SideArg::Egress)]
+    pub direction: SideArg,
+    /// What becomes of packets of several segments; `limit` is `off` to the program
+    #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
+    pub gso: GsoArg,
     #[command(flatten)]
     pub strict: Strict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SideArg {
+    Ingress,
+    Egress,
+}
+
+impl From<SideArg> for Side {
+    fn from(side: SideArg) -> Self {
+        match side {
+            SideArg::Ingress => Side::Ingress,
+            SideArg::Egress => Side::Egress,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -193,6 +219,26 @@ pub enum Emit {
     Elf,
     /// The decision tree
     Tree,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GsoArg {
+    /// A veth pair beside the interface cuts them; each segment is funneled
+    Segment,
+    /// The interface's gso_max_segs becomes 1, until detached: TCP makes none; UDP's pass as they are
+    Limit,
+    /// They pass as they are
+    Off,
+}
+
+impl From<GsoArg> for Gso {
+    fn from(gso: GsoArg) -> Self {
+        match gso {
+            GsoArg::Segment => Gso::Segment,
+            GsoArg::Limit => Gso::Limit,
+            GsoArg::Off => Gso::Off,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

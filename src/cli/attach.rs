@@ -1,23 +1,23 @@
 //! `attach` and `detach`, for the subcommands and for the container's entry point.
 
-use std::os::fd::AsFd;
 use std::thread;
 
-use asm::Program;
-
 use super::args::{self, Strict};
+use super::programs::{self, Ends, Programs};
 use super::rules::Rules;
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
+use crate::codegen;
 use crate::net::detach::Whose;
-use crate::net::{self, Attachment, Interface, Link, Mark, Netlink, links, netns};
-use crate::{elf, kernel};
+use crate::net::gso::{self, Prepared};
+use crate::net::{self, Attached, Attachment, Gso, Hook, Interface, Link, Netlink, links, netns, pair};
 
 /// How to attach, whatever the rules and the place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How {
     pub(super) patience: Patience,
     strict: Strict,
+    gso: Gso,
     debug: bool,
 }
 
@@ -26,6 +26,7 @@ impl How {
         Ok(Self {
             patience: Patience::read(args, console)?,
             strict: args.strict,
+            gso: settings::gso(args.gso, console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
         })
     }
@@ -56,13 +57,12 @@ pub(super) fn attach_to(
     let rules =
         Rules::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
     let mut netlink = open(target)?;
-    let How { patience, debug, .. } = how;
-    if debug {
+    if how.debug {
         console.say(
             "debug: this version has no traces in the kernel (bpf_printk); here is more about what is loaded",
         );
     }
-    patiently(patience, console, |console| attempt_to_attach(target, &rules, debug, &mut netlink, console))
+    patiently(how.patience, console, |console| attempt_to_attach(target, &rules, how, &mut netlink, console))
 }
 
 /// Tries again while an interface does not exist.
@@ -105,7 +105,9 @@ fn attempt_to_detach(
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
     let interfaces = interfaces(target, netlink)?;
+    let before = net::status(netlink, &interfaces, &Hook::ALL)?;
     let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
+    gso::settle(netlink, &interfaces, &before, true)?;
     for filter in &removed {
         let name = filter.name.as_deref().unwrap_or_default();
         console.say(format!("detached from {} {}: {name}", filter.interface.name, filter.hook));
@@ -127,19 +129,60 @@ pub(super) fn open(target: &Target) -> Result<Netlink, Failure> {
 }
 
 pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<Interface>, Failure> {
-    Ok(match &target.interfaces {
-        Some(names) => links::find(netlink, names)?,
-        None => links::list(netlink)?,
-    })
+    let Some(names) = &target.interfaces else {
+        let mut all = links::list(netlink)?;
+        all.retain(|interface| pair::end(interface).is_none());
+        return Ok(all);
+    };
+    let found = links::find(netlink, names)?;
+    match found.iter().find(|interface| pair::end(interface).is_some()) {
+        Some(ours) => Err(net::Error::OurOwn(ours.name.clone()).into()),
+        None => Ok(found),
+    }
 }
 
 fn attempt_to_attach(
     target: &Target,
     rules: &Rules,
-    debug: bool,
+    how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
+    let places = places(target, netlink, console)?;
+    let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
+    let hooks = target.direction.hooks();
+    let before = net::status(netlink, &interfaces, &Hook::ALL)?;
+    let prepared = if how.gso != Gso::Off && codegen::wants_segments(&rules.ruleset) {
+        gso::prepare(netlink, how.gso, &interfaces, hooks, &before, &Ends::load()?.back())?
+    } else {
+        Prepared::default()
+    };
+    for note in &prepared.notes {
+        console.say(note);
+    }
+    let done = match attach_prepared(&places, hooks, rules, &prepared, how, netlink, console) {
+        Ok(done) => done,
+        Err(failure) => {
+            prepared.undo(netlink);
+            return Err(failure);
+        }
+    };
+    for Attached { interface, hook, replaced } in &done {
+        let replaced = replaced.map(|id| format!(", in place of program {id}")).unwrap_or_default();
+        console.say(format!("attached to {interface} {hook}{replaced}"));
+    }
+    if done.is_empty() {
+        console.say("attached to nothing: there is no interface to attach to");
+    }
+    Ok(gso::settle(netlink, &interfaces, &before, false)?)
+}
+
+/// Where to attach, and what packets start with there.
+fn places(
+    target: &Target,
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<Vec<(Interface, Link)>, Failure> {
     let mut places: Vec<(Interface, Link)> = Vec::new();
     for interface in interfaces(target, netlink)? {
         match interface.link() {
@@ -154,59 +197,34 @@ fn attempt_to_attach(
             }
         }
     }
-    let kinds: Vec<Link> = [Link::Ethernet, Link::None]
-        .into_iter()
-        .filter(|link| places.iter().any(|(_, l)| l == link))
-        .collect();
-    let compiled =
-        kinds.iter().map(|link| rules.compile(*link)).collect::<Result<Vec<Program>, Failure>>()?;
-    let named: Vec<(&str, &Program)> = kinds.iter().map(|link| program_name(*link)).zip(&compiled).collect();
-    let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-    let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
-        if let Some(text) = rules.explain(error, &named, console.color) {
-            console.say(text);
-        }
-    })?;
-
-    let mut attachments = Vec::new();
-    for (interface, link) in &places {
-        let Some(which) = kinds.iter().position(|kind| kind == link) else { continue };
-        let mark = Mark::new(&compiled[which].bytes(), rules.ruleset.rules.len()).to_string();
-        for hook in target.direction.hooks() {
-            attachments.push(Attachment {
-                interface: interface.clone(),
-                hook: *hook,
-                program: loaded[which].as_fd(),
-                name: mark.clone(),
-            });
-        }
-    }
-    let done = net::plan(netlink, attachments)?.apply(netlink)?;
-    for net::Attached { interface, hook, replaced } in &done {
-        let replaced = replaced.map(|id| format!(", in place of program {id}")).unwrap_or_default();
-        console.say(format!("attached to {interface} {hook}{replaced}"));
-    }
-    if done.is_empty() {
-        console.say("attached to nothing: there is no interface to attach to");
-    }
-    if debug {
-        for (program, compiled) in loaded.iter().zip(&compiled) {
-            let translated = program.translated.map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
-            console.say(format!(
-                "debug: program {} `{}`: {} instructions, {} long jumps, {translated} after the verifier",
-                program.id,
-                program.name,
-                compiled.slots(),
-                compiled.long_jumps(),
-            ));
-        }
-    }
-    Ok(())
+    Ok(places)
 }
 
-fn program_name(link: Link) -> &'static str {
-    match link {
-        Link::Ethernet => "sfunnel",
-        Link::None => "sfunnel_l3",
+fn attach_prepared(
+    places: &[(Interface, Link)],
+    hooks: &[Hook],
+    rules: &Rules,
+    prepared: &Prepared,
+    how: How,
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<Vec<Attached>, Failure> {
+    let mut wanted = Vec::new();
+    for (interface, link) in places {
+        for hook in hooks {
+            let large = prepared.of(interface, *hook);
+            wanted.push((interface, *hook, programs::options(*link, *hook, large), large));
+        }
     }
+    let programs = Programs::load(rules, wanted.iter().map(|(_, _, options, _)| *options), console)?;
+    let mut attachments = Vec::new();
+    for (interface, hook, options, large) in wanted {
+        let Some((program, name)) = programs.of(options, large) else { continue };
+        attachments.push(Attachment { interface: interface.clone(), hook, program, name });
+    }
+    let done = net::plan(netlink, attachments)?.apply(netlink)?;
+    if how.debug {
+        programs.debug(console);
+    }
+    Ok(done)
 }

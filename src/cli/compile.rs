@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::args::{Check, Compile, Emit};
+use super::args::{Check, Compile, Emit, GsoArg};
 use super::rules::Rules;
 use super::settings::file_source;
 use super::{Console, Failure};
+use crate::codegen::{Large, Options};
 use crate::elf;
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -26,12 +27,17 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
     let rules = Rules::read(file_source(&args.file)?, args.strict, console)?;
+    let large = match args.gso {
+        GsoArg::Segment => Large::Segment(args.direction.into()),
+        GsoArg::Limit | GsoArg::Off => Large::Pass,
+    };
+    let compile = || rules.compile(Options { link: args.link.into(), large });
     let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
         Emit::Tree => rules.tree.to_string().into_bytes(),
-        Emit::Asm => rules.compile(args.link.into())?.listing(&titles).into_bytes(),
-        Emit::Hex => rules.compile(args.link.into())?.hex(&titles).into_bytes(),
-        Emit::Elf => elf::wrap(&[("sfunnel", &rules.compile(args.link.into())?)])?,
+        Emit::Asm => compile()?.listing(&titles).into_bytes(),
+        Emit::Hex => compile()?.hex(&titles).into_bytes(),
+        Emit::Elf => elf::wrap(&[("sfunnel", &compile()?)])?,
     };
     match &args.output {
         Some(file) if !to_stdout => fs::write(file, data)

@@ -9,11 +9,12 @@ use super::{Console, Failure};
 use crate::net::detach::Whose;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 8] = [
+const VARIABLES: [(&str, &str); 9] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
     ("IFACES", "all"),
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),
+    ("SFUNNEL_GSO", "segment"),
     ("CLEAN", "0"),
     ("DEBUG", "0"),
     ("N_ATTEMPTS", "6"),

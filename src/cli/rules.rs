@@ -7,10 +7,10 @@ use asm::Program;
 use super::args::{Deny, Strict};
 use super::{Console, Failure};
 use crate::check::Checked;
+use crate::codegen::Options;
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
 use crate::ir::Ruleset;
 use crate::kernel::LoadError;
-use crate::net::Link;
 use crate::tree::{self, Tree};
 use crate::{check, codegen};
 
@@ -46,8 +46,8 @@ impl Rules {
         }
     }
 
-    pub fn compile(&self, link: Link) -> Result<Program, Failure> {
-        codegen::compile(&self.ruleset, &self.tree, link)
+    pub fn compile(&self, options: Options) -> Result<Program, Failure> {
+        codegen::compile(&self.ruleset, &self.tree, options)
             .map_err(|error| Failure::Internal(error.to_string()))
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let Ok(Checked { ruleset, .. }) = check::read(&source) else { panic!("the rules are right") };
         let tree = tree::build(&ruleset);
         let rules = Rules { source, ruleset, tree };
-        let program = rules.compile(Link::Ethernet).unwrap();
+        let program = rules.compile(codegen::Link::Ethernet.into()).unwrap();
         let slot = (0..program.slots()).find(|slot| program.origin_at(*slot) == Some(1)).unwrap();
         let log = format!("{slot}: (b4) w0 = 2\nmade up\nprocessed 1 insns\n");
         let refusal = Refusal::read(&io::Error::from_raw_os_error(13), &log).unwrap();

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Attach, Input, Place};
+use super::args::{Attach, GsoArg, Input, Place};
 use super::{Console, Failure};
 use crate::diag::Source;
-use crate::net::Hook;
+use crate::net::{Gso, Hook};
 
 const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
 
@@ -116,6 +116,18 @@ fn setting(
         Some(value) => Some((name, value.to_owned())),
         None => console.variable(variable).map(|value| (variable, value)),
     }
+}
+
+/// What becomes of packets of several segments: `--gso`, SFUNNEL_GSO.
+pub fn gso(flag: Option<GsoArg>, console: &Console<'_>) -> Result<Gso, Failure> {
+    let wanted = match (flag, console.variable("SFUNNEL_GSO")) {
+        (Some(wanted), _) => wanted,
+        (None, None) => GsoArg::Segment,
+        (None, Some(text)) => GsoArg::from_str(&text, true).map_err(|_| {
+            Failure::Usage(format!("SFUNNEL_GSO is `{text}`; it must be segment, limit or off"))
+        })?,
+    };
+    Ok(wanted.into())
 }
 
 /// A yes-or-no variable; not set means no.
@@ -234,6 +246,15 @@ mod tests {
         assert_eq!(target.interfaces.unwrap(), ["lo"]);
         assert_eq!(target.direction, Direction::Both);
         assert_eq!(target.netns.unwrap(), "blue");
+    }
+
+    #[test]
+    fn segments_are_made_unless_told_otherwise() {
+        let read = |variables: &[(&str, &str)], flag| with(variables, |console| gso(flag, console));
+        assert_eq!(read(&[], None).unwrap(), Gso::Segment);
+        assert_eq!(read(&[("SFUNNEL_GSO", "Limit")], None).unwrap(), Gso::Limit);
+        assert_eq!(read(&[("SFUNNEL_GSO", "limit")], Some(GsoArg::Off)).unwrap(), Gso::Off);
+        assert!(read(&[("SFUNNEL_GSO", "on")], None).is_err());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::attach::{interfaces, open};
 use super::settings::{Direction, Target};
 use super::{Console, Failure, args};
-use crate::net::{self, Filter, Hook, Mark};
+use crate::net::links::{self, Device};
+use crate::net::mark::Large;
+use crate::net::{self, Filter, Hook, Mark, pair};
 
 /// One filter of ours, as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -21,12 +23,25 @@ struct Entry<'a> {
     tag: Option<&'a str>,
     priority: u16,
     handle: u32,
+    /// The ends of the segmentation pair that the program sends to, for egress and ingress; null if it is missing.
+    pair: Option<[Option<&'a str>; 2]>,
+    /// `gso_max_segs` of the interface as it will be again when the filter goes.
+    gso_max_segs_was: Option<u32>,
 }
 
 impl<'a> Entry<'a> {
-    fn new(filter: &'a Filter) -> Self {
+    fn new(filter: &'a Filter, devices: &'a [Device]) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
+        let (mut pair, mut gso_max_segs_was) = (None, None);
+        match mark.as_ref().map(|mark| mark.large).unwrap_or_default() {
+            Large::Pass => {}
+            Large::Pair => {
+                let ends = pair::of(devices, filter.interface.number());
+                pair = Some(ends.map(|end| end.map(|device| device.interface.name.as_str())));
+            }
+            Large::Limited(before) => gso_max_segs_was = Some(before),
+        }
         Self {
             interface: &filter.interface.name,
             ifindex: filter.interface.index,
@@ -39,6 +54,8 @@ impl<'a> Entry<'a> {
             tag: filter.tag.as_deref(),
             priority: filter.priority,
             handle: filter.handle,
+            pair,
+            gso_max_segs_was,
         }
     }
 }
@@ -48,20 +65,37 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let mut netlink = open(&target)?;
     let interfaces = interfaces(&target, &mut netlink)?;
     let filters = net::status(&mut netlink, &interfaces, target.direction.hooks())?;
-    let entries: Vec<Entry<'_>> = filters.iter().map(Entry::new).collect();
+    let devices = links::devices(&mut netlink)?;
+    let entries: Vec<Entry<'_>> = filters.iter().map(|filter| Entry::new(filter, &devices)).collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &entries)
             .map_err(|error| Failure::Output(error.into()))?;
         writeln!(console.out)?;
         return Ok(());
     }
-    for Entry { interface, hook, name, program, tag, priority, handle, .. } in &entries {
+    for (at, Entry { interface, hook, name, program, tag, priority, handle, pair, .. }) in
+        entries.iter().enumerate()
+    {
         let program = program.map_or("?".to_owned(), |id| id.to_string());
         let tag = tag.unwrap_or("?");
         writeln!(
             console.out,
             "{interface} {hook}: {name}, program {program} tag {tag}, priority {priority} handle {handle:#x}"
         )?;
+        // Once for an interface, behind its last filter that uses it.
+        let again =
+            entries.iter().skip(at + 1).any(|entry| entry.interface == *interface && entry.pair.is_some());
+        match pair {
+            Some(_) if again => {}
+            Some([Some(egress), Some(ingress)]) => {
+                writeln!(console.out, "{interface} segmentation pair: {egress}, {ingress}")?;
+            }
+            Some(_) => writeln!(
+                console.out,
+                "{interface} segmentation pair: MISSING, packets of several segments are lost; attach again"
+            )?,
+            None => {}
+        }
     }
     if entries.is_empty() {
         console.say("nothing of sfunnel's is attached there");

@@ -6,7 +6,7 @@
 
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
-use super::Link;
+use super::{Large, Link, Options, segment};
 use crate::packet::{Field, skb};
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -71,6 +71,9 @@ impl Slot {
 pub(super) struct Emit {
     asm: Assembler,
     pub(super) link: Link,
+    large: Large,
+    /// Where packets of several segments go, once something has jumped there.
+    segment: Option<Label>,
     /// Leaves the packet as it is; bound at the end of the program.
     pub(super) pass: Label,
     /// Drops the packet: only where it is half rewritten and the kernel refuses to go on.
@@ -78,11 +81,12 @@ pub(super) struct Emit {
 }
 
 impl Emit {
-    pub(super) fn new(link: Link) -> Self {
+    pub(super) fn new(options: Options) -> Self {
+        let Options { link, large } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
-        Emit { asm, link, pass, fail }
+        Emit { asm, link, large, segment: None, pass, fail }
     }
 
     pub(super) fn finish(mut self, can_fail: bool) -> Result<Program, asm::Error> {
@@ -92,7 +96,27 @@ impl Emit {
             self.bind(self.fail);
             self.exit(SHOT);
         }
+        if let (Large::Segment(side), Some(label)) = (self.large, self.segment) {
+            self.bind(label);
+            segment::emit(&mut self, side);
+        }
         self.asm.finish()
+    }
+
+    /// A program that has its own exits.
+    pub(super) fn finish_alone(self) -> Result<Program, asm::Error> {
+        self.asm.finish()
+    }
+
+    /// `if skb->gso_size != 0 goto` the segmentation pair, or `pass`: nothing has been changed so far.
+    pub(super) fn if_large(&mut self, note: &str) {
+        let label = match (self.large, self.segment) {
+            (Large::Pass, _) => self.pass,
+            (Large::Segment(_), Some(label)) => label,
+            (Large::Segment(_), None) => *self.segment.insert(self.asm.label("segment")),
+        };
+        self.load_skb(R2, skb::GSO_SIZE);
+        self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
     }
 
     pub(super) fn label(&mut self, name: impl Into<String>) -> Label {
@@ -158,6 +182,11 @@ impl Emit {
         self.op_note(Insn::load(field.size, dst, SKB, field.offset), field.name);
     }
 
+    /// `skb->field = src`
+    pub(super) fn store_skb(&mut self, field: Field, src: Reg) {
+        self.op_note(Insn::store(field.size, SKB, field.offset, src), field.name);
+    }
+
     /// `field = src` in network byte order; `src` is converted in place.
     pub(super) fn store(&mut self, window: &Window, field: Field, src: Reg) {
         match field.size {
@@ -166,6 +195,11 @@ impl Emit {
             Size::W => self.op(Insn::be32(src)),
             Size::D => self.op(Insn::be64(src)),
         }
+        self.store_raw(window, field, src);
+    }
+
+    /// `field = src`, bytes as they are in the register.
+    pub(super) fn store_raw(&mut self, window: &Window, field: Field, src: Reg) {
         debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
         self.op_note(Insn::store(field.size, window.base, window.offset + field.offset, src), field.name);
     }

@@ -18,7 +18,7 @@ use super::mss;
 use super::payload;
 use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::{Family, Proto};
-use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
+use crate::packet::{Field, ipv4, l4, marker, tcp, udp};
 
 /// What the inner UDP header says to the pushed one. Over UDP, its checksum: absent inside, absent
 /// outside. Over TCP, what the pushed header's sum has to be corrected by.
@@ -38,8 +38,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, low
     let ip = Window::of_ip_header(family.shortest());
 
     // The kernel cannot segment an L4 header inside another: it would drop the packet.
-    e.load_skb(R2, skb::GSO_SIZE);
-    e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not segmented yet");
+    e.if_large("not segmented yet");
     let with_options = validate_plain(e, family, least, &name);
     let longest = family.longest_l4() - pushed.unsigned_abs();
     e.jump_if_note(Cond::gt32(L4_LEN, longest), e.pass, "would be longer than IP can say");

@@ -52,6 +52,7 @@ mod ip;
 mod mss;
 mod payload;
 mod prologue;
+mod segment;
 mod unfunnel;
 mod validate;
 
@@ -60,13 +61,15 @@ use std::collections::HashMap;
 use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
+pub use self::segment::{Large, Side, compile_back};
+
 use self::emit::Emit;
 use crate::ir::{Action, End, Family, Proto, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
 /// What is in front of the IP header on the interface the program is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Link {
     Ethernet,
     /// An L3 device: tun, wireguard, ipip.
@@ -80,6 +83,31 @@ impl Link {
             Link::None => 0,
         }
     }
+}
+
+/// What a program is for, besides its rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Options {
+    pub link: Link,
+    pub large: Large,
+}
+
+impl From<Link> for Options {
+    /// The program that leaves packets of several segments alone.
+    fn from(link: Link) -> Self {
+        Options { link, large: Large::Pass }
+    }
+}
+
+/// Whether these rules meet packets of several segments that have to be cut: those to funnel, and those of
+/// funneled UDP that a receiver may have merged. (It never merges funneled TCP: the sequence number stands still,
+/// and SYN is set, `tcp_gro_receive`.)
+pub fn wants_segments(ruleset: &Ruleset) -> bool {
+    ruleset.rules.iter().any(|rule| match rule.action {
+        Action::Funnel(_) => true,
+        Action::Unfunnel { .. } => rule.proto == Proto::Udp,
+        Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
+    })
 }
 
 /// A routine that leaves share: all rules with the same action and protocols end in one.
@@ -147,8 +175,8 @@ impl Routines {
 /// # Errors
 ///
 /// The program is larger than a kernel can address; anything else is a bug of this module.
-pub fn compile(ruleset: &Ruleset, tree: &Tree, link: Link) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(link);
+pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> Result<Program, asm::Error> {
+    let mut e = Emit::new(options.into());
     let mut routines = Routines::default();
     let actions: Vec<&Action> = ruleset.rules.iter().map(|rule| &rule.action).collect();
     let [v4, v6] = Family::ALL.map(|family| {

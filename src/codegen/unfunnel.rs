@@ -29,8 +29,14 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
     let name = format!("{}unfunnel_{inner}_from_{outer}", family.prefix());
     let len = family.header_len();
 
-    e.load_skb(R2, skb::GSO_SIZE);
-    e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
+    match outer {
+        // The receiver merges no funneled TCP: its sequence number stands still.
+        Proto::Tcp => {
+            e.load_skb(R2, skb::GSO_SIZE);
+            e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
+        }
+        Proto::Udp => e.if_large("several packets in one"),
+    }
     let with_options = validate_plain(e, family, headers, &name);
     let (packet, cold) = e.pull_window(&name, len + headers);
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);

@@ -8,6 +8,8 @@ use rtnetlink::packet_route::link::LinkMessage;
 use super::netlink::{self, Netlink};
 use super::{Error, Link, Result};
 
+const LOOPBACK: u16 = 772;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     pub index: i32,
@@ -17,10 +19,18 @@ pub struct Interface {
 }
 
 impl Interface {
+    pub fn is_loopback(&self) -> bool {
+        self.link_type == LOOPBACK
+    }
+
+    /// The number as the messages of rtnetlink and programs want it.
+    pub fn number(&self) -> u32 {
+        self.index.unsigned_abs()
+    }
+
     /// What stands in front of the IP header on this interface; `None` if we know no such packets.
     pub fn link(&self) -> Option<Link> {
         const ETHER: u16 = 1;
-        const LOOPBACK: u16 = 772;
         const PPP: u16 = 512; // tc sees packets before the PPP header is put on, and after it is taken off
         const RAWIP: u16 = 519;
         const TUNNEL: u16 = 768;
@@ -37,24 +47,74 @@ impl Interface {
     }
 }
 
+/// An interface and what matters of its settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub interface: Interface,
+    /// Administratively up, and packets can pass.
+    pub running: bool,
+    /// How many segments a packet of a local TCP socket may hold.
+    pub gso_max_segs: Option<u32>,
+    /// A tunnel that is told with each packet where to send it.
+    pub per_packet: bool,
+}
+
 /// Every interface of the namespace, in the kernel's order.
 pub fn list(netlink: &mut Netlink) -> Result<Vec<Interface>> {
+    Ok(devices(netlink)?.into_iter().map(|device| device.interface).collect())
+}
+
+/// The same with settings.
+pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const HEADER: usize = 16; // struct ifinfomsg
     const IFLA_IFNAME: u16 = 3;
+    const IFLA_OPERSTATE: u16 = 16;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_GSO_MAX_SEGS: u16 = 40;
+    const IF_OPER_UP: u8 = 6;
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let answers = netlink.dump(&request).map_err(|source| Error::netlink("list the interfaces", source))?;
-    Ok(answers
-        .iter()
-        .filter_map(|answer| {
-            let [_, _, t0, t1, i0, i1, i2, i3] = answer.header()?;
-            let (_, name) = answer.attributes(HEADER).find(|(kind, _)| *kind == IFLA_IFNAME)?;
-            Some(Interface {
+    let read = |answer: &netlink::Answer| {
+        let [_, _, t0, t1, i0, i1, i2, i3] = answer.header()?;
+        let mut device = Device {
+            interface: Interface {
                 index: i32::from_ne_bytes([i0, i1, i2, i3]),
-                name: netlink::text(&name),
+                name: String::new(),
                 link_type: u16::from_ne_bytes([t0, t1]),
-            })
-        })
-        .collect())
+            },
+            running: false,
+            gso_max_segs: None,
+            per_packet: false,
+        };
+        for (kind, value) in answer.attributes(HEADER) {
+            match kind {
+                IFLA_IFNAME => device.interface.name = netlink::text(&value),
+                IFLA_OPERSTATE => device.running = value.first() == Some(&IF_OPER_UP),
+                IFLA_LINKINFO => device.per_packet = is_per_packet(&value),
+                IFLA_GSO_MAX_SEGS => device.gso_max_segs = netlink::word(&value),
+                _ => {}
+            }
+        }
+        (!device.interface.name.is_empty()).then_some(device)
+    };
+    Ok(answers.iter().filter_map(read).collect())
+}
+
+/// Whether it is a tunnel in "external" (collect metadata) mode. Flags are either empty attributes or a byte.
+fn is_per_packet(info: &[u8]) -> bool {
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_INFO_DATA: u16 = 2;
+    let of = |wanted| netlink::attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let collect_metadata = match of(IFLA_INFO_KIND).map(|kind| netlink::text(&kind)).as_deref() {
+        Some("vxlan") => 25,
+        Some("geneve") => 6,
+        Some("ipip" | "sit" | "ip6tnl") => 19,
+        Some("gre" | "gretap" | "ip6gre" | "ip6gretap" | "erspan" | "ip6erspan") => 18,
+        Some("xfrm") => 3,
+        _ => return false,
+    };
+    let data = of(IFLA_INFO_DATA).unwrap_or_default();
+    netlink::attributes(&data).any(|(kind, value)| kind == collect_metadata && value.first() != Some(&0))
 }
 
 /// The interfaces with these names, in this order, each once; every missing one is named in the error.

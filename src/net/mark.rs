@@ -8,34 +8,65 @@ use sha2::{Digest, Sha256};
 
 use super::filter::NAME_PREFIX;
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`
+/// What a hook does with packets of several segments that it cannot funnel as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Large {
+    /// Leaves them alone, or meets none.
+    #[default]
+    Pass,
+    /// Sends them through the interface's segmentation pair.
+    Pair,
+    /// The interface's sockets make none: its `gso_max_segs` is 1, and was this.
+    Limited(u32),
+}
+
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., pair`, or `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub version: String,
     /// The first twelve hex digits of the SHA-256 of the program.
     pub hash: String,
     pub rules: usize,
+    pub large: Large,
 }
+
+const PAIR: &str = ", pair";
+const LIMITED: &str = ", gso_max_segs was ";
 
 impl Mark {
     pub fn new(program: &[u8], rules: usize) -> Self {
         let digest = Sha256::digest(program);
         let hash = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), hash, rules }
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), hash, rules, large: Large::Pass }
+    }
+
+    /// The name of a filter on an end of a segmentation pair, which has no rules.
+    pub fn end(&self) -> String {
+        format!("{NAME_PREFIX}/{} {} segments", self.version, self.hash)
     }
 
     /// `None` for a name that another version wrote differently: the filter is still ours.
     pub fn read(name: &str) -> Option<Self> {
         let mut words = name.strip_prefix(NAME_PREFIX)?.strip_prefix('/')?.split(' ');
         let (version, hash, rules) = (words.next()?, words.next()?, words.next()?);
-        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules: rules.parse().ok()? })
+        let large = match name.split_once(LIMITED).and_then(|(_, number)| number.parse().ok()) {
+            Some(before) => Large::Limited(before),
+            None if name.ends_with(PAIR) => Large::Pair,
+            None => Large::Pass,
+        };
+        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules: rules.parse().ok()?, large })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules } = self;
-        write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })
+        let Self { version, hash, rules, large } = self;
+        write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
+        match large {
+            Large::Pass => Ok(()),
+            Large::Pair => f.write_str(PAIR),
+            Large::Limited(before) => write!(f, "{LIMITED}{before}"),
+        }
     }
 }
 
@@ -45,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_mark_survives_the_filters_name() {
-        for rules in [0, 1, 65_536] {
-            let mark = Mark::new(b"program", rules);
+        for (rules, large) in [(0, Large::Pass), (1, Large::Pair), (65_536, Large::Limited(65_535))] {
+            let mark = Mark { large, ..Mark::new(b"program", rules) };
             assert_eq!(Mark::read(&mark.to_string()), Some(mark));
         }
         assert_eq!(Mark::read("sfunnel"), None);

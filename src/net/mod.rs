@@ -1,4 +1,4 @@
-//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, network namespaces.
+//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, segmentation pairs, network namespaces.
 //!
 //! Comes in: loaded programs and interface names. Goes out: filters that stay after the process exits.
 //! Keeps no state of its own: what stands is asked from the kernel each time.
@@ -6,10 +6,12 @@
 pub mod attach;
 pub mod detach;
 pub mod filter;
+pub mod gso;
 pub mod links;
 pub mod mark;
 pub mod netlink;
 pub mod netns;
+pub mod pair;
 pub mod qdisc;
 pub mod veth;
 
@@ -22,6 +24,7 @@ pub use crate::codegen::Link;
 pub use attach::{Attached, Attachment, Plan, plan};
 pub use detach::{detach, status};
 pub use filter::{Filter, Hook};
+pub use gso::Gso;
 pub use links::Interface;
 pub use mark::Mark;
 pub use netlink::Netlink;
@@ -44,6 +47,15 @@ pub enum Error {
          attach to the Ethernet or IP interfaces above or below it"
     )]
     UnknownLink { interface: String, link_type: u16 },
+
+    #[error("{0} is sfunnel's own: it belongs to the segmentation pair of another interface")]
+    OurOwn(String),
+
+    #[error("{interface} has too high a number for a segmentation pair")]
+    NumberTooHigh { interface: String },
+
+    #[error("the segmentation pair of {interface} does not come up")]
+    PairDown { interface: String },
 
     #[error(
         "{interface} has the legacy `ingress` qdisc, which leaves no room for clsact and runs egress filters on ingress; \
@@ -68,6 +80,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn netlink(what: impl Into<String>, source: netlink::Error) -> Self {
         Error::Netlink { what: what.into(), source }
+    }
+
+    fn is_not_permitted(&self) -> bool {
+        matches!(self, Error::Netlink { source, .. } if source.errno() == Some(Errno::EPERM))
     }
 
     /// Whether waiting may help: an interface is not there yet, or went while we were at it.

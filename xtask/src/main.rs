@@ -23,10 +23,10 @@ cargo xtask COMMAND
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 6] = ["kernel", "vectors", "traps", "attach", "e2e", "demo"];
+const KERNEL_TESTS: [&str; 7] = ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo"];
 
 /// Programs that some tests use, and the Debian packages they come in.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -37,6 +37,7 @@ const TOOLS: [(&str, &str); 10] = [
     ("conntrack", "conntrack"),
     ("nginx", "nginx"),
     ("curl", "curl"),
+    ("iperf3", "iperf3"),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,123 @@
+//! The programs that one attachment needs, compiled and loaded.
+//!
+//! Comes in: rules, and for each hook what its program is for. Goes out: descriptors, each program once, whatever
+//! the number of interfaces. Never attaches.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use asm::Program;
+
+use super::rules::Rules;
+use super::{Console, Failure};
+use crate::codegen::{self, Large, Options, Side};
+use crate::net::pair::Back;
+use crate::net::{Hook, Link, Mark, mark};
+use crate::{elf, kernel};
+
+/// What the rules became.
+#[derive(Debug)]
+pub struct Programs {
+    each: Vec<(Options, Program, kernel::Program)>,
+    rules: usize,
+}
+
+impl Programs {
+    /// Compiles for each of `wanted`, and loads all of them or none. A refusal is explained.
+    pub fn load(
+        rules: &Rules,
+        wanted: impl Iterator<Item = Options>,
+        console: &mut Console<'_>,
+    ) -> Result<Self, Failure> {
+        let mut all: Vec<Options> = Vec::new();
+        for options in wanted {
+            if !all.contains(&options) {
+                all.push(options);
+            }
+        }
+        let compiled =
+            all.iter().map(|options| rules.compile(*options)).collect::<Result<Vec<Program>, Failure>>()?;
+        let named: Vec<(&str, &Program)> = all.iter().map(|options| name(*options)).zip(&compiled).collect();
+        let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+        let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
+            if let Some(text) = rules.explain(error, &named, console.color) {
+                console.say(text);
+            }
+        })?;
+        let each = all.into_iter().zip(compiled).zip(loaded).map(|((o, c), l)| (o, c, l)).collect();
+        Ok(Self { each, rules: rules.ruleset.rules.len() })
+    }
+
+    /// The program for this, and what its filter's name says.
+    pub fn of(&self, options: Options, large: mark::Large) -> Option<(BorrowedFd<'_>, String)> {
+        let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
+        let mark = Mark { large, ..Mark::new(&compiled.bytes(), self.rules) };
+        Some((loaded.as_fd(), mark.to_string()))
+    }
+
+    pub fn debug(&self, console: &mut Console<'_>) {
+        for (_, compiled, program) in &self.each {
+            let translated = program.translated.map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
+            console.say(format!(
+                "debug: program {} `{}`: {} instructions, {} long jumps, {translated} after the verifier",
+                program.id,
+                program.name,
+                compiled.slots(),
+                compiled.long_jumps(),
+            ));
+        }
+    }
+}
+
+/// What a hook's program is for.
+pub fn options(link: Link, hook: Hook, large: mark::Large) -> Options {
+    let large = match large {
+        mark::Large::Pass | mark::Large::Limited(_) => Large::Pass,
+        mark::Large::Pair => Large::Segment(side(hook)),
+    };
+    Options { link, large }
+}
+
+pub fn side(hook: Hook) -> Side {
+    match hook {
+        Hook::Ingress => Side::Ingress,
+        Hook::Egress => Side::Egress,
+    }
+}
+
+/// Names of programs are no longer than 15.
+fn name(Options { link, large }: Options) -> &'static str {
+    match (link, large) {
+        (Link::Ethernet, Large::Pass) => "sfunnel",
+        (Link::Ethernet, Large::Segment(Side::Egress)) => "sfunnel_out",
+        (Link::Ethernet, Large::Segment(Side::Ingress)) => "sfunnel_in",
+        (Link::None, Large::Pass) => "sfunnel_l3",
+        (Link::None, Large::Segment(Side::Egress)) => "sfunnel_l3_out",
+        (Link::None, Large::Segment(Side::Ingress)) => "sfunnel_l3_in",
+    }
+}
+
+/// The two programs that every segmentation pair has.
+#[derive(Debug)]
+pub struct Ends([(Side, Program, kernel::Program); 2]);
+
+impl Ends {
+    pub fn load() -> Result<Self, Failure> {
+        let compile =
+            |side| codegen::compile_back(side).map_err(|error| Failure::Internal(error.to_string()));
+        let [egress, ingress] = [compile(Side::Egress)?, compile(Side::Ingress)?];
+        let names = ["sfunnel_cut_out", "sfunnel_cut_in"];
+        let loaded = kernel::load(&elf::wrap(&[(names[0], &egress), (names[1], &ingress)])?, &names)?;
+        let loaded: [kernel::Program; 2] =
+            loaded.try_into().map_err(|_| Failure::Internal("a program is missing".to_owned()))?;
+        let [out, back] = loaded;
+        Ok(Self([(Side::Egress, egress, out), (Side::Ingress, ingress, back)]))
+    }
+
+    pub fn back(&self) -> [Back<'_>; 2] {
+        self.0.each_ref().map(|(side, compiled, loaded)| Back {
+            side: *side,
+            program: loaded.as_fd(),
+            name: Mark::new(&compiled.bytes(), 0).end(),
+        })
+    }
+}

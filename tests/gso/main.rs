@@ -1,0 +1,60 @@
+//! Packets of several segments: what sockets hand over uncut (TCP, UDP_SEGMENT) and what receivers have
+//! merged (GRO), through funnels and unfunnels, with the interfaces' defaults. Needs root; each test has
+//! network namespaces of its own.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod pairs;
+mod traffic;
+
+use std::process::{Command, Output, Stdio};
+
+use support::Need;
+use support::lab::Ns;
+use support::world::World;
+
+const IPERF3: Need = Need::Tool("iperf3", "iperf3");
+
+/// Runs the real binary on a namespace.
+fn sfunnel(ns: &Ns, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+    command.args(args).arg("--netns").arg(ns.path()).stdin(Stdio::null());
+    command.output().expect("sfunnel")
+}
+
+/// The same, insisting on success; gives what it said.
+fn succeed(ns: &Ns, args: &[&str]) -> String {
+    let output = sfunnel(ns, args);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "in {}: sfunnel {args:?}: {said}", ns.name);
+    said
+}
+
+/// The rules of one hook, and where.
+fn attach(ns: &Ns, iface: &str, direction: &str, rules: &str) {
+    succeed(ns, &["attach", "-i", iface, "-d", direction, "--ruleset", rules]);
+}
+
+/// TCP port 8080 through `outer`, both ways. What arrives on any other way than through the funnel is dropped.
+fn funnel_strictly(world: &World, outer: &str) {
+    let a = world.address;
+    let there = format!("ip daddr {a} tcp dport 8080 actions funnel {outer} dport 80 sport 540");
+    let arrived = format!("{outer} dport 80 sport 540 actions unfunnel tcp; tcp dport 8080 actions drop");
+    let back = format!("tcp sport 8080 actions funnel {outer} dport 540 sport 80");
+    let returned = format!(
+        "ip saddr {a} {outer} sport 80 dport 540 actions unfunnel tcp; ip saddr {a} tcp sport 8080 actions drop"
+    );
+    attach(&world.client, "vc", "egress", &there);
+    attach(&world.server, "vs", "ingress", &arrived);
+    attach(&world.server, "vs", "egress", &back);
+    attach(&world.client, "vc", "ingress", &returned);
+}
+
+/// The names of a namespace's interfaces.
+fn interfaces(ns: &Ns) -> Vec<String> {
+    let links = ns.tool("ip", "-j link show");
+    let links: serde_json::Value = serde_json::from_str(&links).expect("JSON");
+    let names = links.as_array().expect("a list").iter().map(|link| &link["ifname"]);
+    names.map(|name| name.as_str().expect("a name").to_owned()).collect()
+}

@@ -1,0 +1,230 @@
+//! The pair's life: what makes it, what it is like, what removes it, what stands in when there can be none.
+
+use super::support::lab::{Ns, link};
+use super::support::world::NEEDS;
+use super::support::{Need, require};
+use super::{attach, interfaces, sfunnel, succeed};
+
+const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
+const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel udp";
+const ALIAS: &str = "tcp dport 8080 actions alias dport 80";
+
+/// A namespace with an interface `eth0`, number 7.
+fn host() -> (Ns, Ns) {
+    let (host, far) = (Ns::new("host"), Ns::new("far"));
+    let peer = far.path();
+    host.tool("ip", &format!("link add eth0 index 7 type veth peer name eth0 netns {}", peer.display()));
+    for (ns, address) in [(&host, "10.1.0.1/24"), (&far, "10.1.0.2/24")] {
+        ns.tool("ip", &format!("addr add {address} dev eth0"));
+        ns.tool("ip", "link set eth0 up");
+    }
+    (host, far)
+}
+
+fn json(ns: &Ns, args: &str) -> serde_json::Value {
+    serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
+}
+
+fn gso_max_segs(ns: &Ns) -> u64 {
+    json(ns, "-j -d link show eth0")[0]["gso_max_segs"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_pair_is_up_without_addresses_and_carries_what_any_interface_does() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    host.sysctl("ipv6/conf/default/disable_ipv6", "0");
+    attach(&host, "eth0", "egress", FUNNEL);
+    assert_eq!(interfaces(&host).len(), 4, "lo, eth0 and the pair");
+    for (name, number) in [("sfe7-eth0", 0x4000_0007_u32), ("sfi7-eth0", 0x6000_0007)] {
+        let end = &json(&host, &format!("-j -d addr show {name}"))[0];
+        assert_eq!(end["ifindex"], number);
+        assert_eq!((&end["mtu"], &end["operstate"]), (&65_535.into(), &"UP".into()));
+        assert_eq!(end["gso_max_segs"], 1);
+        assert_eq!(end["addr_info"], serde_json::json!([]), "{end}");
+        let flags = end["flags"].as_array().expect("flags");
+        assert!(flags.contains(&"NOARP".into()) && !flags.contains(&"MULTICAST".into()), "{flags:?}");
+        assert!(end["ifalias"].as_str().is_some_and(|text| text.starts_with("sfunnel")), "{end}");
+    }
+}
+
+#[test]
+fn attaching_again_uses_the_pair_again_and_status_names_it() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    attach(&host, "eth0", "egress", FUNNEL);
+    let address = |ns: &Ns| json(ns, "-j link show sfe7-eth0")[0]["address"].clone();
+    let before = address(&host);
+    attach(&host, "eth0", "egress", &format!("{FUNNEL}; tcp dport 1 actions drop"));
+    assert_eq!(address(&host), before, "another pair");
+
+    let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
+    assert!(text.contains("\neth0 segmentation pair: sfe7-eth0, sfi7-eth0\n"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&sfunnel(&host, &["status", "--json"]).stdout).expect("JSON");
+    assert_eq!(json[0]["pair"], serde_json::json!(["sfe7-eth0", "sfi7-eth0"]));
+
+    host.tool("ip", "link del sfe7-eth0");
+    let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
+    assert!(text.contains("MISSING"), "{text}");
+    attach(&host, "eth0", "egress", FUNNEL);
+    assert_eq!(interfaces(&host).len(), 4);
+}
+
+#[test]
+fn the_pair_goes_with_the_last_rules_that_need_it() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    for without in [ALIAS, UNFUNNEL, "tcp actions accept"] {
+        attach(&host, "eth0", "egress", without);
+        assert_eq!(interfaces(&host).len(), 2, "{without}");
+        attach(&host, "eth0", "egress", FUNNEL);
+        attach(&host, "eth0", "ingress", without);
+        assert_eq!(interfaces(&host).len(), 4, "{without}, while egress needs it");
+        attach(&host, "eth0", "egress", without);
+        assert_eq!(interfaces(&host).len(), 2, "{without}, on egress as well");
+    }
+    attach(&host, "eth0", "both", FUNNEL);
+    succeed(&host, &["detach", "-i", "eth0", "-d", "ingress"]);
+    assert_eq!(interfaces(&host).len(), 4);
+    succeed(&host, &["detach", "-i", "eth0", "-d", "egress"]);
+    assert_eq!(interfaces(&host).len(), 2);
+}
+
+#[test]
+fn a_hundred_rounds_leave_nothing_behind() {
+    if !require(&NEEDS) || !require(&[Need::Tool("tc", "iproute2")]) {
+        return;
+    }
+    let (host, _far) = host();
+    let state =
+        |ns: &Ns| (interfaces(ns), ns.tool("tc", "qdisc show"), ns.tool("tc", "filter show dev eth0 egress"));
+    let before = state(&host);
+    for round in 0..100 {
+        let direction = ["egress", "ingress", "both"][round % 3];
+        succeed(&host, &["attach", "-d", direction, "--ruleset", FUNNEL]);
+        assert_eq!(interfaces(&host).len(), 4, "not for lo, not for the pair itself");
+        succeed(&host, &["detach"]);
+    }
+    assert_eq!(state(&host), before);
+}
+
+#[test]
+fn a_pair_whose_interface_has_gone_is_removed_when_met() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for args in [&["detach", "-i", "lo"][..], &["attach", "-i", "lo", "--ruleset", FUNNEL]] {
+        let (host, _far) = host();
+        attach(&host, "eth0", "egress", FUNNEL);
+        host.tool("ip", "link del eth0");
+        assert_eq!(interfaces(&host).len(), 3);
+        succeed(&host, args);
+        assert_eq!(interfaces(&host), ["lo"]);
+    }
+}
+
+#[test]
+fn an_attachment_that_fails_takes_its_pair_back() {
+    if !require(&NEEDS) || !require(&[Need::Tool("tc", "iproute2")]) {
+        return;
+    }
+    let (host, _far) = host();
+    host.tool("ip", "link add other type veth peer name other-peer");
+    host.tool("tc", "qdisc add dev other ingress");
+    for gso in ["segment", "limit"] {
+        let output = sfunnel(
+            &host,
+            &["attach", "-i", "eth0,other", "-d", "egress", "--gso", gso, "--ruleset", FUNNEL],
+        );
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(interfaces(&host).len(), 4, "lo, eth0, other, other-peer");
+        assert_eq!(gso_max_segs(&host), 65_535);
+    }
+}
+
+#[test]
+fn the_pair_itself_is_never_attached_to() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    attach(&host, "eth0", "egress", FUNNEL);
+    for command in [&["attach", "--ruleset", FUNNEL][..], &["detach"]] {
+        let output = sfunnel(&host, &[command, &["-i", "sfe7-eth0"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said.contains("sfe7-eth0 is sfunnel's own"), "{said}");
+    }
+}
+
+#[test]
+fn a_limit_is_remembered_and_taken_back() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    host.tool("ip", "link set eth0 gso_max_segs 44");
+    let limit = |direction: &str, rules: &str| {
+        succeed(&host, &["attach", "-i", "eth0", "-d", direction, "--gso", "limit", "--ruleset", rules]);
+    };
+    limit("egress", FUNNEL);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
+    limit("both", FUNNEL);
+    succeed(&host, &["detach", "-i", "eth0", "-d", "ingress"]);
+    assert_eq!(gso_max_segs(&host), 1);
+    // Each of these has no more need of it.
+    attach(&host, "eth0", "egress", ALIAS);
+    assert_eq!(gso_max_segs(&host), 44);
+    limit("egress", FUNNEL);
+    attach(&host, "eth0", "egress", FUNNEL);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (44, 4));
+    limit("egress", FUNNEL);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
+    succeed(&host, &["detach", "-i", "eth0"]);
+    assert_eq!(gso_max_segs(&host), 44);
+}
+
+#[test]
+fn where_no_pair_can_be_made_it_says_so_and_limits() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    // Somebody has the number that the pair would have.
+    host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_0007));
+    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
+    assert!(said.contains("cannot make the veth pair") && said.contains("--gso limit"), "{said}");
+    assert_eq!(gso_max_segs(&host), 1);
+    succeed(&host, &["detach", "-i", "eth0"]);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 4));
+}
+
+#[test]
+fn with_gso_off_nothing_is_made_or_set() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    succeed(&host, &["attach", "-i", "eth0", "-d", "both", "--gso", "off", "--ruleset", FUNNEL]);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 2));
+}
+
+#[test]
+fn names_of_interfaces_may_be_as_long_as_they_get() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, far) = host();
+    link((&host, "an-iface-name-1", "10.2.0.1/24"), (&far, "an-iface-name-2", "10.2.0.2/24"));
+    attach(&host, "an-iface-name-1", "egress", FUNNEL);
+    assert_eq!(interfaces(&host).len(), 5);
+    succeed(&host, &["detach"]);
+    assert_eq!(interfaces(&host).len(), 3);
+}

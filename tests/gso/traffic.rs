@@ -1,0 +1,185 @@
+//! Real flows at full size: nothing stalls, nothing is changed, nothing takes another way than the funnel.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use super::support::lab::{Ns, find_tool};
+use super::support::world::{NEEDS, Way, World};
+use super::support::{flows, require};
+use super::{IPERF3, attach, funnel_strictly};
+
+/// An iperf3 server, stopped when this is dropped.
+struct Iperf(Child);
+
+impl Iperf {
+    fn start(ns: &Ns, port: u16) -> Iperf {
+        let mut command = Command::new(find_tool("iperf3").expect("iperf3"));
+        command.args(["-s", "--forceflush", "-p", &port.to_string()]).stdin(Stdio::null());
+        let mut child = ns.spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
+        assert!(listening, "iperf3 does not listen");
+        // Its pipe stays open and empty.
+        thread::spawn(move || lines.count());
+        Iperf(child)
+    }
+}
+
+impl Drop for Iperf {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A run of two seconds; bytes must come through in each of them, in every direction asked for. (In shorter
+/// intervals a busy machine lets iperf3 itself stand still, which sends and receives in one thread.)
+fn iperf(world: &World, args: &str) {
+    let report = world.client.tool("iperf3", &format!("-c {} -p 8080 -t 2 -i 1 -J {args}", world.address));
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let intervals = report["intervals"].as_array().expect("intervals");
+    assert!(intervals.len() >= 2, "{report}");
+    let sums = if args.contains("bidir") { &["sum", "sum_bidir_reverse"][..] } else { &["sum"] };
+    for (number, interval) in intervals.iter().enumerate() {
+        for sum in sums {
+            let bytes = interval[sum]["bytes"].as_u64().expect("bytes");
+            assert!(bytes > 0, "{args}: nothing in interval {number} ({sum}): {interval}");
+        }
+    }
+}
+
+fn iperf_everywhere(outer: &str) {
+    if !require(&NEEDS) || !require(&[IPERF3]) {
+        return;
+    }
+    let direct = ["", "-R -P 16", "--bidir -P 4"];
+    let nat = ["-P 16", "-R", "--bidir"];
+    for (way, runs) in [(Way::Direct, direct), (Way::Nat, nat)] {
+        let world = World::new(way);
+        if let Some(router) = &world.router {
+            router.tool("ethtool", "-K rc tso off gso off");
+            router.tool("ethtool", "-K rs tso off gso off");
+        }
+        funnel_strictly(&world, outer);
+        for args in runs {
+            // One for each run: it is not done with the last when its client is.
+            let _server = Iperf::start(&world.server, 8080);
+            iperf(&world, args);
+        }
+        world.no_checksum_errors();
+    }
+}
+
+#[test]
+fn tcp_at_full_size_runs_through_tcp() {
+    iperf_everywhere("tcp");
+}
+
+#[test]
+fn tcp_at_full_size_runs_through_udp() {
+    iperf_everywhere("udp");
+}
+
+#[test]
+fn udp_segments_of_one_send_arrive_byte_for_byte() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        let world = World::new(Way::Routed);
+        let rules = format!("udp dport 4739 actions funnel {outer} dport 179 sport 540");
+        attach(&world.client, "vc", "egress", &rules);
+        let rules = format!("{outer} dport 179 sport 540 actions unfunnel udp; udp dport 4739 actions drop");
+        attach(&world.server, "vs", "ingress", &rules);
+        for (segments, size) in [(2, 100), (3, 1), (20, 1000), (44, 1400)] {
+            let arrived = flows::udp_gso(&world.client, &world.server, world.to(4739), segments, size);
+            assert_eq!(arrived, segments, "of {size} bytes through {outer}");
+        }
+        world.no_checksum_errors();
+    }
+}
+
+#[test]
+fn tcp_comes_through_unchanged_while_packets_are_lost() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        let world = World::new(Way::Direct);
+        funnel_strictly(&world, outer);
+        for ns in [&world.client, &world.server] {
+            ns.nft("table ip loss { chain c { type filter hook input priority 0; tcp dport != 0 numgen random mod 1000 < 5 drop;\n}\n}\n");
+        }
+        let bytes = 64 << 20;
+        assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), bytes), bytes, "{outer}");
+        world.no_checksum_errors();
+    }
+}
+
+/// What a router forwards comes in packets of several segments as well: uncut from a virtual machine or a
+/// container, merged by GRO from the wire.
+#[test]
+fn a_router_funnels_what_it_forwards() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        for (merged, place) in [
+            (false, ("rs", "egress")),
+            (false, ("rc", "ingress")),
+            (true, ("rs", "egress")),
+            (true, ("rc", "ingress")),
+        ] {
+            let world = World::new(Way::Routed);
+            let router = world.router.as_ref().expect("a router");
+            if merged {
+                world.client.tool("ethtool", "-K vc tso off gso off");
+                router.tool("ethtool", "-K rc gro on");
+            }
+            let (iface, direction) = place;
+            let there = format!("tcp dport 8080 actions funnel {outer} dport 80 sport 540");
+            let arrived =
+                format!("{outer} dport 80 sport 540 actions unfunnel tcp; tcp dport 8080 actions drop");
+            attach(router, iface, direction, &there);
+            attach(&world.server, "vs", "ingress", &arrived);
+            attach(
+                &world.server,
+                "vs",
+                "egress",
+                &format!("tcp sport 8080 actions funnel {outer} dport 540 sport 80"),
+            );
+            attach(
+                &world.client,
+                "vc",
+                "ingress",
+                &format!("{outer} sport 80 dport 540 actions unfunnel tcp; tcp sport 8080 actions drop"),
+            );
+            let bytes = 8 << 20;
+            let arrived = flows::bulk(&world.client, &world.server, world.to(8080), bytes);
+            assert_eq!(arrived, bytes, "{outer}, {iface} {direction}, merged: {merged}");
+            world.no_checksum_errors();
+        }
+    }
+}
+
+#[test]
+fn a_connection_survives_the_replacement_of_the_rules() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let world = World::new(Way::Direct);
+    funnel_strictly(&world, "udp");
+    let replacing = || {
+        for _ in 0..10 {
+            funnel_strictly(&world, "udp");
+        }
+    };
+    let bytes = 512 << 20;
+    thread::scope(|scope| {
+        let replaced = scope.spawn(replacing);
+        assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), bytes), bytes);
+        replaced.join().expect("replacements");
+    });
+    world.no_checksum_errors();
+}
