@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod detach;
+pub mod ethtool;
 pub mod filter;
 pub mod gso;
 pub mod links;
@@ -36,7 +37,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot {what}{}", remedy(source))]
+    #[error("cannot {what}: {source}{}", remedy(source))]
     Netlink { what: String, source: netlink::Error },
 
     #[error("no interface named {}; there are: {}", missing.join(", "), present.join(", "))]
@@ -53,6 +54,11 @@ pub enum Error {
 
     #[error("{interface} has too high a number for a segmentation pair")]
     NumberTooHigh { interface: String },
+
+    #[error(
+        "cannot {what}: {source} (segmentation pairs need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
+    )]
+    Pair { what: String, source: netlink::Error },
 
     #[error("the segmentation pair of {interface} does not come up")]
     PairDown { interface: String },
@@ -83,7 +89,7 @@ impl Error {
     }
 
     fn is_not_permitted(&self) -> bool {
-        matches!(self, Error::Netlink { source, .. } if source.errno() == Some(Errno::EPERM))
+        matches!(self, Error::Netlink { source, .. } | Error::Pair { source, .. } if source.errno() == Some(Errno::EPERM))
     }
 
     /// Whether waiting may help: an interface is not there yet, or went while we were at it.

@@ -8,7 +8,7 @@ use std::io;
 
 use nix::errno::Errno;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -80,7 +80,11 @@ pub fn word(value: &[u8]) -> Option<u32> {
 
 impl Netlink {
     pub fn open() -> Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::open_on(NETLINK_ROUTE)
+    }
+
+    pub(super) fn open_on(protocol: isize) -> Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         // Both only make errors readable: a kernel without them loses nothing else.
@@ -93,6 +97,22 @@ impl Netlink {
     pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.receive().map(|_| ())
+    }
+
+    /// Sends one request of another protocol, everything behind the header given as bytes.
+    pub(super) fn request_bytes(&mut self, message_type: u16, payload: &[u8]) -> Result<Vec<Answer>> {
+        const HEADER: usize = 16; // struct nlmsghdr
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
+        header.message_type = message_type;
+        header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        header.sequence_number = self.sequence;
+        let mut bytes = vec![0; HEADER];
+        header.emit(&mut bytes);
+        bytes.extend_from_slice(payload);
+        self.socket.send(&bytes, 0)?;
+        self.receive().map(|(answers, _)| answers)
     }
 
     /// Sends one dump request and collects its answers.

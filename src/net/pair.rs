@@ -16,6 +16,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use super::ethtool::Ethtool;
 use super::filter::{self, Hook};
 use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
@@ -125,7 +126,7 @@ fn create(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
     let near = near.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     netlink
         .request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|source| Error::netlink(format!("make the veth pair {egress}, {ingress}"), source))
+        .map_err(|source| Error::Pair { what: format!("make the veth pair {egress}, {ingress}"), source })
 }
 
 /// What both ends are made with, and get again whenever the pair is used again.
@@ -145,6 +146,7 @@ fn set_up(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]) ->
         return Err(Error::NumberTooHigh { interface: interface.name.clone() });
     };
     let ends = [(Side::Egress, egress.interface), (Side::Ingress, ingress.interface)];
+    let mut ethtool = Ethtool::open()?;
     for (side, end) in &ends {
         // Without IPv6 in the kernel, or with it switched off, this is refused, and not needed.
         let _ = netlink.request(RouteNetlinkMessage::SetLink(without_addresses(end)), 0);
@@ -152,6 +154,9 @@ fn set_up(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]) ->
         let message = end_settings(LinkUnspec::new_with_index(end.number()))
             .append_extra_attribute(LinkAttribute::IfAlias(alias));
         change(netlink, end, message)?;
+        // A packet that GRO has merged is `CHECKSUM_PARTIAL` for its outer header, and so would be its segments.
+        // `bpf_l4_csum_replace` would then take the finished inner checksum for an unfinished one.
+        ethtool.finish_checksums(end)?;
         // What one end has sent comes in at the other.
         for back in back.iter().filter(|back| back.side != *side) {
             put(netlink, end, back)?;

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod devices;
 mod pairs;
 mod traffic;
 

@@ -1,8 +1,12 @@
 //! The pair's life: what makes it, what it is like, what removes it, what stands in when there can be none.
 
-use super::support::lab::{Ns, link};
+use std::net::UdpSocket;
+use std::process::Command;
+
+use super::support::lab::{Capture, Ns, find_tool, link};
+use super::support::packet::Packet;
 use super::support::world::NEEDS;
-use super::support::{Need, require};
+use super::support::{Need, flows, require};
 use super::{attach, interfaces, sfunnel, succeed};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
@@ -214,6 +218,50 @@ fn with_gso_off_nothing_is_made_or_set() {
     let (host, _far) = host();
     succeed(&host, &["attach", "-i", "eth0", "-d", "both", "--gso", "off", "--ruleset", FUNNEL]);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 2));
+}
+
+#[test]
+fn bpf_and_net_admin_are_enough_to_make_and_remove_a_pair() {
+    if !require(&NEEDS) || !require(&[Need::Tool("setpriv", "util-linux")]) {
+        return;
+    }
+    let (host, _far) = host();
+    for (capabilities, args, expected) in [
+        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL][..], 4),
+        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL], 4),
+        (",+net_admin", &["detach"], 2),
+    ] {
+        let mut command = Command::new(find_tool("setpriv").expect("setpriv"));
+        command.arg(format!("--bounding-set=-all{capabilities}")).arg(env!("CARGO_BIN_EXE_sfunnel"));
+        let output = host.run(|| command.args(args).output()).expect("setpriv");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(interfaces(&host).len(), expected, "{args:?}");
+    }
+}
+
+/// Whatever reaches an end by itself must not get to the interface: neighbour discovery, a person's ping.
+#[test]
+fn nothing_gets_through_a_pair_but_what_the_program_has_sent() {
+    if !require(&NEEDS) || !require(&[Need::Tool("tcpdump", "tcpdump")]) {
+        return;
+    }
+    let (host, far) = host();
+    attach(&host, "eth0", "both", FUNNEL);
+    let capture = Capture::start(&far, "eth0");
+    for end in ["sfe7-eth0", "sfi7-eth0"] {
+        let frame = Packet::parse("ip 10.1.0.1 > 10.1.0.2 udp 1 > 7 len 5000").expect("words").frame();
+        flows::send_nonlinear(&host, end, &frame);
+    }
+    // This one is sent last, and arrives.
+    let socket = host.run(|| UdpSocket::bind("10.1.0.1:0")).expect("bind");
+    socket.send_to(b"last", "10.1.0.2:9").expect("send");
+    let to = |frame: &[u8], port: u16| frame.get(36..38) == Some(&port.to_be_bytes());
+    let frames = capture.stop(1, |frame| to(frame, 9)).frames;
+    assert_eq!(frames.iter().filter(|frame| to(frame, 7)).count(), 0);
+    let drops = host.tool("tc", "-s -j qdisc show dev sfi7-eth0");
+    let drops: serde_json::Value = serde_json::from_str(&drops).expect("JSON");
+    let clsact = drops.as_array().expect("a list").iter().find(|qdisc| qdisc["kind"] == "clsact");
+    assert_eq!(clsact.expect("clsact")["drops"], 1, "what one end has sent is dropped at the other");
 }
 
 #[test]

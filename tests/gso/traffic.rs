@@ -7,7 +7,7 @@ use std::thread;
 use super::support::lab::{Ns, find_tool};
 use super::support::world::{NEEDS, Way, World};
 use super::support::{flows, require};
-use super::{IPERF3, attach, funnel_strictly};
+use super::{IPERF3, attach, funnel_strictly, interfaces};
 
 /// An iperf3 server, stopped when this is dropped.
 struct Iperf(Child);
@@ -160,6 +160,35 @@ fn a_router_funnels_what_it_forwards() {
             assert_eq!(arrived, bytes, "{outer}, {iface} {direction}, merged: {merged}");
             world.no_checksum_errors();
         }
+    }
+}
+
+/// `rx-udp-gro-forwarding` makes one packet of several funneled ones. The checksums are finished here, as they are
+/// on a wire: GRO forgets that others are still to be finished.
+#[test]
+fn funneled_packets_that_the_receiver_has_merged_are_taken_apart() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for at_router in [false, true] {
+        let world = World::new(Way::Finished);
+        world.client.tool("ethtool", "-K vc tx off");
+        let router = world.router.as_ref().expect("a router");
+        let (receiver, iface) = if at_router { (router, "rc") } else { (&world.server, "vs") };
+        receiver.tool("ethtool", &format!("-K {iface} gro on rx-udp-gro-forwarding on"));
+        attach(&world.client, "vc", "egress", "tcp dport 8080 actions funnel udp sport 540 dport 80");
+        let arrived = "udp sport 540 dport 80 actions unfunnel tcp; tcp dport 8080 actions drop";
+        attach(receiver, iface, "ingress", arrived);
+        attach(&world.server, "vs", "egress", "tcp sport 8080 actions funnel udp sport 80 dport 540");
+        attach(&world.client, "vc", "ingress", "udp sport 80 dport 540 actions unfunnel tcp");
+        let bytes = 16 << 20;
+        assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), bytes), bytes, "{at_router}");
+        world.no_checksum_errors();
+        let end = interfaces(receiver).into_iter().find(|name| name.starts_with("sfi")).expect("a pair");
+        let sent = receiver.tool("ip", &format!("-j -s link show {end}"));
+        let sent: serde_json::Value = serde_json::from_str(&sent).expect("JSON");
+        let sent = sent[0]["stats64"]["tx"]["packets"].as_u64().expect("a number");
+        assert!(sent > 100, "{sent} packets through the pair: nothing was merged");
     }
 }
 
