@@ -6,12 +6,13 @@
 mod again;
 mod alias;
 mod overlap;
+mod set;
 
 use range_set_blaze::RangeSetBlaze;
 
 use crate::diag::{Diagnostic, Severity, Source, Span};
 use crate::ir;
-use crate::syntax::ast::{ActionKind, Ast, Match, MatchKind, Side};
+use crate::syntax::ast::{ActionKind, Ast, Match, MatchKind};
 use crate::syntax::{self, ast};
 
 /// A ruleset that can be compiled, and what is odd about it.
@@ -48,7 +49,7 @@ pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
     for rule in &ast.rules {
         let found = faults.len();
         let ir = self::rule(rule, &mut faults);
-        if faults.len() == found
+        if !faults[found..].iter().any(|fault| fault.severity == Severity::Error)
             && !rule.damaged
             && let Some(ir) = ir
         {
@@ -95,16 +96,19 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         }
         ActionKind::Unfunnel { inner } => ir::Action::Unfunnel { inner: self::proto(*inner) },
         ActionKind::Alias { side, port } => alias::alias(rule, &matches, *side, *port, faults)?,
-        ActionKind::Unalias { ports } => alias::unalias(rule, &matches, ports, faults)?,
+        ActionKind::Unalias { ports } => {
+            faults.extend(set::overlaps(ports));
+            alias::unalias(rule, &matches, set::ports(ports, false), faults)?
+        }
     };
     Some(ir::Rule {
         text: rule.text.clone(),
         span: rule.span,
         proto,
-        saddr: matches.saddr.map_or_else(every, addresses),
-        daddr: matches.daddr.map_or_else(every, addresses),
-        sport: matches.sport.map_or_else(RangeSetBlaze::universe, ports),
-        dport: matches.dport.map_or_else(RangeSetBlaze::universe, ports),
+        saddr: matches.saddr.map_or_else(every, ir::Addresses::from),
+        daddr: matches.daddr.map_or_else(every, ir::Addresses::from),
+        sport: matches.sport.unwrap_or_else(RangeSetBlaze::universe),
+        dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
         action,
     })
 }
@@ -113,33 +117,44 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
 #[derive(Default)]
 struct Matches {
     protocol: Option<ast::Protocol>,
-    saddr: Option<MatchKind>,
-    daddr: Option<MatchKind>,
-    sport: Option<MatchKind>,
-    dport: Option<MatchKind>,
+    saddr: Option<RangeSetBlaze<u32>>,
+    daddr: Option<RangeSetBlaze<u32>>,
+    sport: Option<RangeSetBlaze<u16>>,
+    dport: Option<RangeSetBlaze<u16>>,
 }
 
 fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
     let mut seen: Vec<&Match> = Vec::new();
     let mut matches = Matches::default();
     for m in &rule.matches {
-        if let Some(first) = seen.iter().find(|first| same_field(first.kind, m.kind)) {
+        if let Some(first) = seen.iter().find(|first| same_field(&first.kind, &m.kind)) {
             faults.push(conflict(first, m));
             continue;
         }
         seen.push(m);
-        match m.kind {
-            MatchKind::Ip => {}
-            MatchKind::Protocol(protocol) => matches.protocol = Some(protocol),
-            MatchKind::Addr { side: Side::Source, .. } => matches.saddr = Some(m.kind),
-            MatchKind::Addr { side: Side::Destination, .. } => matches.daddr = Some(m.kind),
-            MatchKind::Port { side: Side::Source, .. } => matches.sport = Some(m.kind),
-            MatchKind::Port { side: Side::Destination, .. } => matches.dport = Some(m.kind),
-        }
-        if let MatchKind::Addr { negated: true, prefix: ast::Prefix { len: 0, .. }, .. } = m.kind {
+        let never = match &m.kind {
+            MatchKind::Ip => false,
+            MatchKind::Protocol(protocol) => {
+                matches.protocol = Some(*protocol);
+                false
+            }
+            MatchKind::Addr { side, negated, set } => {
+                faults.extend(set::overlaps(set));
+                let addresses = set::addresses(set, *negated);
+                let never = addresses.is_empty();
+                *side.of(&mut matches.saddr, &mut matches.daddr) = Some(addresses);
+                never
+            }
+            MatchKind::Port { side, negated, set } => {
+                faults.extend(set::overlaps(set));
+                *side.of(&mut matches.sport, &mut matches.dport) = Some(set::ports(set, *negated));
+                false // port 0 is in no set
+            }
+        };
+        if never {
             let keyword = m.kind.keyword();
             faults.push(
-                Diagnostic::error("this can never match", m.span, "every address is in a prefix of length 0")
+                Diagnostic::error("this can never match", m.span, "no address is left")
                     .help(format!("leave `{keyword}` out to match any address")),
             );
         }
@@ -148,7 +163,7 @@ fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
 }
 
 /// Whether two matches test the same field of the packet.
-fn same_field(a: MatchKind, b: MatchKind) -> bool {
+fn same_field(a: &MatchKind, b: &MatchKind) -> bool {
     matches!((a, b), (MatchKind::Protocol(_), MatchKind::Protocol(_))) || a.keyword() == b.keyword()
 }
 
@@ -194,18 +209,4 @@ fn proto(protocol: ast::Protocol) -> ir::Proto {
         ast::Protocol::Tcp => ir::Proto::Tcp,
         ast::Protocol::Udp => ir::Proto::Udp,
     }
-}
-
-fn addresses(kind: MatchKind) -> ir::Addresses {
-    let MatchKind::Addr { negated, prefix, .. } = kind else { return ir::Addresses::every(ir::Family::V4) };
-    let host_bits = u32::MAX.checked_shr(prefix.len.into()).unwrap_or(0);
-    let addr = prefix.addr.to_bits();
-    let set = RangeSetBlaze::from_iter([addr & !host_bits..=addr | host_bits]);
-    if negated { (!set).into() } else { set.into() }
-}
-
-fn ports(kind: MatchKind) -> RangeSetBlaze<u16> {
-    let MatchKind::Port { negated, port, .. } = kind else { return RangeSetBlaze::universe() };
-    let set = RangeSetBlaze::from_iter([port]);
-    if negated { !set } else { set }
 }

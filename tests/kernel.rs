@@ -445,7 +445,7 @@ fn unalias_restores_exactly_the_ports_on_its_list() {
     ];
     for list in lists {
         let action = Action::Unalias { ports: list.clone() };
-        let dport = Some(support::rules::Match { negated: false, value: 80 });
+        let dport = Some(support::rules::Match::one(support::rules::Ports(80, 80)));
         let rules = [Rule { proto: TCP, saddr: None, daddr: None, sport: None, dport, action }];
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
         let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 80").expect("words");
@@ -605,8 +605,8 @@ fn the_verifier_accepts_65536_rules() {
 
 /// A packet for a rule of [`arb::many`], `step` ports beside it.
 fn aimed(rule: &Rule, step: u16) -> Vec<u8> {
-    let daddr = rule.daddr.expect("an address").value.addr;
-    let dport = rule.dport.expect("a port").value + step;
+    let daddr = rule.daddr.as_ref().expect("an address").values[0].first();
+    let dport = rule.dport.as_ref().expect("a port").values[0].0 + step;
     let proto = support::rules::proto_name(rule.proto);
     let inside = match &rule.action {
         Action::Unfunnel { inner } => format!("/ {} 9 > 10", support::rules::proto_name(*inner)),

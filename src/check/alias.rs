@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 
 use range_set_blaze::RangeSetBlaze;
 
+use super::Matches;
 use super::overlap::Pair;
-use super::{Matches, ports};
+use super::set::Shown;
 use crate::diag::{Diagnostic, Span};
 use crate::ir::{Action, End};
 use crate::syntax::ast::{self, MatchKind, Side};
@@ -25,15 +26,12 @@ pub(super) fn alias(
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
     let word = side.port_keyword();
-    let matched = match side {
-        Side::Source => matches.sport,
-        Side::Destination => matches.dport,
-    };
+    let matched = side.of(&matches.sport, &matches.dport);
     if let Some(wrong) = not_tcp(rule, matches, &format!("funnel udp sport 540 dport {port}")) {
         faults.push(wrong);
         return None;
     }
-    if single(matched) == Some(port) {
+    if single(matched.as_ref()) == Some(port) {
         let error =
             Diagnostic::error("the rule renames a port to itself", span(rule), format!("to port {port}"));
         let error = match place(rule, side) {
@@ -50,14 +48,14 @@ pub(super) fn alias(
 pub(super) fn unalias(
     rule: &ast::Rule,
     matches: &Matches,
-    ports: &[u16],
+    ports: RangeSetBlaze<u16>,
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
     if let Some(wrong) = not_tcp(rule, matches, "unfunnel udp") {
         faults.push(wrong);
         return None;
     }
-    let (sport, dport) = (single(matches.sport), single(matches.dport));
+    let (sport, dport) = (single(matches.sport.as_ref()), single(matches.dport.as_ref()));
     let side = match (sport, dport) {
         (Some(_), None) => Side::Source,
         (None, Some(_)) => Side::Destination,
@@ -88,7 +86,7 @@ pub(super) fn unalias(
             return None;
         }
     };
-    Some(Action::Unalias { end: end(side), ports: RangeSetBlaze::from_iter(ports) })
+    Some(Action::Unalias { end: end(side), ports })
 }
 
 /// Only TCP has a field to spare.
@@ -179,8 +177,9 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
 /// The ports as one writes them; long lists are shortened.
 fn show(list: &RangeSetBlaze<u16>) -> String {
     const LONGEST: usize = 16;
-    let mut ports: Vec<String> = list.iter().take(LONGEST).map(|port| port.to_string()).collect();
-    if list.iter().nth(LONGEST).is_some() {
+    let mut ports: Vec<String> =
+        list.ranges().take(LONGEST).map(|range| u16::shown(*range.start(), *range.end())).collect();
+    if list.ranges_len() > LONGEST {
         ports.push("...".into());
     }
     match &ports[..] {
@@ -189,8 +188,8 @@ fn show(list: &RangeSetBlaze<u16>) -> String {
     }
 }
 
-fn single(matched: Option<MatchKind>) -> Option<u16> {
-    only(&ports(matched?))
+fn single(matched: Option<&RangeSetBlaze<u16>>) -> Option<u16> {
+    only(matched?)
 }
 
 fn only(set: &RangeSetBlaze<u16>) -> Option<u16> {
@@ -218,6 +217,6 @@ fn span(rule: &ast::Rule) -> Span {
 
 /// Where the port on this side is matched.
 fn place(rule: &ast::Rule, wanted: Side) -> Option<Span> {
-    let on = |kind: MatchKind| matches!(kind, MatchKind::Port { side, .. } if side == wanted);
-    rule.matches.iter().find(|m| on(m.kind)).map(|m| m.span)
+    let on = |kind: &MatchKind| matches!(kind, MatchKind::Port { side, .. } if *side == wanted);
+    rule.matches.iter().find(|m| on(&m.kind)).map(|m| m.span)
 }

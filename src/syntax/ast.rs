@@ -4,7 +4,7 @@
 //! (no port 0, no `/33`), but rules may still be nonsense: `tcp udp` is representable here and
 //! only here.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::diag::Span;
 
@@ -33,12 +33,28 @@ pub struct Match {
     pub kind: MatchKind,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MatchKind {
     Ip,
     Protocol(Protocol),
-    Addr { side: Side, negated: bool, prefix: Prefix },
-    Port { side: Side, negated: bool, port: u16 },
+    Addr { side: Side, negated: bool, set: Set<IpAddr> },
+    Port { side: Side, negated: bool, set: Set<u16> },
+}
+
+/// What stands where ports or addresses are expected: one value, or `{ several }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Set<T> {
+    pub span: Span,
+    /// At least one.
+    pub items: Vec<Item<T>>,
+}
+
+/// One element of a set: from `first` to `last`, which are of one kind and in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Item<T> {
+    pub span: Span,
+    pub first: T,
+    pub last: T,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +69,6 @@ pub enum Protocol {
     Udp,
 }
 
-/// An address and how many of its leading bits count; the others may be anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Prefix {
-    pub addr: Ipv4Addr,
-    pub len: u8,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     pub span: Span,
@@ -70,27 +79,15 @@ pub struct Action {
 pub enum ActionKind {
     Accept,
     Drop,
-    Funnel {
-        outer: Protocol,
-        sport: u16,
-        dport: u16,
-    },
-    Unfunnel {
-        inner: Protocol,
-    },
-    Alias {
-        side: Side,
-        port: u16,
-    },
-    /// Each once, in ascending order.
-    Unalias {
-        ports: Vec<u16>,
-    },
+    Funnel { outer: Protocol, sport: u16, dport: u16 },
+    Unfunnel { inner: Protocol },
+    Alias { side: Side, port: u16 },
+    Unalias { ports: Set<u16> },
 }
 
 impl MatchKind {
     /// The word that starts the match.
-    pub fn keyword(self) -> &'static str {
+    pub fn keyword(&self) -> &'static str {
         match self {
             MatchKind::Ip => "ip",
             MatchKind::Protocol(protocol) => protocol.keyword(),
@@ -117,6 +114,14 @@ impl ActionKind {
 }
 
 impl Side {
+    /// What belongs to this side.
+    pub fn of<T>(self, source: T, destination: T) -> T {
+        match self {
+            Side::Source => source,
+            Side::Destination => destination,
+        }
+    }
+
     /// The word for the port on this side.
     pub fn port_keyword(self) -> &'static str {
         match self {

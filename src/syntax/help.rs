@@ -3,7 +3,7 @@
 //!
 //! A word goes in, a diagnostic and how much text it spoils come out. Never decides what is legal.
 
-use super::word::{Cursor, Word, peek, word};
+use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
@@ -94,6 +94,13 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     if let Some(odd) = odd_value(word) {
         return (odd, Spoils::Word);
     }
+    if let "{" | "}" = word.text {
+        let (message, help) = match word.text {
+            "{" => ("a set belongs to a match", "write for example `dport { 80, 443 }`"),
+            _ => ("`}` without `{`", "remove it"),
+        };
+        return (Diagnostic::error(message, word.span, "not expected here").help(help), Spoils::Word);
+    }
     let message = format!("unknown word {}", quote(word.text));
     let error = Diagnostic::error(message, word.span, "not a match nor an action");
     let error = match remedy(word.text) {
@@ -132,39 +139,13 @@ fn is_word_of_ours(word: Word<'_>) -> bool {
     is_keyword(word) || PLANNED.iter().any(|(name, ..)| *name == word.text) || remedy(word.text).is_some()
 }
 
-/// Values that the language does not have yet, `{ sets }`, ranges and names, and what no eye can see.
+/// Names, which the language does not have yet, and what no eye can see.
 pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
-    let (what, label, help) = if word.text.starts_with(['{', '}']) || word.text.contains(',') {
-        ("sets are not supported in this version", "a set", "write one rule for each value")
-    } else if word.text.starts_with('$') {
-        ("names are not supported in this version", "a name", "write the value itself")
-    } else if is_range(word.text) {
-        (
-            "ranges are not supported in this version",
-            "a range",
-            "write one rule for each port, or `ADDR/LEN` for addresses",
-        )
-    } else {
-        return invisible(word);
-    };
-    Some(Diagnostic::error(what, word.span, label).help(help))
-}
-
-/// `80-90` or `10.0.0.1-10.0.0.9`, or the `-` alone.
-fn is_range(text: &str) -> bool {
-    let value = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    text.split_once('-')
-        .is_some_and(|(from, to)| value(from) && value(to) && from.is_empty() == to.is_empty())
-}
-
-/// A `{` and everything up to its `}`, or to the end of the rule.
-pub(super) fn braces<'a>(open: Word<'a>, mut i: Cursor<'a>) -> (Span, Cursor<'a>) {
-    let mut last = open;
-    while !last.text.ends_with('}') && peek(i).is_some_and(|word| !is_keyword(word)) {
-        let Ok((rest, word)) = word(i) else { break };
-        (i, last) = (rest, word);
+    if word.text.starts_with('$') {
+        let error = Diagnostic::error("names are not supported in this version", word.span, "a name");
+        return Some(error.help("write the value itself"));
     }
-    (open.span.to(last.span), i)
+    invisible(word)
 }
 
 /// What was probably meant.

@@ -7,6 +7,7 @@ mod alias;
 pub mod ast;
 mod help;
 mod parser;
+mod set;
 mod value;
 mod word;
 

@@ -11,6 +11,7 @@ use nom::{Err, Parser};
 use super::alias;
 use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
 use super::help::{self, Spoils};
+use super::set::{not_one, set};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
@@ -82,9 +83,15 @@ fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<R
         rule.span.end = i.here().end;
     }
     rule.damaged = recovery.diagnostics.len() > known;
-    rule.text = start.text(rule.span).split_whitespace().collect::<Vec<_>>().join(" ");
+    rule.text = one_line(start.text(rule.span));
     let empty = rule.span.start == rule.span.end;
     (i, (!empty).then_some(rule))
+}
+
+/// Blanks collapsed, and without the comments that a set may have at the ends of its lines.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(|line| line.split_once('#').map_or(line, |(line, _)| line));
+    lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
 }
 
 enum Item {
@@ -142,21 +149,21 @@ fn protocol(i: Cursor<'_>) -> Parsed<'_, (Protocol, Word<'_>)> {
         .parse(i)
 }
 
-/// `addr-match = ( "saddr" | "daddr" ) [ "!=" ] address`
+/// `addr-match = ( "saddr" | "daddr" ) [ "!=" ] addresses`
 fn addr_match(i: Cursor<'_>) -> Parsed<'_, Match> {
     let (i, key) = alt((keyword("saddr"), keyword("daddr"))).parse(i)?;
     let side = if key.text == "saddr" { Side::Source } else { Side::Destination };
     let (i, negated) = not_equal(i, key)?;
-    let (rest, (prefix, span)) = argument(i, key, "an IPv4 address", "10.0.0.1", values::address)?;
-    Ok((rest, Match { span: key.span.to(span), kind: MatchKind::Addr { side, negated, prefix } }))
+    let (rest, set) = set(i, key)?;
+    Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Addr { side, negated, set } }))
 }
 
-/// `port-match = ( "sport" | "dport" ) [ "!=" ] port`
+/// `port-match = ( "sport" | "dport" ) [ "!=" ] ports`
 fn port_match(i: Cursor<'_>) -> Parsed<'_, Match> {
     let (i, (side, key)) = port_side(i)?;
     let (i, negated) = not_equal(i, key)?;
-    let (rest, (port, span)) = argument(i, key, "a port number", "80", values::port)?;
-    Ok((rest, Match { span: key.span.to(span), kind: MatchKind::Port { side, negated, port } }))
+    let (rest, set) = set(i, key)?;
+    Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Port { side, negated, set } }))
 }
 
 pub(super) fn port_side(i: Cursor<'_>) -> Parsed<'_, (Side, Word<'_>)> {
@@ -194,13 +201,28 @@ pub(super) fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
     let operand = if operand.is_empty() { "VALUE" } else { operand };
     let value = quote(&format!("{} {help}{operand}", key.text));
     let help = match operator.text.starts_with(['<', '>']) {
-        true => format!("write one rule for each value, or `{} != VALUE`", key.text),
+        true => format!("write {}", compared(operator.text, operand, key)),
         false => format!("write {value}"),
     };
     wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(help)])
 }
 
-/// The value of a match, which must be there.
+/// A comparison as a range of ports.
+fn compared(operator: &str, operand: &str, key: Word<'_>) -> String {
+    let (below, or_equal) = (operator.starts_with('<'), operator.contains('='));
+    let range = operand.parse::<u16>().ok().and_then(|port| match (below, or_equal) {
+        (true, true) => (1, port).into(),
+        (true, false) => Some((1, port.checked_sub(1)?)),
+        (false, true) => (port, u16::MAX).into(),
+        (false, false) => Some((port.checked_add(1)?, u16::MAX)),
+    });
+    match range.filter(|(first, last)| *first > 0 && first <= last) {
+        Some((first, last)) => format!("`{} {first}-{last}`", key.text),
+        None => format!("a range, such as `{} FIRST-LAST`", key.text),
+    }
+}
+
+/// The one value that must be there.
 pub(super) fn argument<'a, T>(
     i: Cursor<'a>,
     key: Word<'_>,
@@ -219,14 +241,11 @@ pub(super) fn argument<'a, T>(
         let missing = Diagnostic::error(message, found.span, "not a value").with(key.span, "has no value");
         return wrong(i, vec![missing.help(help)]);
     }
+    if let Some((rest, error)) = not_one(i, key, what) {
+        return wrong(help::skip(rest, Spoils::Word), vec![error]);
+    }
     match read(found, key.text) {
         Ok(value) => Ok((rest, (value, found.span))),
-        Err(diagnostic) if found.text.starts_with('{') => {
-            let (span, rest) = help::braces(found, rest);
-            let mut diagnostic = diagnostic;
-            diagnostic.primary.span = span;
-            wrong(rest, vec![diagnostic])
-        }
         Err(diagnostic) => wrong(help::skip(rest, Spoils::Word), vec![diagnostic]),
     }
 }

@@ -2,9 +2,8 @@
 //!
 //! Nothing here looks at any other word, but for the keyword that is quoted in remedies.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::ast::Prefix;
 use super::help;
 use super::word::Word;
 use crate::diag::{Diagnostic, Span, quote};
@@ -29,8 +28,8 @@ pub(super) fn port(word: Word<'_>, keyword: &str) -> Result<u16, Diagnostic> {
     }
 }
 
-/// `address = A "." A "." A "." A [ "/" ( length | netmask ) ]`
-pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<Prefix, Diagnostic> {
+/// `address = A "." A "." A "." A [ "/" ( length | netmask ) ]`: the first and the last one.
+pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<(IpAddr, IpAddr), Diagnostic> {
     let (addr_text, suffix) = match word.text.split_once('/') {
         Some((addr, suffix)) => (addr, Some(suffix)),
         None => (word.text, None),
@@ -38,9 +37,11 @@ pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<Prefix, Diagnosti
     let Ok(addr) = addr_text.parse::<Ipv4Addr>() else {
         return Err(not_an_address(word, addr_text, keyword));
     };
-    let Some(suffix) = suffix else { return Ok(Prefix { addr, len: 32 }) };
+    let Some(suffix) = suffix else { return Ok((addr.into(), addr.into())) };
     let span = Span { start: word.span.end - suffix.len(), end: word.span.end };
-    Ok(Prefix { addr, len: prefix_len(suffix, span)? })
+    let host_bits = u32::MAX.checked_shr(prefix_len(suffix, span)?.into()).unwrap_or(0);
+    let (first, last) = (addr.to_bits() & !host_bits, addr.to_bits() | host_bits);
+    Ok((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
 }
 
 /// What stands behind the `/`: a number of bits or a netmask.
@@ -83,6 +84,11 @@ fn not_a_port(word: Word<'_>, keyword: &str) -> Diagnostic {
     {
         let negated = if text.starts_with('!') { "!= " } else { "" };
         return error("not a plain number").help(format!("write `{keyword} {negated}{port}`"));
+    }
+    if let Some((first, last)) = text.split_once("..").or_else(|| text.split_once(':'))
+        && let (Ok(first), Ok(last)) = (first.parse::<u16>(), last.parse::<u16>())
+    {
+        return error("ranges are written with `-`").help(format!("write `{keyword} {first}-{last}`"));
     }
     if text.starts_with(|c: char| c.is_ascii_digit()) && text.contains(['+', '-', '*', '/']) {
         return error("nothing is computed here").help(format!("write the result: `{keyword} N`"));

@@ -10,7 +10,7 @@ use nom::{Err, IResult};
 use crate::diag::{Diagnostic, Span};
 
 /// A place in the source. All productions take one and return the one where they stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor<'a> {
     source: &'a str,
     at: usize,
@@ -52,15 +52,31 @@ pub(super) fn wrong<T>(rest: Cursor<'_>, diagnostics: Vec<Diagnostic>) -> Parsed
     Err(Err::Failure(Fault { rest, diagnostics }))
 }
 
-/// `word = "!=" | ( any character but blank, ";", "#", newline )+`
+/// `word = "!=" | "{" | "}" | ( any character but blank, ";", "#", "{", "}", newline )+`
+///
+/// `${NAME}`, which is for shells, stays in one piece.
 pub(super) fn word(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
+    up_to(i, b'\n')
+}
+
+/// A word, or what there is of it in front of a `stop`.
+fn up_to(i: Cursor<'_>, stop: u8) -> Parsed<'_, Word<'_>> {
     let i = i.skip(is_blank);
     let bytes = i.bytes();
     let len = if bytes.starts_with(b"!=") {
         2
+    } else if bytes.starts_with(b"{") || bytes.starts_with(b"}") {
+        1
+    } else if let Some(name) = bytes.strip_prefix(b"${") {
+        let odd = |byte: u8| !(byte.is_ascii_alphanumeric() || byte == b'_');
+        let end = name.iter().position(|&byte| odd(byte)).unwrap_or(name.len());
+        2 + end + usize::from(name.get(end) == Some(&b'}'))
     } else {
         let ends = |at: usize, byte: u8| {
-            is_blank(byte) || matches!(byte, b'\n' | b';' | b'#') || bytes.get(at..at + 2) == Some(b"!=")
+            is_blank(byte)
+                || byte == stop
+                || matches!(byte, b'\n' | b';' | b'#' | b'{' | b'}')
+                || bytes.get(at..at + 2) == Some(b"!=")
         };
         bytes.iter().enumerate().position(|(at, &byte)| ends(at, byte)).unwrap_or(bytes.len())
     };
@@ -71,16 +87,14 @@ pub(super) fn word(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
     Ok((Cursor { at: span.end, ..i }, Word { text: &i.source[span.start..span.end], span }))
 }
 
-/// `piece = "{" | "}" | "," | word without any of these`: what sets are made of.
+/// `piece = "{" | "}" | "," | word without a ","`: what sets are made of.
 pub(super) fn piece(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
-    let (_, Word { text, span }) = word(i)?;
-    let len = match text.find(['{', '}', ',']) {
-        Some(0) => 1,
-        Some(at) => at,
-        None => text.len(),
-    };
-    let span = Span { end: span.start + len, ..span };
-    Ok((Cursor { at: span.end, ..i }, Word { text: &text[..len], span }))
+    let i = i.skip(is_blank);
+    if i.bytes().first() == Some(&b',') {
+        let span = Span { start: i.at, end: i.at + 1 };
+        return Ok((Cursor { at: span.end, ..i }, Word { text: i.text(span), span }));
+    }
+    up_to(i, b',')
 }
 
 /// The word that comes next in this rule, if any.
@@ -107,6 +121,22 @@ pub(super) fn separator(mut i: Cursor<'_>) -> Cursor<'_> {
         }
         i = i.skip(|byte| byte != b'\n');
     }
+}
+
+/// Behind blanks, ends of lines and comments: what may stand between the pieces of a set.
+pub(super) fn lines(mut i: Cursor<'_>) -> Cursor<'_> {
+    loop {
+        i = i.skip(|byte| is_blank(byte) || byte == b'\n');
+        if i.bytes().first() != Some(&b'#') {
+            return i;
+        }
+        i = i.skip(|byte| byte != b'\n');
+    }
+}
+
+/// The end of this line.
+pub(super) fn line_end(i: Cursor<'_>) -> Cursor<'_> {
+    i.skip(|byte| byte != b'\n')
 }
 
 impl<'a> Cursor<'a> {

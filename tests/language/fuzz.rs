@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 11] = [
+const GOOD: [&str; 15] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -45,9 +45,13 @@ const GOOD: [&str; 11] = [
     "ip daddr 10.0.0.1 tcp dport 8080 actions alias dport 80; tcp sport 8080 alias sport 80",
     "tcp dport 80 actions unalias { 8080, 8443 }; tcp sport 80 dport != 1 unalias 8080",
     "ip saddr 10.0.0.1 tcp sport 80 unalias {8080,8443,}",
+    "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
+    "ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9 } udp drop",
+    "ip daddr != {\n  10.0.0.1, # one\n  10.0.0.2 - 10.0.0.7\n} tcp dport 1 - 9 drop",
+    "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 64] = [
+const WORDS: [&str; 71] = [
     "ip",
     "tcp",
     "udp",
@@ -80,6 +84,13 @@ const WORDS: [&str; 64] = [
     "}",
     "{80,443}",
     "80-90",
+    "90-80",
+    "80-",
+    "-90",
+    "{80-90,",
+    "10.0.0.1-10.0.0.9",
+    "10.0.0.9-10.0.0.1",
+    "{\n",
     "$X",
     ",",
     "/",
@@ -233,6 +244,15 @@ fn large_and_hostile_texts_are_read_in_linear_time() {
         "日;".repeat(long / 3) + "tcp dport 0 drop",
         "{ ".repeat(long / 2),
         "dport { ".repeat(long / 8),
+        "dport {\n".repeat(long / 8),
+        "dport {1,\n".repeat(long / 10),
+        "dport 1,".repeat(long / 8),
+        format!("tcp dport {{ {} }} drop", "80, ".repeat(long / 4)),
+        format!("tcp dport {{ {} drop", "80,\n".repeat(long / 4)),
+        format!("ip saddr {{ {} }} tcp drop", "10.0.0.0/8, 10.0.0.1-10.0.0.9, ".repeat(long / 31)),
+        format!("tcp dport {} drop", "1,".repeat(long / 2)),
+        format!("tcp dport {} drop", "1-".repeat(long / 2)),
+        format!("tcp dport {{ {} }} drop", "{".repeat(long)),
         "!=".repeat(long / 2),
         "! = ".repeat(long / 4),
         "#".repeat(long),

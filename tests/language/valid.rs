@@ -130,6 +130,57 @@ fn unalias_takes_a_port_or_a_set_however_it_is_spaced() {
 }
 
 #[test]
+fn sets_and_ranges_however_they_are_spaced() {
+    let ports = [
+        "dport { 80, 443, 8000-8080 }",
+        "dport {80,443,8000-8080}",
+        "dport { 8000 - 8080 , 443 ,80, }",
+        "dport{443,80,8000- 8080}",
+        "dport {\n    80,  # web; and\n\t443,\r\n # more\n 8000-8080\n}",
+    ];
+    for text in ports {
+        let rule = rule(&format!("tcp {text} actions drop"));
+        assert_eq!(rule.dport.to_string(), "80..=80, 443..=443, 8000..=8080", "{text}");
+    }
+    for text in ["dport 8000-8080", "dport 8000 - 8080", "dport 8000 -8080", "dport { 8000-8080 }"] {
+        assert_eq!(rule(&format!("tcp {text} drop")).dport.to_string(), "8000..=8080", "{text}");
+    }
+    assert_eq!(rule("tcp dport 80-80 drop").dport.to_string(), "80..=80");
+    assert_eq!(rule("tcp dport 1-65535 drop").dport.to_string(), "1..=65535");
+}
+
+#[test]
+fn sets_of_addresses_hold_addresses_prefixes_and_ranges() {
+    let rule =
+        rule("ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9, 192.0.2.0/255.255.255.0 } tcp drop");
+    let inside = ["10.0.0.0", "10.255.255.255", "172.16.0.1", "172.16.0.9", "192.168.1.1", "192.0.2.77"];
+    let outside = ["9.255.255.255", "11.0.0.0", "172.16.0.0", "172.16.0.10", "192.168.1.0", "192.0.3.0"];
+    assert!(inside.iter().all(|a| rule.saddr.contains(addr(a))));
+    assert!(!outside.iter().any(|a| rule.saddr.contains(addr(a))));
+}
+
+#[test]
+fn not_equal_to_a_set_is_outside_of_all_of_it() {
+    let rule = rule("ip daddr != { 10.0.0.0/8, 11.0.0.0/8 } tcp dport != { 80, 443 } sport != 1-1023 drop");
+    assert_eq!(rule.dport.to_string(), "0..=79, 81..=442, 444..=65535");
+    assert_eq!(rule.sport.to_string(), "0..=0, 1024..=65535");
+    assert!(rule.daddr.contains(addr("12.0.0.0")) && !rule.daddr.contains(addr("11.1.1.1")));
+}
+
+#[test]
+fn what_overlaps_is_merged() {
+    let checked = read("tcp dport { 1-10, 5-20, 7, 21 } drop").unwrap();
+    assert_eq!(checked.warnings.len(), 2);
+    assert_eq!(checked.ruleset.rules[0].dport.to_string(), "1..=21");
+}
+
+#[test]
+fn a_rule_with_a_set_over_lines_keeps_its_text_on_one() {
+    let rule = rule("tcp dport {\n  80, # web\n  443\n} actions drop # all");
+    assert_eq!(rule.text, "tcp dport { 80, 443 } actions drop");
+}
+
+#[test]
 fn the_port_that_unalias_restores_is_the_one_matched_by_a_single_number() {
     for (text, expected) in [
         ("tcp dport 80 unalias 8080", End::Dport),

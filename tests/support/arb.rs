@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 
 use super::case::{Case, Sample};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Action, Cidr, Match, Rule};
+use super::rules::{Action, Addr, Cidr, Match, Ports, Rule};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
@@ -58,10 +58,10 @@ pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl St
 pub fn rule() -> impl Strategy<Value = Rule> {
     let matches = (
         select(&[UDP, TCP][..]),
-        weighted(0.35, cidr()),
-        weighted(0.35, cidr()),
-        weighted(0.35, port()),
-        weighted(0.65, port()),
+        weighted(0.35, addrs()),
+        weighted(0.35, addrs()),
+        weighted(0.35, ports()),
+        weighted(0.65, ports()),
     );
     (matches, action()).prop_map(|((proto, saddr, daddr, sport, dport), action)| {
         let mut rule = Rule { proto, saddr, daddr, sport, dport, action };
@@ -103,8 +103,8 @@ fn repair(rule: &mut Rule) {
     match &mut rule.action {
         Action::Alias { destination, port } => {
             rule.proto = TCP;
-            let matched = if *destination { rule.dport } else { rule.sport };
-            if matched.is_some_and(|m| !m.negated && m.value == *port) {
+            let matched = if *destination { &rule.dport } else { &rule.sport };
+            if matched.as_ref().is_some_and(|m| m.single() == Some(*port)) {
                 *port = port.wrapping_add(1).max(1);
             }
         }
@@ -112,7 +112,8 @@ fn repair(rule: &mut Rule) {
             rule.proto = TCP;
             if rule.restores_destination().is_none() {
                 rule.sport = None;
-                rule.dport = Some(Match { negated: false, value: rule.dport.map_or(80, |m| m.value) });
+                let port = rule.dport.as_ref().map_or(80, |m| m.values[0].0);
+                rule.dport = Some(Match::one(Ports(port, port)));
             }
         }
         _ => {}
@@ -142,25 +143,55 @@ fn listed() -> impl Strategy<Value = Vec<u16>> {
     })
 }
 
-fn cidr() -> impl Strategy<Value = Match<Cidr>> {
-    let len = prop_oneof![3 => Just(32u8), 3 => select(&[8u8, 16, 24][..]), 2 => 0u8..=32];
-    (select(&ADDRESSES[..]), len, prop::bool::weighted(0.1), prop::bool::weighted(0.2)).prop_map(
-        |(addr, len, masked, negated)| {
-            // `!= 0.0.0.0/0` matches nothing, and is refused.
-            let len = if negated { len.max(1) } else { len };
-            Match { negated, value: Cidr { addr, len, masked } }
-        },
-    )
+/// One value mostly; a set sometimes, whose elements may well overlap.
+fn several<T: Clone + std::fmt::Debug + 'static>(
+    value: impl Strategy<Value = T> + Clone + 'static,
+) -> impl Strategy<Value = Vec<T>> {
+    prop_oneof![3 => 1usize..=1, 1 => 2usize..6].prop_flat_map(move |n| vec(value.clone(), n))
 }
 
-fn port() -> impl Strategy<Value = Match<u16>> {
-    (select(&PORTS[..]), prop::bool::weighted(0.15)).prop_map(|(value, negated)| Match { negated, value })
+fn addrs() -> impl Strategy<Value = Match<Addr>> {
+    let len = prop_oneof![3 => Just(32u8), 3 => select(&[8u8, 16, 24][..]), 2 => 0u8..=32];
+    let cidr = (select(&ADDRESSES[..]), len, prop::bool::weighted(0.1))
+        .prop_map(|(addr, len, masked)| Addr::Cidr(Cidr { addr, len, masked }));
+    let range =
+        (select(&ADDRESSES[..]), select(&ADDRESSES[..])).prop_map(|(a, b)| Addr::Range(a.min(b), a.max(b)));
+    let value = prop_oneof![4 => cidr, 1 => range];
+    (several(value), prop::bool::weighted(0.2)).prop_map(|(values, negated)| {
+        let ranges = values.iter().map(|value| (value.first(), value.last())).collect();
+        // `!= 0.0.0.0/0` matches nothing, and is refused.
+        Match { negated: negated && !are_all(ranges, 0, u32::MAX), values }
+    })
+}
+
+fn ports() -> impl Strategy<Value = Match<Ports>> {
+    let range = (select(&PORTS[..]), select(&PORTS[..])).prop_map(|(a, b)| Ports(a.min(b), a.max(b)));
+    let value = prop_oneof![4 => select(&PORTS[..]).prop_map(|port| Ports(port, port)), 1 => range];
+    (several(value), prop::bool::weighted(0.15)).prop_map(|(values, negated)| {
+        let ranges = values.iter().map(|value| (value.0.into(), value.1.into())).collect();
+        // All but port 0, which is a single one.
+        Match { negated: negated && !are_all(ranges, 1, u16::MAX.into()), values }
+    })
+}
+
+/// Whether the ranges leave nothing out.
+fn are_all(mut ranges: Vec<(u32, u32)>, first: u32, last: u32) -> bool {
+    ranges.sort_unstable();
+    let mut next = u64::from(first);
+    for (from, to) in ranges {
+        if u64::from(from) <= next {
+            next = next.max(u64::from(to) + 1);
+        }
+    }
+    next > u64::from(last)
 }
 
 /// A packet, relative to rules that are not known yet.
 #[derive(Debug, Clone)]
 struct Pick {
     rule: Index,
+    /// Of the elements of the rule's sets.
+    which: Index,
     other_proto: bool,
     saddr: Near,
     daddr: Near,
@@ -245,9 +276,11 @@ fn pick() -> impl Strategy<Value = Pick> {
         2 => vec(change(), 2..4),
     ];
     let key = (near(), near(), near(), near());
-    (any::<Index>(), prop::bool::weighted(0.05), key, nested, payload, changes).prop_map(
-        |(rule, other_proto, (saddr, daddr, sport, dport), nested, payload, changes)| Pick {
+    let which = (any::<Index>(), any::<Index>());
+    (which, prop::bool::weighted(0.05), key, nested, payload, changes).prop_map(
+        |((rule, which), other_proto, (saddr, daddr, sport, dport), nested, payload, changes)| Pick {
             rule,
+            which,
             other_proto,
             saddr,
             daddr,
@@ -346,24 +379,30 @@ pub fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
 }
 
 impl Near {
-    fn addr(self, rule: Option<Match<Cidr>>) -> Ipv4Addr {
-        let cidr = rule.map_or(Cidr { addr: ADDRESSES[1], len: 32, masked: false }, |m| m.value);
+    fn addr(self, rule: &Option<Match<Addr>>, which: Index) -> Ipv4Addr {
+        let one = Addr::Range(ADDRESSES[1], ADDRESSES[1]);
+        let value = rule.as_ref().map_or(one, |m| *which.get(&m.values));
         Ipv4Addr::from(match self {
-            Near::Same => cidr.addr,
-            Near::First => cidr.first(),
-            Near::Last => cidr.last(),
-            Near::Before => cidr.first().wrapping_sub(1),
-            Near::After => cidr.last().wrapping_add(1),
+            Near::Same => match value {
+                Addr::Cidr(cidr) => cidr.addr,
+                Addr::Range(first, last) => first / 2 + last / 2,
+            },
+            Near::First => value.first(),
+            Near::Last => value.last(),
+            Near::Before => value.first().wrapping_sub(1),
+            Near::After => value.last().wrapping_add(1),
             Near::Any(index) => ADDRESSES[index.index(ADDRESSES.len())],
         })
     }
 
-    fn port(self, rule: Option<Match<u16>>) -> u16 {
-        let port = rule.map_or(PORTS[3], |m| m.value);
+    fn port(self, rule: &Option<Match<Ports>>, which: Index) -> u16 {
+        let Ports(first, last) = rule.as_ref().map_or(Ports(PORTS[3], PORTS[3]), |m| *which.get(&m.values));
         match self {
-            Near::Same | Near::First | Near::Last => port,
-            Near::Before => port.wrapping_sub(1),
-            Near::After => port.wrapping_add(1),
+            Near::Same => first / 2 + last / 2 + (first & last & 1),
+            Near::First => first,
+            Near::Last => last,
+            Near::Before => first.wrapping_sub(1),
+            Near::After => last.wrapping_add(1),
             Near::Any(index) => PORTS[index.index(PORTS.len())],
         }
     }
@@ -383,7 +422,8 @@ impl Pick {
     fn resolve(&self, rules: &[Rule]) -> Sample {
         let rule = &rules[self.rule.index(rules.len())];
         let proto = if self.other_proto { TCP + UDP - rule.proto } else { rule.proto };
-        let (sport, dport) = (self.sport.port(rule.sport), self.dport.port(rule.dport));
+        let which = self.which;
+        let (sport, dport) = (self.sport.port(&rule.sport, which), self.dport.port(&rule.dport, which));
         let mut layers = vec![L4::new(proto, sport, dport)];
         match (self.nested, &rule.action) {
             (Nested::AsTheRuleSays, Action::Unalias { ports }) => {
@@ -394,7 +434,7 @@ impl Pick {
             }
             _ => {}
         }
-        let (saddr, daddr) = (self.saddr.addr(rule.saddr), self.daddr.addr(rule.daddr));
+        let (saddr, daddr) = (self.saddr.addr(&rule.saddr, which), self.daddr.addr(&rule.daddr, which));
         let mut packet = Packet::new(saddr, daddr, layers);
         packet.payload = self.payload;
         let mut late = Vec::new();
@@ -503,13 +543,13 @@ pub fn many(count: usize) -> Vec<Rule> {
         let n = u32::try_from(i).unwrap_or(0);
         let port = u16::try_from(1 + i % 65_000).unwrap_or(1);
         let other = |i: usize| if i.is_multiple_of(2) { UDP } else { TCP };
-        let addr = Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false };
+        let addr = Addr::Cidr(Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false });
         Rule {
             proto: if i % 6 < 4 { other(i / 3) } else { TCP },
             saddr: None,
-            daddr: Some(Match { negated: false, value: addr }),
+            daddr: Some(Match::one(addr)),
             sport: None,
-            dport: Some(Match { negated: false, value: port }),
+            dport: Some(Match::one(Ports(port, port))),
             action: match i % 6 {
                 0 => Action::Accept,
                 1 => Action::Drop,

@@ -23,18 +23,29 @@ pub struct Key {
 pub struct Rule {
     /// 6 or 17.
     pub proto: u8,
-    pub saddr: Option<Match<Cidr>>,
-    pub daddr: Option<Match<Cidr>>,
-    pub sport: Option<Match<u16>>,
-    pub dport: Option<Match<u16>>,
+    pub saddr: Option<Match<Addr>>,
+    pub daddr: Option<Match<Addr>>,
+    pub sport: Option<Match<Ports>>,
+    pub dport: Option<Match<Ports>>,
     pub action: Action,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One of the values, or none of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Match<T> {
     pub negated: bool,
-    pub value: T,
+    pub values: Vec<T>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addr {
+    Cidr(Cidr),
+    Range(u32, u32),
+}
+
+/// From the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports(pub u16, pub u16);
 
 /// An address with a prefix length; host bits may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,14 +92,52 @@ impl Cidr {
     }
 }
 
+impl Addr {
+    pub fn first(self) -> u32 {
+        match self {
+            Addr::Cidr(cidr) => cidr.first(),
+            Addr::Range(first, _) => first,
+        }
+    }
+
+    pub fn last(self) -> u32 {
+        match self {
+            Addr::Cidr(cidr) => cidr.last(),
+            Addr::Range(_, last) => last,
+        }
+    }
+
+    fn contains(self, addr: u32) -> bool {
+        match self {
+            Addr::Cidr(cidr) => (addr ^ cidr.addr) & cidr.mask() == 0,
+            Addr::Range(first, last) => first <= addr && addr <= last,
+        }
+    }
+}
+
+impl<T> Match<T> {
+    pub fn one(value: T) -> Match<T> {
+        Match { negated: false, values: vec![value] }
+    }
+}
+
+impl Match<Ports> {
+    /// The one port that matches.
+    pub fn single(&self) -> Option<u16> {
+        let port = self.values[0].0;
+        let only = self.values.iter().all(|ports| *ports == Ports(port, port));
+        (only && !self.negated).then_some(port)
+    }
+}
+
 impl Rule {
     pub fn matches(&self, key: &Key) -> bool {
-        let addr = |m: &Option<Match<Cidr>>, addr: u32| match m {
-            Some(m) => ((addr ^ m.value.addr) & m.value.mask() == 0) != m.negated,
+        let addr = |m: &Option<Match<Addr>>, addr: u32| match m {
+            Some(m) => m.values.iter().any(|value| value.contains(addr)) != m.negated,
             None => true,
         };
-        let port = |m: &Option<Match<u16>>, port: u16| match m {
-            Some(m) => (port == m.value) != m.negated,
+        let port = |m: &Option<Match<Ports>>, port: u16| match m {
+            Some(m) => m.values.iter().any(|value| value.0 <= port && port <= value.1) != m.negated,
             None => true,
         };
         self.proto == key.proto
@@ -125,10 +174,11 @@ impl Rule {
 
     /// May one packet's addresses be matched by both? Says yes whenever a `!=` is involved.
     fn may_share_addresses(&self, other: &Rule) -> bool {
-        let meet = |a: &Option<Match<Cidr>>, b: &Option<Match<Cidr>>| match (a, b) {
-            (Some(a), Some(b)) if !a.negated && !b.negated => {
-                a.value.first() <= b.value.last() && b.value.first() <= a.value.last()
-            }
+        let meet = |a: &Option<Match<Addr>>, b: &Option<Match<Addr>>| match (a, b) {
+            (Some(a), Some(b)) if !a.negated && !b.negated => a
+                .values
+                .iter()
+                .any(|a| b.values.iter().any(|b| a.first() <= b.last() && b.first() <= a.last())),
             _ => true,
         };
         meet(&self.saddr, &other.saddr) && meet(&self.daddr, &other.daddr)
@@ -136,7 +186,7 @@ impl Rule {
 
     /// Which port `unalias` is about: the destination port, the source port, or neither for sure.
     pub fn restores_destination(&self) -> Option<bool> {
-        let single = |port: &Option<Match<u16>>| port.is_some_and(|m| !m.negated);
+        let single = |port: &Option<Match<Ports>>| port.as_ref().is_some_and(|m| m.single().is_some());
         (single(&self.sport) != single(&self.dport)).then(|| single(&self.dport))
     }
 
@@ -147,6 +197,7 @@ impl Rule {
         let (matches, actions) = text.split_once(" actions ").ok_or_else(wrong)?;
         let mut rule =
             Rule { proto: 0, saddr: None, daddr: None, sport: None, dport: None, action: Action::Accept };
+        let matches = matches.replace(',', " ").replace('{', " { ").replace('}', " } ");
         let mut words = matches.split_whitespace();
         while let Some(word) = words.next() {
             match word {
@@ -159,13 +210,23 @@ impl Rule {
                     if negated {
                         value = words.next().ok_or_else(wrong)?;
                     }
-                    let cidr = || Some(Match { negated, value: Cidr::parse(value)? });
-                    let port = || Some(Match { negated, value: value.parse().ok()? });
+                    let values: Vec<&str> = match value {
+                        "{" => words.by_ref().take_while(|word| *word != "}").collect(),
+                        one => vec![one],
+                    };
+                    let addrs = || {
+                        let values: Option<_> = values.iter().map(|value| Addr::parse(value)).collect();
+                        values.map(|values| Match { negated, values }).ok_or_else(wrong)
+                    };
+                    let ports = || {
+                        let values: Option<_> = values.iter().map(|value| Ports::parse(value)).collect();
+                        values.map(|values| Match { negated, values }).ok_or_else(wrong)
+                    };
                     match word {
-                        "saddr" => rule.saddr = Some(cidr().ok_or_else(wrong)?),
-                        "daddr" => rule.daddr = Some(cidr().ok_or_else(wrong)?),
-                        "sport" => rule.sport = Some(port().ok_or_else(wrong)?),
-                        "dport" => rule.dport = Some(port().ok_or_else(wrong)?),
+                        "saddr" => rule.saddr = Some(addrs()?),
+                        "daddr" => rule.daddr = Some(addrs()?),
+                        "sport" => rule.sport = Some(ports()?),
+                        "dport" => rule.dport = Some(ports()?),
                         _ => return Err(wrong()),
                     }
                 }
@@ -212,6 +273,25 @@ impl Rule {
     }
 }
 
+impl Addr {
+    fn parse(text: &str) -> Option<Addr> {
+        match text.split_once('-') {
+            None => Cidr::parse(text).map(Addr::Cidr),
+            Some((first, last)) => {
+                let addr = |text: &str| text.parse::<Ipv4Addr>().ok().map(u32::from);
+                Some(Addr::Range(addr(first)?, addr(last)?))
+            }
+        }
+    }
+}
+
+impl Ports {
+    fn parse(text: &str) -> Option<Ports> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(Ports(first.parse().ok()?, last.parse().ok()?))
+    }
+}
+
 impl Cidr {
     fn parse(text: &str) -> Option<Cidr> {
         let (addr, len) = text.split_once('/').unwrap_or((text, "32"));
@@ -235,9 +315,29 @@ impl fmt::Display for Cidr {
     }
 }
 
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Addr::Cidr(cidr) => write!(f, "{cidr}"),
+            Addr::Range(first, last) => write!(f, "{}-{}", Ipv4Addr::from(first), Ipv4Addr::from(last)),
+        }
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 { write!(f, "{}", self.0) } else { write!(f, "{}-{}", self.0, self.1) }
+    }
+}
+
 impl<T: fmt::Display> fmt::Display for Match<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.negated { "!= " } else { "" }, self.value)
+        let values: Vec<String> = self.values.iter().map(T::to_string).collect();
+        f.write_str(if self.negated { "!= " } else { "" })?;
+        match &values[..] {
+            [one] => f.write_str(one),
+            many => write!(f, "{{ {} }}", many.join(", ")),
+        }
     }
 }
 
