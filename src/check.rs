@@ -5,6 +5,7 @@
 
 mod again;
 mod alias;
+mod family;
 mod overlap;
 mod set;
 
@@ -86,8 +87,14 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
     }
+    let family = match family::family(rule) {
+        Ok(family) => family,
+        Err(wrong) => {
+            faults.push(wrong);
+            None
+        }
+    };
     let proto = proto(matches.protocol?);
-    let every = || ir::Addresses::every(ir::Family::V4);
     let action = match &rule.actions.first()?.kind {
         ActionKind::Accept => ir::Action::Accept,
         ActionKind::Drop => ir::Action::Drop,
@@ -105,8 +112,8 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         text: rule.text.clone(),
         span: rule.span,
         proto,
-        saddr: matches.saddr.map_or_else(every, ir::Addresses::from),
-        daddr: matches.daddr.map_or_else(every, ir::Addresses::from),
+        saddr: matches.saddr.unwrap_or_else(|| family::any_address(family)),
+        daddr: matches.daddr.unwrap_or_else(|| family::any_address(family)),
         sport: matches.sport.unwrap_or_else(RangeSetBlaze::universe),
         dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
         action,
@@ -117,8 +124,8 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
 #[derive(Default)]
 struct Matches {
     protocol: Option<ast::Protocol>,
-    saddr: Option<RangeSetBlaze<u32>>,
-    daddr: Option<RangeSetBlaze<u32>>,
+    saddr: Option<ir::Addresses>,
+    daddr: Option<ir::Addresses>,
     sport: Option<RangeSetBlaze<u16>>,
     dport: Option<RangeSetBlaze<u16>>,
 }
@@ -133,7 +140,7 @@ fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
         }
         seen.push(m);
         let never = match &m.kind {
-            MatchKind::Ip => false,
+            MatchKind::Ip(_) => false,
             MatchKind::Protocol(protocol) => {
                 matches.protocol = Some(*protocol);
                 false
@@ -141,7 +148,7 @@ fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
             MatchKind::Addr { side, negated, set } => {
                 faults.extend(set::overlaps(set));
                 let addresses = set::addresses(set, *negated);
-                let never = addresses.is_empty();
+                let never = !ir::Family::ALL.iter().any(|family| addresses.has(*family));
                 *side.of(&mut matches.saddr, &mut matches.daddr) = Some(addresses);
                 never
             }
@@ -164,7 +171,8 @@ fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
 
 /// Whether two matches test the same field of the packet.
 fn same_field(a: &MatchKind, b: &MatchKind) -> bool {
-    matches!((a, b), (MatchKind::Protocol(_), MatchKind::Protocol(_))) || a.keyword() == b.keyword()
+    matches!((a, b), (MatchKind::Protocol(_), MatchKind::Protocol(_)) | (MatchKind::Ip(_), MatchKind::Ip(_)))
+        || a.keyword() == b.keyword()
 }
 
 fn conflict(first: &Match, again: &Match) -> Diagnostic {
@@ -173,7 +181,14 @@ fn conflict(first: &Match, again: &Match) -> Diagnostic {
         return syntax::repeated(one, first.span, again.span)
             .help(format!("keep one `{one}`, or write two rules"));
     }
-    Diagnostic::error(format!("`{one}` and `{other}` in one rule"), again.span, "no packet is both")
+    let error =
+        Diagnostic::error(format!("`{one}` and `{other}` in one rule"), again.span, "no packet is both");
+    if let MatchKind::Ip(_) = first.kind {
+        return error
+            .with(first.span, "first version")
+            .help("leave both out: a rule without them is about both, or about that of its addresses");
+    }
+    error
         .with(first.span, "first protocol")
         .help(format!("write two rules, one with `{one}` and one with `{other}`"))
 }

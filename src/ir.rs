@@ -24,7 +24,7 @@ pub struct Rule {
     /// Where it stands in the source.
     pub span: Span,
     pub proto: Proto,
-    /// Of the same families as `daddr`.
+    /// A family that lacks here or in `daddr` is none of the rule's.
     pub saddr: Addresses,
     pub daddr: Addresses,
     pub sport: RangeSetBlaze<u16>,

@@ -9,6 +9,8 @@ mod support;
 
 #[path = "e2e/alias.rs"]
 mod alias;
+#[path = "e2e/ip6.rs"]
+mod ip6;
 
 use std::net::SocketAddr;
 
@@ -16,45 +18,47 @@ use support::lab::{Capture, Ns, attach, link};
 use support::model::{self, Link};
 use support::packet::{Packet, hex};
 use support::rules::Rule;
-use support::world::{FLOWS, Flow, NEEDS, SERVICE, Way, World, everything_arrives, funneled, unfunneled};
+use support::world::{
+    FLOWS, Flow, NEEDS, SERVICE, Way, World, everything_arrives, funneled, port, unfunneled,
+};
 use support::{Need, flows, require};
 
-fn on_every_way(flow: Flow) {
+fn on_every_way(flow: Flow, world: fn(Way) -> World) {
     if !require(&NEEDS) || !require(&[Need::Tool("tcpdump", "tcpdump")]) {
         return;
     }
     for way in Way::ALL {
-        let world = World::new(way);
+        let world = world(way);
         let capture = Capture::start(&world.server, "vs");
         let count = everything_arrives(&world, flow);
         // Not by any other way: all of it was in the funnel.
-        let port = if flow.0 == "udp" { 4739_u16 } else { 8080 };
+        let to = if flow.0 == "udp" { 4739 } else { 8080 };
         let frames = capture.stop(count, funneled).frames;
-        let plain = |frame: &&Vec<u8>| frame.get(36..38) == Some(&port.to_be_bytes());
+        let plain = |frame: &&Vec<u8>| port(frame, 2) == Some(to);
         assert_eq!(frames.iter().filter(plain).count(), 0, "{flow:?}, {way:?}: passed by the funnel");
     }
 }
 
 #[test]
 fn udp_4739_arrives_through_tcp_179_whatever_is_on_the_way() {
-    on_every_way(("udp", "tcp"));
+    on_every_way(("udp", "tcp"), World::new);
 }
 
 #[test]
 fn udp_arrives_through_udp_whatever_is_on_the_way() {
-    on_every_way(("udp", "udp"));
+    on_every_way(("udp", "udp"), World::new);
 }
 
 /// The original cannot: its checksum helper does nothing to packets whose checksum is still to be
 /// finished, which is every packet that a local TCP socket sends.
 #[test]
 fn upstream_trap_checksum_offload_tcp_talks_through_tcp() {
-    on_every_way(("tcp", "tcp"));
+    on_every_way(("tcp", "tcp"), World::new);
 }
 
 #[test]
 fn upstream_trap_checksum_offload_tcp_talks_through_udp() {
-    on_every_way(("tcp", "udp"));
+    on_every_way(("tcp", "udp"), World::new);
 }
 
 #[test]

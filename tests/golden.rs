@@ -102,10 +102,15 @@ impl Stages {
             "tree" => Ok(self.tree.to_string()),
             "listing" => Ok(self.program.listing(&|rule| self.title(rule))),
             "summary" => {
-                let depth = Proto::ALL.map(|proto| depth(self.tree.root(Family::V4, proto)));
-                let [tcp, udp] = depth;
+                let depth = |family| Proto::ALL.map(|proto| depth(self.tree.root(family, proto)));
+                let ([tcp, udp], [tcp6, udp6]) = (depth(Family::V4), depth(Family::V6));
                 let (slots, long) = (self.program.slots(), self.program.long_jumps());
-                Ok(format!("slots {slots}\nlong jumps {long}\ncompares at most: tcp {tcp}, udp {udp}\n"))
+                let six = if tcp6 + udp6 == 0 {
+                    String::new()
+                } else {
+                    format!(", ip6 tcp {tcp6}, ip6 udp {udp6}")
+                };
+                Ok(format!("slots {slots}\nlong jumps {long}\ncompares at most: tcp {tcp}, udp {udp}{six}\n"))
             }
             other => Err(format!("no section is called `{other}`").into()),
         }

@@ -178,18 +178,26 @@ fn every_combination_of_protocols_there_and_back() {
         let name = |proto| support::rules::proto_name(proto);
         let (i, o) = (name(inner), name(outer));
         let text = format!(
-            "ip {i} dport 4739 actions funnel {o} sport 540 dport 179\n\
-             ip {o} sport 540 dport 179 actions unfunnel {i}\n"
+            "{i} dport 4739 actions funnel {o} sport 540 dport 179\n\
+             {o} sport 540 dport 179 actions unfunnel {i}\n"
         );
         let rules = Rule::parse_all(&text).expect("rules");
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
-        for words in ["", "options 3", "pad 11", "df tos 184", "options 10 pad 1"] {
+        let four = ["", "options 3", "pad 11", "df tos 184", "options 10 pad 1"]
+            .map(|words| format!("ip 10.1.2.3 > 192.168.254.1 {words}"));
+        let six = ["", "pad 11", "tos 184 id 65535 ttl 1"]
+            .map(|words| format!("ip 2001:db8::1 > ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff {words}"));
+        for words in four.iter().chain(&six) {
             for tail in ["len 0", "len 1", "len 1400", "len 777", "badsum len 9", "nosum len 33"] {
-                let words = format!("ip 10.1.2.3 > 192.168.254.1 {words} {i} 25000 > 4739 {tail}");
+                let words = format!("{words} {i} 25000 > 4739 {tail}");
                 let plain = Packet::parse(&words).expect("words").frame();
                 let (verdict, funneled) = loaded.run(&plain, SkBuff::default()).expect("a run");
                 let expected = model::run(&rules, &plain, 0, model::Link::Ethernet);
-                assert_eq!((verdict, &funneled), (-1, &expected.frame), "{words}");
+                assert_eq!((verdict, hex(&funneled)), (-1, hex(&expected.frame)), "{words}");
+                if words.contains(':') && i == "udp" && tail.contains("nosum") {
+                    assert_eq!(funneled, plain, "{words}: not legal");
+                    continue;
+                }
                 assert_ne!(funneled, plain, "{words}");
                 let (verdict, back) = loaded.run(&funneled, SkBuff::default()).expect("a run");
                 assert_eq!((verdict, back), (-1, plain), "{words}, there and back");
@@ -345,11 +353,14 @@ fn alias_and_unalias_undo_each_other() {
             format!("tcp {end} 80 actions unalias {{ 8080, 8443 }}\ntcp {end} 8080 actions alias {end} 80");
         let rules = Rule::parse_all(&text).expect("rules");
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
-        for words in ["", "options 1", "options 10", "pad 11", "df tos 184"] {
+        let four = ["", "options 1", "options 10", "pad 11", "df tos 184"]
+            .map(|words| format!("ip 10.1.2.3 > 192.168.254.1 {words}"));
+        let six = ["", "pad 11", "tos 184"].map(|words| format!("ip 2001:db8::1 > fd00::1 {words}"));
+        for words in four.iter().chain(&six) {
             for tail in ["len 0", "len 1", "len 1400", "badsum len 9", "nosum len 3", "tcpopt 10 len 5"] {
                 for gso_size in [0, 1448] {
                     let context = SkBuff { gso_size, ..SkBuff::default() };
-                    let words = format!("ip 10.1.2.3 > 192.168.254.1 {words} tcp {ports} {tail}");
+                    let words = format!("{words} tcp {ports} {tail}");
                     let plain = Packet::parse(&words).expect("words").frame();
                     let (verdict, aliased) = loaded.run(&plain, context).expect("a run");
                     let expected = model::run(&rules, &plain, gso_size, model::Link::Ethernet);
@@ -446,7 +457,7 @@ fn unalias_restores_exactly_the_ports_on_its_list() {
     for list in lists {
         let action = Action::Unalias { ports: list.clone() };
         let dport = Some(support::rules::Match::one(support::rules::Ports(80, 80)));
-        let rules = [Rule { proto: TCP, saddr: None, daddr: None, sport: None, dport, action }];
+        let rules = [Rule { ip: None, proto: TCP, saddr: None, daddr: None, sport: None, dport, action }];
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
         let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 80").expect("words");
         for port in 0..=u16::MAX {
@@ -467,8 +478,8 @@ fn addresses_may_change_between_funnel_and_unfunnel() {
     let mut loader = Loader::default();
     for (i, o) in [("udp", "udp"), ("udp", "tcp"), ("tcp", "udp"), ("tcp", "tcp")] {
         let text = format!(
-            "ip {i} dport 4739 actions funnel {o} sport 540 dport 179\n\
-             ip {o} dport 179 actions unfunnel {i}\n"
+            "{i} dport 4739 actions funnel {o} sport 540 dport 179\n\
+             {o} dport 179 actions unfunnel {i}\n"
         );
         let rules = Rule::parse_all(&text).expect("rules");
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
@@ -477,17 +488,27 @@ fn addresses_may_change_between_funnel_and_unfunnel() {
                 continue; // TCP has no absent checksum
             }
             let tail = format!("{i} 25000 > 4739 {sum} len {len}");
-            let packet = |addresses: &str| {
-                let words = format!("ip {addresses} {tail}");
-                Packet::parse(&words).expect("words").frame()
-            };
-            let (before, after) = (packet("10.1.2.3 > 10.96.0.1"), packet("172.18.0.2 > 10.244.1.7"));
-            let (_, mut funneled) = loaded.run(&before, SkBuff::default()).expect("a run");
-            // Both addresses, and the IP checksum as it then is: all that matters to unfunnel.
-            funneled[24..34].copy_from_slice(&after[24..34]);
-            let (_, there) = loaded.run(&funneled, SkBuff::default()).expect("a run");
-            // The IP checksum is the funneled packet's with the plain one's bytes: ignore it.
-            assert_eq!(there[26..], after[26..], "{tail} over {o}");
+            // And the bytes that the IP checksum, if there is one, and the addresses are.
+            for (before, after, changed) in [
+                ("10.1.2.3 > 10.96.0.1", "172.18.0.2 > 10.244.1.7", 24..34),
+                ("2001:db8::1 > fd00:96::1", "2001:db8:1:2:3:4:5:6 > fd00:244::ffff", 22..54),
+            ] {
+                if before.contains(':') && sum == "nosum" {
+                    continue; // not legal
+                }
+                let packet = |addresses: &str| {
+                    let words = format!("ip {addresses} {tail}");
+                    Packet::parse(&words).expect("words").frame()
+                };
+                let (before, after) = (packet(before), packet(after));
+                let (_, mut funneled) = loaded.run(&before, SkBuff::default()).expect("a run");
+                assert_ne!(funneled, before);
+                funneled[changed.clone()].copy_from_slice(&after[changed]);
+                let (_, there) = loaded.run(&funneled, SkBuff::default()).expect("a run");
+                // The IP checksum is the funneled packet's with the plain one's bytes: ignore it.
+                let same = |frame: &[u8]| [&frame[..24], &frame[26..]].concat();
+                assert_eq!(hex(&same(&there)), hex(&same(&after)), "{tail} over {o}");
+            }
         }
     }
 }
@@ -503,49 +524,56 @@ fn checksums_that_come_out_as_zero() {
     let mut loader = Loader::default();
     for (i, o) in [("udp", "udp"), ("udp", "tcp"), ("tcp", "udp"), ("tcp", "tcp")] {
         let text = format!(
-            "ip {i} dport 4739 actions funnel {o} sport 540 dport 179\n\
-             ip {o} dport 179 actions unfunnel {i}\n"
+            "{i} dport 4739 actions funnel {o} sport 540 dport 179\n\
+             {o} dport 179 actions unfunnel {i}\n"
         );
         let rules = Rule::parse_all(&text).expect("rules");
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
-        let mut zeros = 0;
-        let mut try_both_ways = |packet: &Packet| {
-            let plain = packet.frame();
-            let funneled = model::run(&rules, &plain, 0, model::Link::Ethernet).frame;
-            for (before, after) in [(&plain, &funneled), (&funneled, &plain)] {
-                let sums = checksums(after, i, o);
-                if sums.iter().any(|sum| [0, 0xffff].contains(sum)) {
-                    zeros += 1;
-                    let expected = model::run(&rules, before, 0, model::Link::Ethernet);
-                    let (_, frame) = loaded.run(before, SkBuff::default()).expect("a run");
-                    assert_eq!(frame, expected.frame, "{i} over {o}: {packet}");
+        for (addresses, at_least) in [("10.1.0.0 > 192.168.254.1", 4), ("2001:db8::1 > fd00::2", 3)] {
+            let mut zeros = 0;
+            let mut try_both_ways = |packet: &Packet| {
+                let plain = packet.frame();
+                let funneled = model::run(&rules, &plain, 0, model::Link::Ethernet).frame;
+                for (before, after) in [(&plain, &funneled), (&funneled, &plain)] {
+                    let sums = checksums(after, i, o);
+                    if sums.iter().any(|sum| [0, 0xffff].contains(sum)) {
+                        zeros += 1;
+                        let expected = model::run(&rules, before, 0, model::Link::Ethernet);
+                        let (_, frame) = loaded.run(before, SkBuff::default()).expect("a run");
+                        assert_eq!(frame, expected.frame, "{i} over {o}: {packet}");
+                    }
                 }
+            };
+            let words = format!("ip {addresses} {i} 0 > 4739 len 4");
+            let base = Packet::parse(&words).expect("words");
+            for value in 0..=u16::MAX {
+                let mut packet = base.clone();
+                packet.ip.src = support::rules::address(
+                    base.ip.src,
+                    support::rules::bits(base.ip.src) + u128::from(value),
+                );
+                try_both_ways(&packet);
+                let mut packet = base.clone();
+                packet.layers[0].sport = value;
+                try_both_ways(&packet);
             }
-        };
-        let words = format!("ip 10.1.0.0 > 192.168.254.1 {i} 0 > 4739 len 4");
-        let base = Packet::parse(&words).expect("words");
-        for value in 0..=u16::MAX {
-            let mut packet = base.clone();
-            packet.ip.src = std::net::Ipv4Addr::from(0x0a01_0000 + u32::from(value));
-            try_both_ways(&packet);
-            let mut packet = base.clone();
-            packet.layers[0].sport = value;
-            try_both_ways(&packet);
+            // The IP checksum and the outer one by address, the inner one by port, and back again.
+            assert!(zeros >= at_least, "{i} over {o}, {addresses}: only {zeros} such packets");
         }
-        // The IP checksum and the outer one by address, the inner one by port, and back again.
-        assert!(zeros >= 4, "{i} over {o}: only {zeros} such packets");
     }
 }
 
 /// Of IP, of the outermost segment, and of the one inside.
 fn checksums(frame: &[u8], inner: &str, outer: &str) -> Vec<u16> {
     let at = |at: usize| frame.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
+    let six = at(12) == Some(0x86dd);
+    let start = if six { 54 } else { 34 };
     let sum = |proto: &str| if proto == "tcp" { 16 } else { 6 };
     let header = if outer == "tcp" { 20 } else { 8 };
-    let funneled = at(36) == Some(179);
+    let funneled = at(start + 2) == Some(179);
     let l4 = if funneled { outer } else { inner };
-    let mut sums: Vec<u16> = [at(24), at(34 + sum(l4))].into_iter().flatten().collect();
-    sums.extend(funneled.then(|| at(34 + header + sum(inner))).flatten());
+    let mut sums: Vec<u16> = [at(24).filter(|_| !six), at(start + sum(l4))].into_iter().flatten().collect();
+    sums.extend(funneled.then(|| at(start + header + sum(inner))).flatten());
     sums
 }
 
@@ -583,8 +611,9 @@ fn the_verifier_accepts_65536_rules() {
         return;
     }
     let mut loader = Loader::default();
-    for count in [1_000, 10_000, 65_536] {
-        let rules = arb::many(count);
+    let of_both = [arb::many(32_768), arb::many6(32_768)].concat();
+    for rules in [arb::many(1_000), arb::many(10_000), arb::many(65_536), arb::many6(65_536), of_both] {
+        let count = rules.len();
         let (compiled, loaded) = engine::load(&mut loader, &rules, Link::Ethernet)
             .unwrap_or_else(|error| panic!("{count} rules: {error:#}"));
         assert_eq!(compiled.ruleset.rules.len(), count);
@@ -613,8 +642,8 @@ fn aimed(rule: &Rule, step: u16) -> Vec<u8> {
         Action::Unalias { ports } => format!("urg {}", ports[1]),
         _ => String::new(),
     };
-    let daddr = std::net::Ipv4Addr::from(daddr);
-    let words = format!("ip 10.9.8.7 > {daddr} {proto} 540 > {dport} {inside} len 21");
+    let saddr = if daddr.is_ipv6() { "2001:db8::7" } else { "10.9.8.7" };
+    let words = format!("ip {saddr} > {daddr} {proto} 540 > {dport} {inside} len 21");
     Packet::parse(&words).expect("words").frame()
 }
 

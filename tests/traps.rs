@@ -284,13 +284,13 @@ fn upstream_trap_traffic_that_is_not_funneled_is_not_cut() {
 }
 
 #[test]
-fn upstream_trap_ipv6_and_vlan_pass_unchanged_as_documented() {
+fn upstream_trap_ipv6_and_vlan_pass_rules_for_ipv4_unchanged_as_documented() {
     for rules in [FUNNEL, UNFUNNEL] {
         run(
             rules,
             &[
-                ("ip6 udp 25000 > 4739 len 9", None),
-                ("ip6 tcp 540 > 179 len 90", None),
+                ("ip 2001:db8::1 > 2001:db8::2 udp 25000 > 4739 len 9", None),
+                ("ip 2001:db8::1 > 2001:db8::2 tcp 540 > 179 / udp 25000 > 4739 len 90", None),
                 ("vlan 7 ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4739 len 9", None),
                 ("vlan 7 ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 len 9", None),
                 ("arp", None),

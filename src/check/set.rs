@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use range_set_blaze::RangeSetBlaze;
 
 use crate::diag::Diagnostic;
+use crate::ir::Addresses;
 use crate::syntax::ast::{Item, Set};
 
 /// Overlaps in one set: who has made one mistake a thousand times need not be told as often.
@@ -20,13 +21,25 @@ pub(super) fn ports(set: &Set<u16>, negated: bool) -> RangeSetBlaze<u16> {
 }
 
 /// The addresses of a set, or all others.
-pub(super) fn addresses(set: &Set<IpAddr>, negated: bool) -> RangeSetBlaze<u32> {
-    let ranges = set.items.iter().filter_map(|item| match (item.first, item.last) {
+///
+/// The others are those of the versions of IP that are in the set: `!= 10.0.0.1` is about IPv4.
+pub(super) fn addresses(set: &Set<IpAddr>, negated: bool) -> Addresses {
+    let v4 = set.items.iter().filter_map(|item| match (item.first, item.last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => Some(first.to_bits()..=last.to_bits()),
         _ => None,
     });
-    let addresses = RangeSetBlaze::from_iter(ranges);
-    if negated { !addresses } else { addresses }
+    let v6 = set.items.iter().filter_map(|item| match (item.first, item.last) {
+        (IpAddr::V6(first), IpAddr::V6(last)) => Some(first.to_bits()..=last.to_bits()),
+        _ => None,
+    });
+    let (mut v4, mut v6) = (RangeSetBlaze::from_iter(v4), RangeSetBlaze::from_iter(v6));
+    if negated && !v4.is_empty() {
+        v4 = !v4;
+    }
+    if negated && !v6.is_empty() {
+        v6 = !v6;
+    }
+    Addresses { v4, v6 }
 }
 
 /// Elements that others hold already, in part or wholly.
@@ -84,12 +97,18 @@ impl Shown for u16 {
 
 impl Shown for IpAddr {
     fn shown(first: IpAddr, last: IpAddr) -> String {
-        if let (IpAddr::V4(from), IpAddr::V4(to)) = (first, last) {
-            let host_bits = from.to_bits() ^ to.to_bits();
-            let is_prefix = host_bits.trailing_ones() == u32::BITS - host_bits.leading_zeros();
-            if first != last && is_prefix && from.to_bits() & host_bits == 0 {
-                return format!("{first}/{}", host_bits.leading_zeros());
+        // On top of 128 bits, so that the leading zeros are the prefix's length for both.
+        let (from, to) = match (first, last) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => (from.to_bits(), to.to_bits()),
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                (u128::from(from.to_bits()) << 96, u128::from(to.to_bits()) << 96 | u128::MAX >> 32)
             }
+            _ => return range(first, last),
+        };
+        let host_bits = from ^ to;
+        let is_prefix = host_bits.trailing_ones() == u128::BITS - host_bits.leading_zeros();
+        if first != last && is_prefix && from & host_bits == 0 {
+            return format!("{first}/{}", host_bits.leading_zeros());
         }
         range(first, last)
     }

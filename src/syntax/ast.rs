@@ -35,7 +35,7 @@ pub struct Match {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MatchKind {
-    Ip,
+    Ip(Version),
     Protocol(Protocol),
     Addr { side: Side, negated: bool, set: Set<IpAddr> },
     Port { side: Side, negated: bool, set: Set<u16> },
@@ -64,6 +64,12 @@ pub enum Side {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V4,
+    V6,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     Tcp,
     Udp,
@@ -89,7 +95,7 @@ impl MatchKind {
     /// The word that starts the match.
     pub fn keyword(&self) -> &'static str {
         match self {
-            MatchKind::Ip => "ip",
+            MatchKind::Ip(version) => version.keyword(),
             MatchKind::Protocol(protocol) => protocol.keyword(),
             MatchKind::Addr { side: Side::Source, .. } => "saddr",
             MatchKind::Addr { side: Side::Destination, .. } => "daddr",
@@ -127,6 +133,22 @@ impl Side {
         match self {
             Side::Source => "sport",
             Side::Destination => "dport",
+        }
+    }
+}
+
+impl Version {
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Version::V4 => "ip",
+            Version::V6 => "ip6",
+        }
+    }
+
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Version::V4,
+            IpAddr::V6(_) => Version::V6,
         }
     }
 }

@@ -7,8 +7,8 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 16] = [
-    "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
+const KEYWORDS: [&str; 17] = [
+    "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
     "unfunnel", "encap", "decap", "alias", "unalias",
 ];
 
@@ -16,7 +16,7 @@ const KEYWORDS: [&str; 16] = [
 pub(crate) const ACTIONS: [&str; 6] = ["accept", "drop", "funnel", "unfunnel", "alias", "unalias"];
 
 /// What people coming from other languages write.
-const SYNONYMS: [(&str, &str); 14] = [
+const SYNONYMS: [(&str, &str); 15] = [
     ("action", "actions"),
     ("pass", "accept"),
     ("allow", "accept"),
@@ -30,12 +30,12 @@ const SYNONYMS: [(&str, &str); 14] = [
     ("dst", "daddr"),
     ("ipv4", "ip"),
     ("ip4", "ip"),
+    ("ipv6", "ip6"),
     ("port", "dport"),
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 12] = [
-    ("ip6", "leave the rule out: IPv6 packets pass unchanged", Spoils::Word),
+const PLANNED: [(&str, &str, Spoils); 11] = [
     ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
     ("define", "write the value in each rule", Spoils::Rule),
     ("include", "write all rules in one ruleset", Spoils::Rule),
@@ -106,7 +106,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     let error = match remedy(word.text) {
         Some(remedy) => error.help(remedy),
         None => error.help(
-            "matches are `ip`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
+            "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
              actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`",
         ),
     };
@@ -200,7 +200,7 @@ fn unglued(text: &str) -> Option<String> {
     let mut keywords = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        // No keyword starts another one, so the first that fits is the only one.
+        // The longer of two that fit stands first.
         let len = match KEYWORDS.iter().find(|&&keyword| rest.starts_with(keyword)) {
             Some(keyword) => {
                 keywords += 1;

@@ -9,7 +9,7 @@ use nom::combinator::opt;
 use nom::{Err, Parser};
 
 use super::alias;
-use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side};
+use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::help::{self, Spoils};
 use super::set::{not_one, set};
 use super::value as values;
@@ -132,10 +132,11 @@ fn out_of_order(rule: &Rule, item: &Item) -> Option<Diagnostic> {
     }
 }
 
-/// `match = "ip" | protocol | addr-match | port-match`
+/// `match = "ip" | "ip6" | protocol | addr-match | port-match`
 fn match_(i: Cursor<'_>) -> Parsed<'_, Match> {
     alt((
-        keyword("ip").map(|word| Match { span: word.span, kind: MatchKind::Ip }),
+        keyword("ip").map(|word| Match { span: word.span, kind: MatchKind::Ip(Version::V4) }),
+        keyword("ip6").map(|word| Match { span: word.span, kind: MatchKind::Ip(Version::V6) }),
         protocol.map(|(protocol, word)| Match { span: word.span, kind: MatchKind::Protocol(protocol) }),
         addr_match,
         port_match,

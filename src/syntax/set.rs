@@ -27,11 +27,15 @@ pub(super) trait Value: Copy {
     fn end(word: Word<'_>, key: &str) -> Result<Self, Diagnostic>;
 
     /// Why the two are not the ends of a range.
-    fn range(first: Self, last: Self) -> Result<(), Backwards>;
+    fn range(first: Self, last: Self) -> Result<(), NoRange>;
 }
 
-/// The first end lies behind the last.
-pub(super) struct Backwards;
+pub(super) enum NoRange {
+    /// The first end lies behind the last.
+    Backwards,
+    /// From an IPv4 address to an IPv6 address, or the other way round.
+    Mixed,
+}
 
 impl Value for u16 {
     const WHAT: &'static str = "a port number";
@@ -47,13 +51,13 @@ impl Value for u16 {
         values::port(word, key)
     }
 
-    fn range(first: u16, last: u16) -> Result<(), Backwards> {
-        if first <= last { Ok(()) } else { Err(Backwards) }
+    fn range(first: u16, last: u16) -> Result<(), NoRange> {
+        if first <= last { Ok(()) } else { Err(NoRange::Backwards) }
     }
 }
 
 impl Value for IpAddr {
-    const WHAT: &'static str = "an IPv4 address";
+    const WHAT: &'static str = "an IP address";
     const KIND: &'static str = "address";
     const ONE: &'static str = "10.0.0.1";
     const MANY: &'static str = "{ 10.0.0.1, 10.0.1.0/24 }";
@@ -70,8 +74,12 @@ impl Value for IpAddr {
         values::address(word, key).map(|(first, _)| first)
     }
 
-    fn range(first: IpAddr, last: IpAddr) -> Result<(), Backwards> {
-        if first <= last { Ok(()) } else { Err(Backwards) }
+    fn range(first: IpAddr, last: IpAddr) -> Result<(), NoRange> {
+        match first.is_ipv4() == last.is_ipv4() {
+            true if first <= last => Ok(()),
+            true => Err(NoRange::Backwards),
+            false => Err(NoRange::Mixed),
+        }
     }
 }
 
@@ -179,9 +187,13 @@ fn element<'a, T: Value>(
     let span = first.span.to(last.span);
     let ends = T::end(first, key.text).and_then(|first| Ok((first, T::end(last, key.text)?)));
     let item = ends.map_err(|error| range_remedy(error, first, last)).and_then(|(from, to)| {
-        T::range(from, to).map(|()| Item { span, first: from, last: to }).map_err(|Backwards| {
-            Diagnostic::error("the range runs backwards", span, "its first value is the larger one")
-                .help(format!("write `{}-{}`", last.text, first.text))
+        T::range(from, to).map(|()| Item { span, first: from, last: to }).map_err(|why| match why {
+            NoRange::Backwards => {
+                Diagnostic::error("the range runs backwards", span, "its first value is the larger one")
+                    .help(format!("write `{}-{}`", last.text, first.text))
+            }
+            NoRange::Mixed => Diagnostic::error("a range over both versions of IP", span, "IPv4 and IPv6")
+                .help("write two addresses of one version"),
         })
     });
     (rest, item)

@@ -2,7 +2,7 @@
 //!
 //! Nothing here looks at any other word, but for the keyword that is quoted in remedies.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::help;
 use super::word::Word;
@@ -28,42 +28,83 @@ pub(super) fn port(word: Word<'_>, keyword: &str) -> Result<u16, Diagnostic> {
     }
 }
 
-/// `address = A "." A "." A "." A [ "/" ( length | netmask ) ]`: the first and the last one.
+/// `address = ( A "." A "." A "." A | IPv6 ) [ "/" ( length | netmask ) ]`: the first and the last one.
 pub(super) fn address(word: Word<'_>, keyword: &str) -> Result<(IpAddr, IpAddr), Diagnostic> {
     let (addr_text, suffix) = match word.text.split_once('/') {
         Some((addr, suffix)) => (addr, Some(suffix)),
         None => (word.text, None),
     };
-    let Ok(addr) = addr_text.parse::<Ipv4Addr>() else {
+    let Ok(addr) = addr_text.parse::<IpAddr>() else {
         return Err(not_an_address(word, addr_text, keyword));
     };
-    let Some(suffix) = suffix else { return Ok((addr.into(), addr.into())) };
+    let Some(suffix) = suffix else { return Ok((addr, addr)) };
     let span = Span { start: word.span.end - suffix.len(), end: word.span.end };
-    let host_bits = u32::MAX.checked_shr(prefix_len(suffix, span)?.into()).unwrap_or(0);
-    let (first, last) = (addr.to_bits() & !host_bits, addr.to_bits() | host_bits);
-    Ok((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
+    match addr {
+        IpAddr::V4(addr) => {
+            let host_bits = u32::MAX.checked_shr(prefix_len(suffix, span)?.into()).unwrap_or(0);
+            let (first, last) = (addr.to_bits() & !host_bits, addr.to_bits() | host_bits);
+            Ok((Ipv4Addr::from(first).into(), Ipv4Addr::from(last).into()))
+        }
+        IpAddr::V6(addr) => {
+            let host_bits = u128::MAX.checked_shr(plain_len(suffix, span, &V6)?.into()).unwrap_or(0);
+            let (first, last) = (addr.to_bits() & !host_bits, addr.to_bits() | host_bits);
+            Ok((Ipv6Addr::from(first).into(), Ipv6Addr::from(last).into()))
+        }
+    }
 }
 
-/// What stands behind the `/`: a number of bits or a netmask.
+/// What is said about prefix lengths of a version of IP.
+struct Lengths {
+    most: u8,
+    range: &'static str,
+    bits: &'static str,
+    single: &'static str,
+    neither: &'static str,
+    example: &'static str,
+}
+
+const V4: Lengths = Lengths {
+    most: 32,
+    range: "prefix length must be between 0 and 32",
+    bits: "an IPv4 address has 32 bits",
+    single: "write `/32`, or no length at all, for a single address",
+    neither: "expected a prefix length or a netmask after `/`",
+    example: "write for example `10.0.0.0/8` or `10.0.0.0/255.0.0.0`",
+};
+
+const V6: Lengths = Lengths {
+    most: 128,
+    range: "prefix length must be between 0 and 128",
+    bits: "an IPv6 address has 128 bits",
+    single: "write `/128`, or no length at all, for a single address",
+    neither: "expected a prefix length after `/`",
+    example: "write for example `2001:db8::/32`",
+};
+
+/// What stands behind the `/` of an IPv4 address: a number of bits or a netmask.
 fn prefix_len(text: &str, span: Span) -> Result<u8, Diagnostic> {
-    let error = |message: &str, label: &str| Diagnostic::error(message, span, label);
-    if is_digits(text) {
-        return match text.parse::<u8>() {
-            Ok(len @ 0..=32) if text == len.to_string() => Ok(len),
-            Ok(len @ 0..=32) => Err(error("prefix length has a leading zero", "not a plain number")
-                .help(format!("write `/{len}`"))),
-            _ => Err(error("prefix length must be between 0 and 32", "an IPv4 address has 32 bits")
-                .help("write `/32`, or no length at all, for a single address")),
-        };
-    }
-    let Ok(mask) = text.parse::<Ipv4Addr>() else {
-        return Err(error("expected a prefix length or a netmask after `/`", "neither")
-            .help("write for example `10.0.0.0/8` or `10.0.0.0/255.0.0.0`"));
-    };
+    let Ok(mask) = text.parse::<Ipv4Addr>() else { return plain_len(text, span, &V4) };
     match u8::try_from(mask.to_bits().leading_ones()) {
         Ok(len) if mask.to_bits().count_ones() == u32::from(len) => Ok(len),
-        _ => Err(error("netmask has gaps", "not a run of ones, then zeros")
+        _ => Err(Diagnostic::error("netmask has gaps", span, "not a run of ones, then zeros")
             .help("write one rule for each prefix, such as `10.0.0.0/255.0.0.0`")),
+    }
+}
+
+fn plain_len(text: &str, span: Span, lengths: &Lengths) -> Result<u8, Diagnostic> {
+    let error = |message: &str, label: &str| Diagnostic::error(message, span, label);
+    if !is_digits(text) {
+        let label = if lengths.most == V4.most { "neither" } else { "not a number" };
+        return Err(error(lengths.neither, label).help(lengths.example));
+    }
+    match text.parse::<u8>() {
+        Ok(len) if len > lengths.most => Err(error(lengths.range, lengths.bits).help(lengths.single)),
+        Ok(len) if text == len.to_string() => Ok(len),
+        Ok(len) => {
+            Err(error("prefix length has a leading zero", "not a plain number")
+                .help(format!("write `/{len}`")))
+        }
+        Err(_) => Err(error(lengths.range, lengths.bits).help(lengths.single)),
     }
 }
 
@@ -101,11 +142,10 @@ fn not_an_address(word: Word<'_>, addr: &str, keyword: &str) -> Diagnostic {
         return odd;
     }
     let error = |label: &str| {
-        Diagnostic::error(format!("expected an IPv4 address, found {}", quote(word.text)), word.span, label)
+        Diagnostic::error(format!("expected an IP address, found {}", quote(word.text)), word.span, label)
     };
     if addr.contains(':') {
-        return Diagnostic::error("IPv6 is not supported in this version", word.span, "an IPv6 address")
-            .help("leave the rule out: IPv6 packets pass unchanged");
+        return not_an_ipv6_address(word, addr, keyword);
     }
     let parts: Vec<&str> = addr.split('.').take(5).collect();
     if parts.len() == 4 && parts.iter().all(|part| is_digits(part)) {
@@ -123,6 +163,36 @@ fn not_an_address(word: Word<'_>, addr: &str, keyword: &str) -> Diagnostic {
             .help(format!("write for example `{keyword} 10.0.0.0/8`"));
     }
     error("not an address; names are not resolved").help(format!("write for example `{keyword} 10.0.0.1`"))
+}
+
+fn not_an_ipv6_address(word: Word<'_>, addr: &str, keyword: &str) -> Diagnostic {
+    let error = |label: &str| {
+        Diagnostic::error(format!("expected an IPv6 address, found {}", quote(word.text)), word.span, label)
+    };
+    let is_address = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+    if let Some((plain, _)) = addr.split_once('%')
+        && is_address(plain)
+    {
+        return error("names a zone").help(format!("write `{keyword} {plain}`: rules are for one interface"));
+    }
+    if let Some((plain, rest)) = addr.strip_prefix('[').and_then(|addr| addr.split_once(']'))
+        && is_address(plain)
+    {
+        let help = match rest.is_empty() {
+            true => format!("write `{keyword} {plain}`"),
+            false => format!("write `{keyword} {plain}`, and the port as a match of its own"),
+        };
+        return error("no brackets are needed").help(help);
+    }
+    if let Some((addr, port)) = addr.split_once(':')
+        && addr.parse::<Ipv4Addr>().is_ok()
+        && is_digits(port)
+    {
+        return error("an IPv4 address and a port")
+            .help(format!("write `{keyword} {addr}`, and the port as a match of its own"));
+    }
+    error("not eight groups of up to four hexadecimal digits, nor fewer and one `::`")
+        .help(format!("write for example `{keyword} 2001:db8::1`"))
 }
 
 fn is_digits(text: &str) -> bool {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::iter;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::collection::vec;
 use proptest::option::weighted;
@@ -15,26 +15,55 @@ use proptest::sample::{Index, select};
 
 use super::case::{Case, Sample};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Action, Addr, Cidr, Match, Ports, Rule};
+use super::rules::{Action, Addr, Cidr, Match, Ports, Rule, address, bits};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
 
 const PORTS: [u16; 12] = [1, 2, 53, 80, 81, 179, 540, 4739, 8080, 32_767, 32_768, 65_535];
-const ADDRESSES: [u32; 12] = [
-    0,
-    0x0a00_0001, // 10.0.0.1
-    0x0a00_0002,
-    0x0a00_0005,
-    0x0a00_00ff,
-    0x0aff_0001,
-    0x7fff_ffff, // the last that is positive as 32 bits with a sign
-    0x8000_0000,
-    0xac10_0001, // 172.16.0.1
-    0xc0a8_fe01, // 192.168.254.1
-    0xc0a8_0001,
-    0xffff_ffff,
+const ADDRESSES: [&str; 12] = [
+    "0.0.0.0",
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.0.0.5",
+    "10.0.0.255",
+    "10.255.0.1",
+    "127.255.255.255", // the last that is positive as 32 bits with a sign
+    "128.0.0.0",
+    "172.16.0.1",
+    "192.168.254.1",
+    "192.168.0.1",
+    "255.255.255.255",
 ];
+/// Neighbours at the boundaries of each 32-bit word, and the ends of each word.
+const ADDRESSES6: [&str; 18] = [
+    "::",
+    "::1",
+    "64:ff9b::a00:1",
+    "2001:db8::",
+    "2001:db8::1",
+    "2001:db8::2",
+    "2001:db8::ffff:ffff",
+    "2001:db8::1:0:0",
+    "2001:db8::7fff:ffff:8000:0",
+    "2001:db8::ffff:ffff:ffff:ffff",
+    "2001:db8:0:1::",
+    "2001:db8:8000::7fff:ffff",
+    "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
+    "2001:db9::",
+    "7fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+    "8000::",
+    "fd00::1",
+    "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+];
+
+fn pool(six: bool) -> &'static [&'static str] {
+    if six { &ADDRESSES6 } else { &ADDRESSES }
+}
+
+fn known(six: bool) -> impl Strategy<Value = IpAddr> + Clone {
+    select(pool(six)).prop_map(|text| text.parse().expect("an address"))
+}
 
 /// A legal ruleset of `rules` rules and [`PACKETS`] packets.
 pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
@@ -56,15 +85,38 @@ pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl St
 }
 
 pub fn rule() -> impl Strategy<Value = Rule> {
+    let versions = prop_oneof![
+        4 => Just(Versions::Four),
+        4 => Just(Versions::Six),
+        2 => Just(Versions::Both),
+    ];
+    (versions, any::<bool>()).prop_flat_map(|(versions, says)| rule_of(versions, says))
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Versions {
+    Four,
+    Six,
+    Both,
+}
+
+fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
     let matches = (
         select(&[UDP, TCP][..]),
-        weighted(0.35, addrs()),
-        weighted(0.35, addrs()),
+        weighted(0.35, addrs(versions)),
+        weighted(0.35, addrs(versions)),
         weighted(0.35, ports()),
         weighted(0.65, ports()),
     );
-    (matches, action()).prop_map(|((proto, saddr, daddr, sport, dport), action)| {
-        let mut rule = Rule { proto, saddr, daddr, sport, dport, action };
+    (matches, action()).prop_map(move |((proto, saddr, daddr, sport, dport), action)| {
+        let addresses = saddr.is_some() || daddr.is_some();
+        let ip = match versions {
+            Versions::Four if says || !addresses => Some(4),
+            Versions::Six if says || !addresses => Some(6),
+            _ => None,
+        };
+        let mut rule = Rule { ip, proto, saddr, daddr, sport, dport, action };
         repair(&mut rule);
         if rule.matches_own_output() {
             // Refused, and rightly: it would funnel without end. Another protocol cannot match.
@@ -150,18 +202,34 @@ fn several<T: Clone + std::fmt::Debug + 'static>(
     prop_oneof![3 => 1usize..=1, 1 => 2usize..6].prop_flat_map(move |n| vec(value.clone(), n))
 }
 
-fn addrs() -> impl Strategy<Value = Match<Addr>> {
-    let len = prop_oneof![3 => Just(32u8), 3 => select(&[8u8, 16, 24][..]), 2 => 0u8..=32];
-    let cidr = (select(&ADDRESSES[..]), len, prop::bool::weighted(0.1))
-        .prop_map(|(addr, len, masked)| Addr::Cidr(Cidr { addr, len, masked }));
-    let range =
-        (select(&ADDRESSES[..]), select(&ADDRESSES[..])).prop_map(|(a, b)| Addr::Range(a.min(b), a.max(b)));
-    let value = prop_oneof![4 => cidr, 1 => range];
-    (several(value), prop::bool::weighted(0.2)).prop_map(|(values, negated)| {
-        let ranges = values.iter().map(|value| (value.first(), value.last())).collect();
+fn addrs(versions: Versions) -> impl Strategy<Value = Match<Addr>> {
+    let values = match versions {
+        Versions::Four => several(addr(false)).boxed(),
+        Versions::Six => several(addr(true)).boxed(),
+        Versions::Both => (several(addr(false)), several(addr(true)))
+            .prop_map(|(four, six)| [four, six].concat())
+            .prop_shuffle()
+            .boxed(),
+    };
+    (values, prop::bool::weighted(0.2)).prop_map(|(values, negated)| {
+        let all = |six: bool| {
+            let of = values.iter().filter(|value| value.is_ipv6() == six);
+            let ranges = of.map(|value| (bits(value.first()), bits(value.last()))).collect();
+            are_all(ranges, 0, if six { u128::MAX } else { u32::MAX.into() })
+        };
         // `!= 0.0.0.0/0` matches nothing, and is refused.
-        Match { negated: negated && !are_all(ranges, 0, u32::MAX), values }
+        Match { negated: negated && !all(false) && !all(true), values }
     })
+}
+
+fn addr(six: bool) -> impl Strategy<Value = Addr> + Clone {
+    let width = if six { 128u8 } else { 32 };
+    let usual: &[u8] = if six { &[31, 32, 33, 48, 63, 64, 65, 95, 96, 97, 112] } else { &[8, 16, 24] };
+    let len = prop_oneof![3 => Just(width), 3 => select(usual), 2 => 0..=width];
+    let cidr = (known(six), len, prop::bool::weighted(0.1))
+        .prop_map(move |(addr, len, masked)| Addr::Cidr(Cidr { addr, len, masked: masked && !six }));
+    let range = (known(six), known(six)).prop_map(|(a, b)| Addr::Range(a.min(b), a.max(b)));
+    prop_oneof![4 => cidr, 1 => range]
 }
 
 fn ports() -> impl Strategy<Value = Match<Ports>> {
@@ -175,15 +243,18 @@ fn ports() -> impl Strategy<Value = Match<Ports>> {
 }
 
 /// Whether the ranges leave nothing out.
-fn are_all(mut ranges: Vec<(u32, u32)>, first: u32, last: u32) -> bool {
+fn are_all(mut ranges: Vec<(u128, u128)>, first: u128, last: u128) -> bool {
     ranges.sort_unstable();
-    let mut next = u64::from(first);
+    let mut next = first;
     for (from, to) in ranges {
-        if u64::from(from) <= next {
-            next = next.max(u64::from(to) + 1);
+        if from <= next {
+            match to.checked_add(1) {
+                Some(after) => next = next.max(after),
+                None => return true,
+            }
         }
     }
-    next > u64::from(last)
+    next > last
 }
 
 /// A packet, relative to rules that are not known yet.
@@ -193,6 +264,10 @@ struct Pick {
     /// Of the elements of the rule's sets.
     which: Index,
     other_proto: bool,
+    /// IPv6, if the rule is about both.
+    six: bool,
+    /// The version that the rule is not about.
+    other_version: bool,
     saddr: Near,
     daddr: Near,
     sport: Near,
@@ -252,7 +327,7 @@ enum Change {
     Proto(u8),
     Vlan(u16),
     Arp,
-    Ip6,
+    Ext(u8),
     Pad(usize),
     Truncated(Index),
     Gso(u32),
@@ -277,11 +352,21 @@ fn pick() -> impl Strategy<Value = Pick> {
     ];
     let key = (near(), near(), near(), near());
     let which = (any::<Index>(), any::<Index>());
-    (which, prop::bool::weighted(0.05), key, nested, payload, changes).prop_map(
-        |((rule, which), other_proto, (saddr, daddr, sport, dport), nested, payload, changes)| Pick {
+    let others = (prop::bool::weighted(0.05), any::<bool>(), prop::bool::weighted(0.05));
+    (which, others, key, nested, payload, changes).prop_map(
+        |(
+            (rule, which),
+            (other_proto, six, other_version),
+            (saddr, daddr, sport, dport),
+            nested,
+            payload,
+            changes,
+        )| Pick {
             rule,
             which,
             other_proto,
+            six,
+            other_version,
             saddr,
             daddr,
             sport,
@@ -340,7 +425,7 @@ fn change() -> impl Strategy<Value = Change> {
         prop_oneof![
             1 => any::<u16>().prop_map(Vlan),
             1 => Just(Arp),
-            1 => Just(Ip6),
+            2 => select(&[0u8, 43, 44, 51, 60][..]).prop_map(Ext),
             3 => (1usize..50).prop_map(Pad),
             6 => any::<Index>().prop_map(Truncated),
             3 => select(&[1u32, 500, 1448, 65_535][..]).prop_map(Gso),
@@ -379,20 +464,31 @@ pub fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
 }
 
 impl Near {
-    fn addr(self, rule: &Option<Match<Addr>>, which: Index) -> Ipv4Addr {
-        let one = Addr::Range(ADDRESSES[1], ADDRESSES[1]);
-        let value = rule.as_ref().map_or(one, |m| *which.get(&m.values));
-        Ipv4Addr::from(match self {
+    /// Of the version that is asked for, whatever the rule names.
+    fn addr(self, rule: &Option<Match<Addr>>, which: Index, six: bool) -> IpAddr {
+        let parse = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let named: Vec<Addr> = match rule {
+            Some(m) => m.values.iter().copied().filter(|value| value.is_ipv6() == six).collect(),
+            None => Vec::new(),
+        };
+        let usual = parse(pool(six)[1]);
+        let value = if named.is_empty() { Addr::Range(usual, usual) } else { *which.get(&named) };
+        let (first, last) = (bits(value.first()), bits(value.last()));
+        let number = match self {
             Near::Same => match value {
-                Addr::Cidr(cidr) => cidr.addr,
-                Addr::Range(first, last) => first / 2 + last / 2,
+                Addr::Cidr(cidr) => return cidr.addr,
+                Addr::Range(..) => first / 2 + last / 2,
             },
-            Near::First => value.first(),
-            Near::Last => value.last(),
-            Near::Before => value.first().wrapping_sub(1),
-            Near::After => value.last().wrapping_add(1),
-            Near::Any(index) => ADDRESSES[index.index(ADDRESSES.len())],
-        })
+            Near::First => first,
+            Near::Last => last,
+            Near::Before => first.wrapping_sub(1),
+            Near::After => last.wrapping_add(1),
+            Near::Any(index) => {
+                let pool = pool(six);
+                return parse(pool[index.index(pool.len())]);
+            }
+        };
+        address(usual, number)
     }
 
     fn port(self, rule: &Option<Match<Ports>>, which: Index) -> u16 {
@@ -434,7 +530,9 @@ impl Pick {
             }
             _ => {}
         }
-        let (saddr, daddr) = (self.saddr.addr(&rule.saddr, which), self.daddr.addr(&rule.daddr, which));
+        let six = if rule.is_about(self.six) { self.six } else { !self.six } != self.other_version;
+        let saddr = self.saddr.addr(&rule.saddr, which, six);
+        let daddr = self.daddr.addr(&rule.daddr, which, six);
         let mut packet = Packet::new(saddr, daddr, layers);
         packet.payload = self.payload;
         let mut late = Vec::new();
@@ -452,7 +550,8 @@ impl Pick {
                     packet.truncated = Some(least + to.index(len.saturating_sub(least) + 1));
                 }
                 Change::Total(by) => {
-                    let total = (len - packet.pad.min(len)).saturating_sub(14);
+                    let headers = if packet.ip.src.is_ipv6() { 14 + 40 } else { 14 };
+                    let total = (len - packet.pad.min(len)).saturating_sub(headers);
                     packet.ip.total = u16::try_from(total).ok().map(|t| t.wrapping_add_signed(by.into()));
                 }
                 _ => {}
@@ -516,7 +615,7 @@ impl Change {
             Change::Ack(ack) => layers[0].ack = Some(ack),
             Change::Options(words) => packet.ip.options = words.min(10),
             Change::Ihl(ihl) => packet.ip.ihl = Some(ihl),
-            Change::Version(version) => packet.ip.version = version & 15,
+            Change::Version(version) => packet.ip.version = Some(version & 15),
             Change::AnyTotal(total) => packet.ip.total = Some(total),
             Change::WrongIp => packet.ip.bad = true,
             Change::More => packet.ip.mf = true,
@@ -527,7 +626,7 @@ impl Change {
             Change::Proto(proto) => layers[0].proto = proto,
             Change::Vlan(id) => packet.vlan = Some(id),
             Change::Arp => packet.kind = Kind::Arp,
-            Change::Ip6 => packet.kind = Kind::Ip6,
+            Change::Ext(number) => packet.ip.ext = Some(number),
             Change::Pad(bytes) => packet.pad = bytes,
             Change::Gso(size) => packet.gso = size,
             // These need the finished packet.
@@ -543,8 +642,10 @@ pub fn many(count: usize) -> Vec<Rule> {
         let n = u32::try_from(i).unwrap_or(0);
         let port = u16::try_from(1 + i % 65_000).unwrap_or(1);
         let other = |i: usize| if i.is_multiple_of(2) { UDP } else { TCP };
-        let addr = Addr::Cidr(Cidr { addr: 0x0a00_0000 + (n / 7) * 3, len: 32, masked: false });
+        let addr = |n: u32| Ipv4Addr::from(0x0a00_0000 + n).into();
+        let addr = Addr::Cidr(Cidr { addr: addr((n / 7) * 3), len: 32, masked: false });
         Rule {
+            ip: Some(4),
             proto: if i % 6 < 4 { other(i / 3) } else { TCP },
             saddr: None,
             daddr: Some(Match::one(addr)),
@@ -561,4 +662,15 @@ pub fn many(count: usize) -> Vec<Rule> {
         }
     };
     (0..count).map(rule).collect()
+}
+
+/// The same over IPv6: a prefix of 64 bits that all share, and neighbours below it.
+pub fn many6(count: usize) -> Vec<Rule> {
+    let six = |rule: Rule| {
+        let daddr = rule.daddr.as_ref().map(|m| bits(m.values[0].first())).unwrap_or_default();
+        let addr = Ipv6Addr::from(0x2001_0db8_0000_0001 << 64 | daddr).into();
+        let daddr = Some(Match::one(Addr::Cidr(Cidr { addr, len: 128, masked: false })));
+        Rule { ip: Some(6), daddr, ..rule }
+    };
+    many(count).into_iter().map(six).collect()
 }

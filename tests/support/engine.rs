@@ -2,6 +2,8 @@
 //!
 //! In: a [`Case`]. Out: nothing when all agree; else which of them says what about which packet.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::Source;
@@ -58,8 +60,17 @@ pub fn load(loader: &mut Loader, rules: &[Rule], link: Link) -> Result<(Compiled
 pub fn lookup(tree: &Tree, key: &Key) -> Result<Option<usize>> {
     let proto = Proto::ALL.into_iter().find(|p| p.number() == key.proto);
     let proto = proto.ok_or_else(|| anyhow!("not a protocol that rules match"))?;
-    let Key { saddr, daddr, sport, dport, .. } = *key;
-    Ok(tree.lookup(&tree::Key { proto, hosts: tree::Hosts::V4 { saddr, daddr }, sport, dport }))
+    let Key { sport, dport, .. } = *key;
+    let hosts = match (key.saddr, key.daddr) {
+        (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
+            tree::Hosts::V4 { saddr: saddr.into(), daddr: daddr.into() }
+        }
+        (IpAddr::V6(saddr), IpAddr::V6(daddr)) => {
+            tree::Hosts::V6 { saddr: saddr.into(), daddr: daddr.into() }
+        }
+        _ => return Err(anyhow!("addresses of two versions")),
+    };
+    Ok(tree.lookup(&tree::Key { proto, hosts, sport, dport }))
 }
 
 /// Runs the case through all three, and says where they part.

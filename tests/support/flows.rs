@@ -4,11 +4,16 @@
 //! what is lost is counted, never sent again by us.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread;
 
 use super::lab::{DEADLINE, Ns};
+
+/// Any address of the kind that `to` is of. (Of IPv6, a listener takes IPv4 as well.)
+fn any(to: SocketAddr) -> IpAddr {
+    if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
 
 /// Sends `count` datagrams, numbered and of all sizes up to `longest`, from `client` to `to` and
 /// returns how many of them `server` received unchanged.
@@ -18,8 +23,8 @@ pub fn udp(client: &Ns, server: &Ns, to: SocketAddr, count: usize, longest: usiz
         bytes.resize(4 + i * 37 % longest.saturating_sub(3).max(1), i as u8);
         bytes
     };
-    let receiver = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
-    let sender = client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");
+    let receiver = server.run(|| UdpSocket::bind((any(to), to.port()))).expect("bind");
+    let sender = client.run(|| UdpSocket::bind((any(to), 0))).expect("bind");
     receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
     let mut intact = 0;
     let mut buffer = vec![0; 65_536];
@@ -38,7 +43,7 @@ pub fn udp(client: &Ns, server: &Ns, to: SocketAddr, count: usize, longest: usiz
 /// Connects `connections` times, each time exchanging `exchanges` small requests and responses.
 /// Returns how many exchanges came through unchanged; the port is the server's as well.
 pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchanges: usize) -> usize {
-    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let listener = server.run(|| TcpListener::bind((any(to), to.port()))).expect("bind");
     let serve = move || {
         // Ends when a client says so with an empty connection, or after the deadline.
         for stream in listener.incoming().flatten() {
@@ -96,7 +101,7 @@ pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchang
 
 /// Sends that many bytes over one connection as fast as it goes, and returns how many arrive.
 pub fn bulk(client: &Ns, server: &Ns, to: SocketAddr, bytes: usize) -> usize {
-    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    let listener = server.run(|| TcpListener::bind((any(to), to.port()))).expect("bind");
     let Ok(mut sender) = client.run(|| TcpStream::connect_timeout(&to, DEADLINE / 3)) else {
         return 0;
     };
@@ -131,8 +136,8 @@ pub fn bulk(client: &Ns, server: &Ns, to: SocketAddr, bytes: usize) -> usize {
 /// Sends one UDP packet that the kernel or the interface has to cut into `segments` datagrams
 /// (`UDP_SEGMENT`), and returns how many of them arrive unchanged.
 pub fn udp_gso(client: &Ns, server: &Ns, to: SocketAddr, segments: usize, size: usize) -> usize {
-    let receiver = server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
-    let sender = client.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))).expect("bind");
+    let receiver = server.run(|| UdpSocket::bind((any(to), to.port()))).expect("bind");
+    let sender = client.run(|| UdpSocket::bind((any(to), 0))).expect("bind");
     receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
     let size_option = i32::try_from(size).expect("a size");
     nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::UdpGsoSegment, &size_option)

@@ -52,6 +52,16 @@ impl Ns {
         ns
     }
 
+    /// The same with IPv6 on; addresses are usable at once.
+    pub fn with_ipv6(name: &'static str) -> Ns {
+        let ns = Ns::new(name);
+        for of in ["all", "default"] {
+            ns.sysctl(&format!("ipv6/conf/{of}/accept_dad"), "0");
+            ns.sysctl(&format!("ipv6/conf/{of}/disable_ipv6"), "0");
+        }
+        ns
+    }
+
     /// A path to it that works for other processes, as long as this one lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
@@ -108,7 +118,13 @@ impl Ns {
 
     /// Checksum errors that this namespace's stack has seen.
     pub fn checksum_errors(&self) -> u64 {
-        self.snmp("Udp", "InCsumErrors") + self.snmp("Tcp", "InCsumErrors")
+        let six = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp6")).expect("snmp6");
+        let mut counters = six.lines().filter_map(|line| line.split_once(char::is_whitespace));
+        let (_, udp6) = counters.find(|(name, _)| *name == "Udp6InCsumErrors").expect("such a counter");
+        // TCP counts both versions in one.
+        self.snmp("Udp", "InCsumErrors")
+            + self.snmp("Tcp", "InCsumErrors")
+            + udp6.trim().parse::<u64>().expect("a number")
     }
 
     /// A program that runs inside until it is told to stop.
@@ -158,7 +174,7 @@ impl Capture {
         // The ring has a slot of the snapshot length for each frame: 512 here, 8 by default.
         command.args(["-i", iface, "-U", "--immediate-mode", "-s", "16384", "-B", "8192", "-w"]).arg(&file);
         // -Z: stay root, the directory is ours alone.
-        command.args(["-Z", "root", "ip"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.args(["-Z", "root", "ip or ip6"]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = ns.spawn(&mut command);
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening on")));

@@ -5,6 +5,8 @@
 //! out, checksums are recomputed from scratch. Never imports the crate's `packet`, `tree` or
 //! `codegen`: a mistake made there must not be repeated here.
 
+use std::net::IpAddr;
+
 use super::rules::{Action, Key, Rule};
 
 const TCP: u8 = 6;
@@ -17,7 +19,7 @@ const FUNNELED: [u8; 10] = [0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe, 0x50
 pub enum Link {
     /// The frame starts with an Ethernet header.
     Ethernet,
-    /// The frame starts with an IPv4 header (tun, wireguard, ipip).
+    /// The frame starts with an IP header (tun, wireguard, ipip).
     None,
 }
 
@@ -81,9 +83,9 @@ pub fn checksums_are_right(frame: &[u8]) -> bool {
     let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };
     let segment = &frame[packet.l4..packet.end];
     let absent = packet.proto == UDP && be16(segment, 6) == 0;
-    let addresses = &frame[packet.ip + 12..packet.ip + 20];
-    sum(&frame[packet.ip..packet.l4]).is_multiple_of(0xffff)
-        && (absent || defect(packet.proto, addresses, segment) == 0)
+    let header = &frame[packet.ip..packet.l4];
+    (packet.six || sum(header).is_multiple_of(0xffff))
+        && ((absent && !packet.six) || defect(packet.proto, packet.addresses(frame), segment) == 0)
 }
 
 /// Is the funneling header's checksum right for a segment inside that is (or will be, once somebody
@@ -93,12 +95,14 @@ pub fn funneling_checksum_is_right(frame: &[u8], inner: u8) -> bool {
     let pushed = if packet.proto == TCP { 20 } else { 8 };
     let mut segment = frame[packet.l4..packet.end].to_vec();
     fill(inner, &[0; 8], &mut segment[pushed..], 0);
-    defect(packet.proto, &frame[packet.ip + 12..packet.ip + 20], &segment) == 0
+    defect(packet.proto, packet.addresses(frame), &segment) == 0
 }
 
 /// Where things are in a frame that rules can match.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
+    /// IPv6.
+    six: bool,
     ip: usize,
     l4: usize,
     /// Where the IP packet ends; padding may follow.
@@ -112,7 +116,28 @@ impl Packet {
             Link::Ethernet => 14,
             Link::None => 0,
         };
-        if frame.len() < ip + 28 || (link == Link::Ethernet && be16(frame, 12) != 0x0800) {
+        let smallest = |proto| match proto {
+            TCP => Some(20),
+            UDP => Some(8),
+            _ => None,
+        };
+        // Without a link header the kernel says what the packet is. `BPF_PROG_TEST_RUN` finds that where
+        // the EtherType would be.
+        let six = match be16(frame.get(..14)?, 12) {
+            0x0800 => false,
+            0x86dd => true,
+            _ => return None,
+        };
+        if six {
+            if frame.len() < ip + 40 || frame[ip] >> 4 != 6 {
+                return None;
+            }
+            let (proto, length) = (frame[ip + 6], usize::from(be16(frame, ip + 4)));
+            let (l4, end) = (ip + 40, ip + 40 + length);
+            let whole = length >= smallest(proto)? && end <= frame.len();
+            return whole.then_some(Packet { six, ip, l4, end, proto });
+        }
+        if frame.len() < ip + 28 {
             return None;
         }
         let version = frame[ip] >> 4;
@@ -120,34 +145,41 @@ impl Packet {
         let total = usize::from(be16(frame, ip + 2));
         let fragment = be16(frame, ip + 6) & 0x3fff != 0;
         let proto = frame[ip + 9];
-        let smallest = match proto {
-            TCP => 20,
-            UDP => 8,
-            _ => return None,
-        };
-        if version != 4 || header < 20 || fragment || total < header + smallest {
+        if version != 4 || header < 20 || fragment || total < header + smallest(proto)? {
             return None;
         }
         let (l4, end) = (ip + header, ip + total);
-        (end <= frame.len()).then_some(Packet { ip, l4, end, proto })
+        (end <= frame.len()).then_some(Packet { six, ip, l4, end, proto })
+    }
+
+    /// Both, one after the other.
+    fn addresses<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        match self.six {
+            false => &frame[self.ip + 12..self.ip + 20],
+            true => &frame[self.ip + 8..self.ip + 40],
+        }
     }
 
     fn key(&self, frame: &[u8]) -> Key {
-        Key {
-            proto: self.proto,
-            saddr: be32(frame, self.ip + 12),
-            daddr: be32(frame, self.ip + 16),
-            sport: be16(frame, self.l4),
-            dport: be16(frame, self.l4 + 2),
-        }
+        let (saddr, daddr) = match *self.addresses(frame) {
+            [a, b, c, d, e, f, g, h] => (IpAddr::from([a, b, c, d]), IpAddr::from([e, f, g, h])),
+            ref both => {
+                let half = |half: &[u8]| IpAddr::from(<[u8; 16]>::try_from(half).expect("16 bytes"));
+                (half(&both[..16]), half(&both[16..]))
+            }
+        };
+        let (sport, dport) = (be16(frame, self.l4), be16(frame, self.l4 + 2));
+        Key { proto: self.proto, saddr, daddr, sport, dport }
     }
 
     fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16) -> Option<Vec<u8>> {
         let mut inner = frame[self.l4..self.end].to_vec();
         let absent = self.proto == UDP && be16(&inner, 6) == 0;
         let pushed = if outer == TCP { 20 } else { 8 };
-        let total = self.end - self.ip + pushed;
+        // What the length field counts: over IPv6, only what is behind the header.
+        let total = self.end - if self.six { self.l4 } else { self.ip } + pushed;
         if total > 65535
+            || (absent && self.six)
             || (self.proto == UDP && usize::from(be16(&inner, 4)) != inner.len())
             || (absent && outer == TCP && inner.len() > 9216)
             || (self.proto == TCP && inner[4..14] == FUNNELED)
@@ -157,7 +189,7 @@ impl Packet {
 
         // How wrong the inner checksum is. A packet that was wrong stays exactly as wrong: it must
         // not be made right on the way, and the funneling header assumes it right.
-        let addresses = &frame[self.ip + 12..self.ip + 20];
+        let addresses = self.addresses(frame);
         let mut wrong = 0;
         if !absent {
             wrong = defect(self.proto, addresses, &inner);
@@ -201,9 +233,13 @@ impl Packet {
         if !funneled || !whole {
             return None;
         }
-        if !(proto == UDP && be16(&inner, 6) == 0) {
+        let absent = proto == UDP && be16(&inner, 6) == 0;
+        if absent && self.six {
+            return None;
+        }
+        if !absent {
             let wrong = defect(proto, &[0; 8], &inner);
-            fill(proto, &frame[self.ip + 12..self.ip + 20], &mut inner, wrong);
+            fill(proto, self.addresses(frame), &mut inner, wrong);
         }
         Some(self.replace(frame, proto, &inner))
     }
@@ -228,7 +264,7 @@ impl Packet {
 
     /// Another port and urgent pointer; the checksum stays as right or as wrong as it was.
     fn rename(&self, frame: &[u8], at: usize, port: u16, urgent: u16) -> Vec<u8> {
-        let addresses = &frame[self.ip + 12..self.ip + 20];
+        let addresses = self.addresses(frame);
         let mut segment = frame[self.l4..self.end].to_vec();
         let wrong = defect(TCP, addresses, &segment);
         segment[at..at + 2].copy_from_slice(&port.to_be_bytes());
@@ -240,6 +276,11 @@ impl Packet {
     /// The frame with another segment, and the IP header that goes with it.
     fn replace(&self, frame: &[u8], proto: u8, segment: &[u8]) -> Vec<u8> {
         let mut header = frame[self.ip..self.l4].to_vec();
+        if self.six {
+            header[4..6].copy_from_slice(&(segment.len() as u16).to_be_bytes());
+            header[6] = proto;
+            return [&frame[..self.ip], &header, segment, &frame[self.end..]].concat();
+        }
         let wrong = sum(&header) % 0xffff;
         let total = (header.len() + segment.len()) as u16;
         header[2..4].copy_from_slice(&total.to_be_bytes());

@@ -1,11 +1,11 @@
 //! Builds packets; `words.rs` does so from words such as
-//! `ip 10.0.0.1 > 192.168.254.1 udp 25000 > 4739 len 3`.
+//! `ip 10.0.0.1 > 192.168.254.1 udp 25000 > 4739 len 3`. Addresses of IPv6 make an IPv6 packet.
 //!
 //! In: what the packet should be, right or wrong on purpose. Out: its bytes. All checksums are
 //! computed from scratch over the finished bytes. Knows the RFCs, and nothing of sfunnel but the
 //! defaults of a funneling header (an L4 layer with another one in it). Never parses bytes.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 pub const ETHERNET: usize = 14;
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
@@ -29,15 +29,15 @@ pub struct Packet {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    Ip4,
+    /// The version that the addresses are of.
+    Ip,
     Arp,
-    Ip6,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ip {
-    pub src: Ipv4Addr,
-    pub dst: Ipv4Addr,
+    pub src: IpAddr,
+    pub dst: IpAddr,
     pub tos: u8,
     pub id: u16,
     pub ttl: u8,
@@ -47,8 +47,11 @@ pub struct Ip {
     pub frag: u16,
     /// In 32-bit words.
     pub options: u8,
-    pub version: u8,
+    /// IPv6: an extension header of this number, eight bytes long.
+    pub ext: Option<u8>,
+    pub version: Option<u8>,
     pub ihl: Option<u8>,
+    /// IPv4: the total length. IPv6: the payload length.
     pub total: Option<u16>,
     pub bad: bool,
 }
@@ -104,7 +107,7 @@ impl L4 {
     }
 
     /// Header and what it carries, with the checksum over `pseudo` addresses.
-    fn bytes(&self, inside: &[u8], funneling: bool, pseudo: [u8; 8]) -> Vec<u8> {
+    fn bytes(&self, inside: &[u8], funneling: bool, pseudo: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(inside.len() + 20);
         out.extend(self.sport.to_be_bytes());
         out.extend(self.dport.to_be_bytes());
@@ -139,7 +142,7 @@ impl L4 {
             }
         };
         out.extend(inside);
-        let mut sum = ones_complement(&pseudo) + u32::from(self.proto) + out.len() as u32;
+        let mut sum = ones_complement(pseudo) + u32::from(self.proto) + out.len() as u32;
         sum += ones_complement(&out);
         let right = match !fold(sum) {
             0 if self.proto == UDP => 0xffff,
@@ -157,7 +160,7 @@ impl L4 {
 }
 
 impl Packet {
-    pub fn new(src: Ipv4Addr, dst: Ipv4Addr, layers: Vec<L4>) -> Self {
+    pub fn new(src: IpAddr, dst: IpAddr, layers: Vec<L4>) -> Self {
         let ip = Ip {
             src,
             dst,
@@ -168,12 +171,13 @@ impl Packet {
             mf: false,
             frag: 0,
             options: 0,
-            version: 4,
+            ext: None,
+            version: None,
             ihl: None,
             total: None,
             bad: false,
         };
-        let kind = Kind::Ip4;
+        let kind = Kind::Ip;
         Packet { kind, vlan: None, ip, layers, payload: 0, pad: 0, truncated: None, gso: 0 }
     }
 
@@ -185,21 +189,22 @@ impl Packet {
             frame.extend(id.to_be_bytes());
         }
         match self.kind {
-            Kind::Ip4 => {
-                frame.extend([0x08, 0x00]);
-                frame.extend(self.ip_bytes());
+            Kind::Ip => {
+                let (ethertype, packet) = match (self.ip.src, self.ip.dst) {
+                    (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                        ([0x86, 0xdd], self.ip6_bytes(&[src.octets(), dst.octets()].concat()))
+                    }
+                    (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                        ([0x08, 0x00], self.ip4_bytes(&[src.octets(), dst.octets()].concat()))
+                    }
+                    _ => panic!("two kinds of addresses in one packet"),
+                };
+                frame.extend(ethertype);
+                frame.extend(packet);
             }
             Kind::Arp => {
                 frame.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
                 frame.resize(frame.len() + 20, 0);
-            }
-            Kind::Ip6 => {
-                let segment = self.segment([0; 8]);
-                frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                frame.extend((segment.len() as u16).to_be_bytes());
-                frame.extend([self.layers.first().map_or(59, |l4| l4.proto), 64]);
-                frame.resize(frame.len() + 32, 0x20);
-                frame.extend(segment);
             }
         }
         frame.resize(frame.len() + self.pad, 0xa5);
@@ -209,29 +214,45 @@ impl Packet {
         frame
     }
 
-    fn segment(&self, pseudo: [u8; 8]) -> Vec<u8> {
+    fn segment(&self, pseudo: &[u8]) -> Vec<u8> {
         let mut bytes = payload(self.payload);
         for (depth, l4) in self.layers.iter().enumerate().rev() {
             let funneling = depth + 1 < self.layers.len();
-            bytes = l4.bytes(&bytes, funneling, if depth == 0 { pseudo } else { [0; 8] });
+            bytes = l4.bytes(&bytes, funneling, if depth == 0 { pseudo } else { &[] });
         }
         bytes
     }
 
-    fn ip_bytes(&self) -> Vec<u8> {
+    fn ip6_bytes(&self, addresses: &[u8]) -> Vec<u8> {
         let ip = &self.ip;
-        let mut pseudo = [0; 8];
-        pseudo[..4].copy_from_slice(&ip.src.octets());
-        pseudo[4..].copy_from_slice(&ip.dst.octets());
-        let segment = self.segment(pseudo);
+        let mut segment = self.segment(addresses);
+        let mut next = self.layers.first().map_or(59, |l4| l4.proto);
+        if let Some(ext) = ip.ext {
+            // As a fragment header: the only fragment. As any other: filled up with padding.
+            let rest = if ext == 44 { [0, 0, 0, 0, 0, 0, 1] } else { [0, 1, 4, 0, 0, 0, 0] };
+            segment.splice(0..0, [next].into_iter().chain(rest));
+            next = ext;
+        }
+        let (version, [label_high, label_low]) = (ip.version.unwrap_or(6), ip.id.to_be_bytes());
+        let mut out = vec![version << 4 | ip.tos >> 4, ip.tos << 4, label_high, label_low];
+        out.extend(ip.total.unwrap_or(segment.len() as u16).to_be_bytes());
+        out.extend([next, ip.ttl]);
+        out.extend(addresses);
+        out.extend(segment);
+        out
+    }
+
+    fn ip4_bytes(&self, addresses: &[u8]) -> Vec<u8> {
+        let ip = &self.ip;
+        let segment = self.segment(addresses);
         let header = 20 + usize::from(ip.options) * 4;
-        let mut out = vec![ip.version << 4 | ip.ihl.unwrap_or(5 + ip.options) & 15, ip.tos];
+        let mut out = vec![ip.version.unwrap_or(4) << 4 | ip.ihl.unwrap_or(5 + ip.options) & 15, ip.tos];
         out.extend(ip.total.unwrap_or((header + segment.len()) as u16).to_be_bytes());
         out.extend(ip.id.to_be_bytes());
         let flags = u16::from(ip.df) << 14 | u16::from(ip.mf) << 13 | ip.frag & 0x1fff;
         out.extend(flags.to_be_bytes());
         out.extend([ip.ttl, self.layers.first().map_or(59, |l4| l4.proto), 0, 0]);
-        out.extend(pseudo);
+        out.extend(addresses);
         out.resize(header, 1); // no-operation options
         let sum = !fold(ones_complement(&out));
         let sum = if ip.bad { sum ^ 0x0100 } else { sum };

@@ -5,22 +5,24 @@
 //! crate's parser and sets, so that a mistake there cannot hide here.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::packet::{TCP, UDP};
 
-/// Host byte order throughout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key {
     pub proto: u8,
-    pub saddr: u32,
-    pub daddr: u32,
+    /// Of the same version of IP.
+    pub saddr: IpAddr,
+    pub daddr: IpAddr,
     pub sport: u16,
     pub dport: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// 4 or 6: it says `ip` or `ip6`.
+    pub ip: Option<u8>,
     /// 6 or 17.
     pub proto: u8,
     pub saddr: Option<Match<Addr>>,
@@ -40,7 +42,7 @@ pub struct Match<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Addr {
     Cidr(Cidr),
-    Range(u32, u32),
+    Range(IpAddr, IpAddr),
 }
 
 /// From the first to the last.
@@ -50,9 +52,9 @@ pub struct Ports(pub u16, pub u16);
 /// An address with a prefix length; host bits may be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cidr {
-    pub addr: u32,
+    pub addr: IpAddr,
     pub len: u8,
-    /// Written as a netmask: `10.0.0.0/255.0.0.0`.
+    /// IPv4: written as a netmask, `10.0.0.0/255.0.0.0`.
     pub masked: bool,
 }
 
@@ -78,40 +80,66 @@ pub enum Action {
     },
 }
 
+/// The address as a number.
+pub fn bits(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => u32::from(addr).into(),
+        IpAddr::V6(addr) => addr.into(),
+    }
+}
+
+/// The address with that number, of the same version as `like`; numbers beyond the last start again.
+pub fn address(like: IpAddr, number: u128) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::from(number as u32).into(),
+        IpAddr::V6(_) => Ipv6Addr::from(number).into(),
+    }
+}
+
 impl Cidr {
-    pub fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.len)).unwrap_or(0)
+    fn width(self) -> u32 {
+        if self.addr.is_ipv6() { 128 } else { 32 }
     }
 
-    pub fn first(self) -> u32 {
-        self.addr & self.mask()
+    pub fn mask(self) -> u128 {
+        let all = u128::MAX >> (128 - self.width());
+        all & all.checked_shl(self.width() - u32::from(self.len)).unwrap_or(0)
     }
 
-    pub fn last(self) -> u32 {
-        self.addr | !self.mask()
+    pub fn first(self) -> IpAddr {
+        address(self.addr, bits(self.addr) & self.mask())
+    }
+
+    pub fn last(self) -> IpAddr {
+        address(self.addr, bits(self.addr) | !self.mask())
     }
 }
 
 impl Addr {
-    pub fn first(self) -> u32 {
+    pub fn first(self) -> IpAddr {
         match self {
             Addr::Cidr(cidr) => cidr.first(),
             Addr::Range(first, _) => first,
         }
     }
 
-    pub fn last(self) -> u32 {
+    pub fn last(self) -> IpAddr {
         match self {
             Addr::Cidr(cidr) => cidr.last(),
             Addr::Range(_, last) => last,
         }
     }
 
-    fn contains(self, addr: u32) -> bool {
-        match self {
-            Addr::Cidr(cidr) => (addr ^ cidr.addr) & cidr.mask() == 0,
-            Addr::Range(first, last) => first <= addr && addr <= last,
-        }
+    pub fn is_ipv6(self) -> bool {
+        self.first().is_ipv6()
+    }
+
+    fn contains(self, addr: IpAddr) -> bool {
+        self.is_ipv6() == addr.is_ipv6()
+            && match self {
+                Addr::Cidr(cidr) => (bits(addr) ^ bits(cidr.addr)) & cidr.mask() == 0,
+                Addr::Range(first, last) => bits(first) <= bits(addr) && bits(addr) <= bits(last),
+            }
     }
 }
 
@@ -132,15 +160,21 @@ impl Match<Ports> {
 
 impl Rule {
     pub fn matches(&self, key: &Key) -> bool {
-        let addr = |m: &Option<Match<Addr>>, addr: u32| match m {
-            Some(m) => m.values.iter().any(|value| value.contains(addr)) != m.negated,
+        // Also when negated: all others of the versions that are named.
+        let addr = |m: &Option<Match<Addr>>, addr: IpAddr| match m {
+            Some(m) => {
+                m.values.iter().any(|value| value.is_ipv6() == addr.is_ipv6())
+                    && m.values.iter().any(|value| value.contains(addr)) != m.negated
+            }
             None => true,
         };
+        let six = key.saddr.is_ipv6();
         let port = |m: &Option<Match<Ports>>, port: u16| match m {
             Some(m) => m.values.iter().any(|value| value.0 <= port && port <= value.1) != m.negated,
             None => true,
         };
-        self.proto == key.proto
+        self.ip.is_none_or(|version| (version == 6) == six)
+            && self.proto == key.proto
             && addr(&self.saddr, key.saddr)
             && addr(&self.daddr, key.daddr)
             && port(&self.sport, key.sport)
@@ -150,17 +184,19 @@ impl Rule {
     /// Would some packet that this rule funnels match it again?
     pub fn matches_own_output(&self) -> bool {
         let Action::Funnel { outer, sport, dport } = self.action else { return false };
-        let ports = Rule { saddr: None, daddr: None, ..self.clone() };
-        ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
+        let ports = Rule { ip: None, saddr: None, daddr: None, ..self.clone() };
+        let any = Ipv4Addr::UNSPECIFIED.into();
+        ports.matches(&Key { proto: outer, saddr: any, daddr: any, sport, dport })
     }
 
     /// Would some packet that this rule funnels be funneled again by `other`? (Rules in front may take it
     /// first; this does not look at them.)
     pub fn is_funneled_again_by(&self, other: &Rule) -> bool {
         let Action::Funnel { outer, sport, dport } = self.action else { return false };
-        let ports = Rule { saddr: None, daddr: None, ..other.clone() };
+        let ports = Rule { ip: None, saddr: None, daddr: None, ..other.clone() };
+        let any = Ipv4Addr::UNSPECIFIED.into();
         matches!(other.action, Action::Funnel { .. })
-            && ports.matches(&Key { proto: outer, saddr: 0, daddr: 0, sport, dport })
+            && ports.matches(&Key { proto: outer, saddr: any, daddr: any, sport, dport })
             && self.may_share_addresses(other)
     }
 
@@ -181,7 +217,18 @@ impl Rule {
                 .any(|a| b.values.iter().any(|b| a.first() <= b.last() && b.first() <= a.last())),
             _ => true,
         };
-        meet(&self.saddr, &other.saddr) && meet(&self.daddr, &other.daddr)
+        [false, true].iter().any(|six| self.is_about(*six) && other.is_about(*six))
+            && meet(&self.saddr, &other.saddr)
+            && meet(&self.daddr, &other.daddr)
+    }
+
+    /// May packets of this version match?
+    pub fn is_about(&self, six: bool) -> bool {
+        let of = |m: &Option<Match<Addr>>| match m {
+            Some(m) => m.values.iter().any(|value| value.is_ipv6() == six),
+            None => true,
+        };
+        self.ip.is_none_or(|version| (version == 6) == six) && of(&self.saddr) && of(&self.daddr)
     }
 
     /// Which port `unalias` is about: the destination port, the source port, or neither for sure.
@@ -195,13 +242,21 @@ impl Rule {
     pub fn parse(text: &str) -> Result<Rule, String> {
         let wrong = || format!("not a rule the tests can read: `{text}`");
         let (matches, actions) = text.split_once(" actions ").ok_or_else(wrong)?;
-        let mut rule =
-            Rule { proto: 0, saddr: None, daddr: None, sport: None, dport: None, action: Action::Accept };
+        let mut rule = Rule {
+            ip: None,
+            proto: 0,
+            saddr: None,
+            daddr: None,
+            sport: None,
+            dport: None,
+            action: Action::Accept,
+        };
         let matches = matches.replace(',', " ").replace('{', " { ").replace('}', " } ");
         let mut words = matches.split_whitespace();
         while let Some(word) = words.next() {
             match word {
-                "ip" => continue,
+                "ip" => rule.ip = Some(4),
+                "ip6" => rule.ip = Some(6),
                 "tcp" => rule.proto = TCP,
                 "udp" => rule.proto = UDP,
                 _ => {
@@ -278,7 +333,7 @@ impl Addr {
         match text.split_once('-') {
             None => Cidr::parse(text).map(Addr::Cidr),
             Some((first, last)) => {
-                let addr = |text: &str| text.parse::<Ipv4Addr>().ok().map(u32::from);
+                let addr = |text: &str| text.parse::<IpAddr>().ok();
                 Some(Addr::Range(addr(first)?, addr(last)?))
             }
         }
@@ -294,22 +349,24 @@ impl Ports {
 
 impl Cidr {
     fn parse(text: &str) -> Option<Cidr> {
-        let (addr, len) = text.split_once('/').unwrap_or((text, "32"));
-        let addr = addr.parse::<Ipv4Addr>().ok()?.into();
-        if let Ok(mask) = len.parse::<Ipv4Addr>() {
+        let (addr, len) = text.split_once('/').map_or((text, None), |(addr, len)| (addr, Some(len)));
+        let addr: IpAddr = addr.parse().ok()?;
+        let whole = if addr.is_ipv6() { 128 } else { 32 };
+        if let Some(mask) = len.and_then(|len| len.parse::<Ipv4Addr>().ok()) {
             let len = u32::from(mask).leading_ones() as u8;
             return Some(Cidr { addr, len, masked: true });
         }
-        Some(Cidr { addr, len: len.parse().ok()?, masked: false })
+        let len = len.map_or(Some(whole), |len| len.parse().ok())?;
+        Some(Cidr { addr, len, masked: false })
     }
 }
 
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addr = Ipv4Addr::from(self.addr);
-        match self.len {
-            _ if self.masked => write!(f, "{addr}/{}", Ipv4Addr::from(self.mask())),
-            32 => write!(f, "{addr}"),
+        let addr = self.addr;
+        match u32::from(self.len) {
+            _ if self.masked => write!(f, "{addr}/{}", address(addr, self.mask())),
+            len if len == self.width() => write!(f, "{addr}"),
             len => write!(f, "{addr}/{len}"),
         }
     }
@@ -319,7 +376,7 @@ impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Addr::Cidr(cidr) => write!(f, "{cidr}"),
-            Addr::Range(first, last) => write!(f, "{}-{}", Ipv4Addr::from(first), Ipv4Addr::from(last)),
+            Addr::Range(first, last) => write!(f, "{first}-{last}"),
         }
     }
 }
@@ -347,7 +404,11 @@ pub fn proto_name(proto: u8) -> &'static str {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ip ")?;
+        match self.ip {
+            Some(6) => f.write_str("ip6 ")?,
+            Some(_) => f.write_str("ip ")?,
+            None => {}
+        }
         if let Some(m) = &self.saddr {
             write!(f, "saddr {m} ")?;
         }

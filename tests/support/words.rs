@@ -5,15 +5,15 @@
 //! The words, in any order after the addresses:
 //!
 //! ```text
-//! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [version N] [ihl N] [total N] [badip]
+//! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [version N] [ihl N] [total N] [badip]
 //!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
 //!   [len N] [pad N] [truncated N] [gso N]
-//! arp | ip6                              frames that are not IPv4
+//! arp                                    a frame that is not IP
 //! ```
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP, hex, unhex};
 
@@ -22,7 +22,7 @@ impl Packet {
     pub fn parse(text: &str) -> Result<Packet, String> {
         let spaced = text.replace('>', " > ").replace('/', " / ");
         let mut words = Words { words: spaced.split_whitespace().collect(), at: 0 };
-        let nowhere = Ipv4Addr::UNSPECIFIED;
+        let nowhere = IpAddr::from(Ipv4Addr::UNSPECIFIED);
         let mut packet = Packet::new(nowhere, nowhere, Vec::new());
         while let Some(word) = words.next() {
             packet.word(word, &mut words).map_err(|why| format!("`{text}`: {why}"))?;
@@ -38,7 +38,6 @@ impl Packet {
                 self.ip.dst = words.value(word)?;
             }
             "arp" => self.kind = Kind::Arp,
-            "ip6" => self.kind = Kind::Ip6,
             "vlan" => self.vlan = Some(words.number(word)?),
             "tos" => self.ip.tos = words.number(word)?,
             "id" => self.ip.id = words.number(word)?,
@@ -47,7 +46,8 @@ impl Packet {
             "mf" => self.ip.mf = true,
             "frag" => self.ip.frag = words.number(word)?,
             "options" => self.ip.options = words.number(word)?,
-            "version" => self.ip.version = words.number(word)?,
+            "ext" => self.ip.ext = Some(words.number(word)?),
+            "version" => self.ip.version = Some(words.number(word)?),
             "ihl" => self.ip.ihl = Some(words.number(word)?),
             "total" => self.ip.total = Some(words.number(word)?),
             "badip" => self.ip.bad = true,
@@ -103,9 +103,8 @@ impl fmt::Display for Packet {
         let ip = &self.ip;
         word("vlan", self.vlan.map(u64::from));
         match self.kind {
-            Kind::Ip4 => {}
+            Kind::Ip => {}
             Kind::Arp => f.write_str("arp ")?,
-            Kind::Ip6 => f.write_str("ip6 ")?,
         }
         let before = Packet::new(ip.src, ip.dst, Vec::new()).ip;
         word(&format!("ip {} > {} tos", ip.src, ip.dst), Some(ip.tos.into()));
@@ -113,7 +112,8 @@ impl fmt::Display for Packet {
         word("ttl", Some(ip.ttl.into()).filter(|_| ip.ttl != before.ttl));
         word("frag", Some(ip.frag.into()).filter(|_| ip.frag != 0));
         word("options", Some(ip.options.into()).filter(|_| ip.options != 0));
-        word("version", Some(ip.version.into()).filter(|_| ip.version != 4));
+        word("ext", ip.ext.map(u64::from));
+        word("version", ip.version.map(u64::from));
         word("ihl", ip.ihl.map(u64::from));
         word("total", ip.total.map(u64::from));
         for (flag, name) in [(ip.df, "df"), (ip.mf, "mf"), (ip.bad, "badip")] {

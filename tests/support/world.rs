@@ -32,6 +32,8 @@ impl Way {
 
 pub struct World {
     pub way: Way,
+    /// `ip` or `ip6`.
+    pub ip: &'static str,
     pub client: Ns,
     pub router: Option<Ns>,
     pub server: Ns,
@@ -41,36 +43,86 @@ pub struct World {
 
 pub const SERVICE: &str = "10.96.0.10";
 
+/// The addresses of one version of IP.
+struct Plan {
+    ip: &'static str,
+    client: &'static str,
+    /// The server's, on one link with the client, and behind the router.
+    near: &'static str,
+    far: &'static str,
+    /// The router's, towards the client and towards the server.
+    first: &'static str,
+    second: &'static str,
+    length: u8,
+    service: &'static str,
+    forwarding: &'static str,
+}
+
+const PLAN: Plan = Plan {
+    ip: "ip",
+    client: "10.1.0.1",
+    near: "10.1.0.2",
+    far: "10.2.0.1",
+    first: "10.1.0.254",
+    second: "10.2.0.254",
+    length: 24,
+    service: SERVICE,
+    forwarding: "ipv4/ip_forward",
+};
+
+const PLAN6: Plan = Plan {
+    ip: "ip6",
+    client: "fd00:1::1",
+    near: "fd00:1::2",
+    far: "fd00:2::1",
+    first: "fd00:1::fe",
+    second: "fd00:2::fe",
+    length: 64,
+    service: "fd00:96::10",
+    forwarding: "ipv6/conf/all/forwarding",
+};
+
 impl World {
     pub fn new(way: Way) -> World {
-        let (client, server) = (Ns::new("client"), Ns::new("server"));
+        World::make(way, &PLAN, Ns::new)
+    }
+
+    /// The same over IPv6.
+    pub fn six(way: Way) -> World {
+        World::make(way, &PLAN6, Ns::with_ipv6)
+    }
+
+    fn make(way: Way, plan: &Plan, ns: fn(&'static str) -> Ns) -> World {
+        let Plan { ip, near, far, first, second, service, .. } = *plan;
+        let with_length = |address: &str| format!("{address}/{}", plan.length);
+        let (client, server) = (ns("client"), ns("server"));
         if way == Way::Direct {
-            link((&client, "vc", "10.1.0.1/24"), (&server, "vs", "10.1.0.2/24"));
-            return World { way, client, router: None, server, address: "10.1.0.2" };
+            link((&client, "vc", &with_length(plan.client)), (&server, "vs", &with_length(near)));
+            return World { way, ip, client, router: None, server, address: near };
         }
-        let router = Ns::new("router");
-        link((&client, "vc", "10.1.0.1/24"), (&router, "rc", "10.1.0.254/24"));
-        link((&server, "vs", "10.2.0.1/24"), (&router, "rs", "10.2.0.254/24"));
-        router.sysctl("ipv4/ip_forward", "1");
-        client.tool("ip", "route add default via 10.1.0.254");
+        let router = ns("router");
+        link((&client, "vc", &with_length(plan.client)), (&router, "rc", &with_length(first)));
+        link((&server, "vs", &with_length(far)), (&router, "rs", &with_length(second)));
+        router.sysctl(plan.forwarding, "1");
+        client.tool("ip", &format!("route add default via {first}"));
         if way.nat() {
             // No route back for the server: replies must go through the router's address.
             router.nft(&format!(
-                "table ip service {{
-                    chain there {{ type nat hook prerouting priority dstnat; ip daddr {SERVICE} dnat to 10.2.0.1; }}
+                "table {ip} service {{
+                    chain there {{ type nat hook prerouting priority dstnat; {ip} daddr {service} dnat to {far}; }}
                     chain back {{ type nat hook postrouting priority srcnat; oifname rs masquerade; }}
                 }}"
             ));
         } else {
-            server.tool("ip", "route add default via 10.2.0.254");
+            server.tool("ip", &format!("route add default via {second}"));
         }
         if matches!(way, Way::Finished | Way::NatFinished) {
             for leg in ["rc", "rs"] {
                 router.tool("ethtool", &format!("-K {leg} tx off"));
             }
         }
-        let address = if way.nat() { SERVICE } else { "10.2.0.1" };
-        World { way, client, router: Some(router), server, address }
+        let address = if way.nat() { service } else { far };
+        World { way, ip, client, router: Some(router), server, address }
     }
 
     pub fn to(&self, port: u16) -> SocketAddr {
@@ -79,48 +131,48 @@ impl World {
 
     /// One direction, as for flow exports: nothing comes back.
     pub fn funnel_one_way(&self, inner: &str, outer: &str) {
-        let address = self.address;
+        let World { ip, address, .. } = *self;
         attach(
             &self.client,
             "vc",
             "egress",
-            &format!("ip daddr {address} {inner} dport 4739 actions funnel {outer} dport 179 sport 540"),
+            &format!("{ip} daddr {address} {inner} dport 4739 actions funnel {outer} dport 179 sport 540"),
         );
         attach(
             &self.server,
             "vs",
             "ingress",
-            &format!("ip {outer} dport 179 sport 540 actions unfunnel {inner}"),
+            &format!("{ip} {outer} dport 179 sport 540 actions unfunnel {inner}"),
         );
     }
 
     /// Both directions: four attachments, as the original's introduction has them.
     pub fn funnel_both_ways(&self, inner: &str, outer: &str) {
-        let a = self.address;
+        let World { ip, address: a, .. } = *self;
         let rules = [
             (
                 &self.client,
                 "vc",
                 "egress",
-                format!("ip daddr {a} {inner} dport 8080 actions funnel {outer} dport 80 sport 540"),
+                format!("{ip} daddr {a} {inner} dport 8080 actions funnel {outer} dport 80 sport 540"),
             ),
             (
                 &self.server,
                 "vs",
                 "ingress",
-                format!("ip {outer} dport 80 sport 540 actions unfunnel {inner}"),
+                format!("{ip} {outer} dport 80 sport 540 actions unfunnel {inner}"),
             ),
             (
                 &self.server,
                 "vs",
                 "egress",
-                format!("ip {inner} sport 8080 actions funnel {outer} dport 540 sport 80"),
+                format!("{ip} {inner} sport 8080 actions funnel {outer} dport 540 sport 80"),
             ),
             (
                 &self.client,
                 "vc",
                 "ingress",
-                format!("ip saddr {a} {outer} sport 80 dport 540 actions unfunnel {inner}"),
+                format!("{ip} saddr {a} {outer} sport 80 dport 540 actions unfunnel {inner}"),
             ),
         ];
         for (ns, iface, direction, rules) in rules {
@@ -166,13 +218,20 @@ pub fn everything_arrives(world: &World, (inner, outer): Flow) -> usize {
     count
 }
 
+/// The source port, or `at` two bytes behind it.
+pub fn port(frame: &[u8], at: usize) -> Option<u16> {
+    let l4 = if frame.get(12..14) == Some(&[0x86, 0xdd]) { 54 } else { 34 };
+    let port = frame.get(l4 + at..l4 + at + 2)?;
+    Some(u16::from_be_bytes([port[0], port[1]]))
+}
+
 /// A frame that left the client through the funnel.
 pub fn funneled(frame: &[u8]) -> bool {
-    frame.get(34..36) == Some(&540_u16.to_be_bytes())
+    port(frame, 0) == Some(540)
 }
 
 pub fn unfunneled(frame: &[u8], (inner, outer): Flow) -> Vec<u8> {
-    let rules = Rule::parse_all(&format!("ip {outer} sport 540 actions unfunnel {inner}"));
+    let rules = Rule::parse_all(&format!("{outer} sport 540 actions unfunnel {inner}"));
     let outcome = model::run(&rules.expect("a rule"), frame, 0, Link::Ethernet);
     assert_ne!(outcome.frame, frame, "this was to be unfunneled");
     outcome.frame
