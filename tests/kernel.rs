@@ -167,6 +167,66 @@ fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
     }
 }
 
+/// By name what the random packets hold as well. (Longer ones than `BPF_PROG_TEST_RUN` takes are for
+/// the end-to-end tests.)
+#[test]
+fn ipv6_packets_that_are_not_plain_pass_unchanged() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let rules = "udp dport 4739 actions funnel tcp sport 540 dport 179\n\
+                 udp dport 4740 actions funnel udp sport 540 dport 180\n\
+                 tcp sport 540 dport 179 actions unfunnel udp\n\
+                 tcp dport 8080 actions alias dport 80\n\
+                 tcp dport 9 actions drop\n";
+    let rules = Rule::parse_all(rules).expect("rules");
+    let mut loader = Loader::default();
+    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    for l4 in [
+        "udp 1 > 4739 len 8",
+        "udp 1 > 4740 len 8",
+        "tcp 540 > 179 / udp 1 > 2 len 8",
+        "tcp 1 > 8080 len 8",
+        "tcp 1 > 9 len 8",
+    ] {
+        let run = |words: &str| {
+            let packet = Packet::parse(&format!("ip 2001:db8::1 > 2001:db8::2 {words} {l4}")).expect("words");
+            let frame = packet.frame();
+            let (verdict, after) = loaded.run(&frame, SkBuff::default()).expect("a run");
+            (verdict == -1 && after == frame, packet)
+        };
+        assert!(!run("").0, "{l4}: as it is, a rule acts");
+        for words in [
+            "ext 0",
+            "ext 43",
+            "ext 44",
+            "ext 60",
+            "ext 135",
+            "version 4",
+            "total 0",
+            "total 7",
+            "total 65535",
+            "truncated 54",
+            "truncated 61",
+            "truncated 69",
+            "vlan 7",
+        ] {
+            let (same, packet) = run(words);
+            assert!(same, "{packet}");
+        }
+    }
+    for words in [
+        "udp 1 > 4739 nosum len 8",
+        "udp 1 > 4740 nosum len 8",
+        "tcp 540 > 179 / udp 1 > 2 nosum len 8",
+        "udp 1 > 4739 udplen 15 len 8",
+    ] {
+        let frame = Packet::parse(&format!("ip 2001:db8::1 > 2001:db8::2 {words}")).expect("words").frame();
+        let (verdict, after) = loaded.run(&frame, SkBuff::default()).expect("a run");
+        assert_eq!((verdict, hex(&after)), (-1, hex(&frame)), "{words}");
+    }
+}
+
 /// Every way to push and pop, with packets that are and are not what the rule expects.
 #[test]
 fn every_combination_of_protocols_there_and_back() {
@@ -649,7 +709,7 @@ fn aimed(rule: &Rule, step: u16) -> Vec<u8> {
 
 /// `BPF_PROG_TEST_RUN` always makes an Ethernet frame. Its first 14 bytes are as good a start of an
 /// IPv4 header as any when the source address is in 8.0.0.0/16: bytes 12 and 13 are then also
-/// the EtherType of IPv4. (What is pushed on such devices is for the end-to-end tests.)
+/// the EtherType of IPv4. For IPv6, the source address is in 2001:db8:86dd::/48. (What is pushed on such devices is for the end-to-end tests.)
 #[test]
 fn without_a_link_header_the_packet_starts_with_ip() {
     if !require(&[Need::Root]) {
@@ -658,16 +718,29 @@ fn without_a_link_header_the_packet_starts_with_ip() {
     let rules = Rule::parse_all(
         "ip saddr 8.0.0.1 udp dport 53 actions drop\n\
          ip saddr 8.0.0.0/24 tcp sport 80 actions accept\n\
-         ip tcp actions drop\n",
+         ip tcp actions drop\n\
+         saddr 2001:db8:86dd::1 udp dport 53 actions drop\n\
+         ip6 tcp sport 81 actions drop\n",
     )
     .expect("rules");
     let mut loader = Loader::default();
     let (compiled, loaded) = engine::load(&mut loader, &rules, Link::None).expect("a program");
+    let (four, six): (&[&str], &[&str]) = (
+        &["", "options 2", "mf", "frag 3", "truncated 48", "truncated 55", "version 6"],
+        &["", "ext 0", "ext 44", "total 0", "truncated 70", "truncated 80", "version 4"],
+    );
     let mut dropped = 0;
-    for saddr in ["8.0.0.0", "8.0.0.1", "8.0.0.255", "8.0.1.0"] {
+    for (addresses, words) in [
+        ("8.0.0.0 > 10.0.0.1", four),
+        ("8.0.0.1 > 10.0.0.1", four),
+        ("8.0.0.255 > 10.0.0.1", four),
+        ("8.0.1.0 > 10.0.0.1", four),
+        ("2001:db8:86dd::1 > ::1", six),
+        ("2001:db8:86dd::2 > ::1", six),
+    ] {
         for l4 in ["udp 1 > 53", "udp 1 > 54", "tcp 80 > 1", "tcp 81 > 1", "proto 1"] {
-            for words in ["", "options 2", "mf", "frag 3", "truncated 48", "truncated 55", "version 6"] {
-                let words = format!("ip {saddr} > 10.0.0.1 {words} {l4} len 12");
+            for words in words {
+                let words = format!("ip {addresses} {words} {l4} len 12");
                 let packet = &Packet::parse(&words).expect("words").frame()[14..];
                 let model = model::run(&rules, packet, 0, model::Link::None);
                 if let Some(key) = &model.key {

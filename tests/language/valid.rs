@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
-use sfunnel::ir::{Action, End, Funnel, Proto, Rule};
+use sfunnel::ir::{Action, End, Family, Funnel, Proto, Rule};
 
 use super::{read, talk};
 
@@ -43,6 +43,46 @@ fn a_missing_match_is_the_full_set() {
     assert_eq!((rule.proto, rule.action), (Proto::Tcp, Action::Drop));
     assert!(rule.saddr.v4.is_universal() && rule.daddr.v4.is_universal());
     assert!(rule.sport.is_universal() && rule.dport.is_universal());
+}
+
+#[test]
+fn a_rule_is_about_the_versions_that_it_names() {
+    let about = |text: &str| {
+        let rule = rule(text);
+        [Family::V4, Family::V6].map(|family| rule.is_about(family))
+    };
+    for (text, expected) in [
+        ("tcp actions drop", [true, true]),
+        ("ip tcp actions drop", [true, false]),
+        ("ip6 tcp actions drop", [false, true]),
+        ("saddr 10.0.0.1 tcp actions drop", [true, false]),
+        ("saddr != 10.0.0.1 tcp actions drop", [true, false]),
+        ("daddr 2001:db8::/32 tcp actions drop", [false, true]),
+        ("ip6 daddr != 2001:db8::/32 tcp actions drop", [false, true]),
+        ("saddr ::1 daddr ::2-::f tcp actions drop", [false, true]),
+        ("saddr { 10.0.0.1, ::1 } tcp actions drop", [true, true]),
+        ("daddr { ::1, 10.0.0.1 } saddr != { 10.0.0.0/8, 2001:db8::/32 } tcp actions drop", [true, true]),
+    ] {
+        assert_eq!(about(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn ipv6_addresses_in_any_spelling() {
+    let bits = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().to_bits();
+    let of = |addresses: &str| rule(&format!("saddr {addresses} tcp actions drop")).saddr.v6;
+    for (text, first, last) in [
+        ("2001:DB8:0:0:0:0:0:1", "2001:db8::1", "2001:db8::1"),
+        ("2001:db8::1/32", "2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("::ffff:10.0.0.1", "::ffff:a00:1", "::ffff:a00:1"),
+        ("::/0", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ("fd00::/127", "fd00::", "fd00::1"),
+        ("fd00::9-fd00::1:0:0", "fd00::9", "fd00::1:0:0"),
+    ] {
+        assert!(of(text).ranges().eq([bits(first)..=bits(last)]), "{text}");
+    }
+    let outside = of("!= 2001:db8::/32");
+    assert!(!outside.contains(bits("2001:db8::")) && outside.contains(bits("2001:db9::")));
 }
 
 #[test]
