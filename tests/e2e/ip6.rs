@@ -141,6 +141,7 @@ fn ipv6_on_devices_without_a_link_header() {
             ns.tool("ip", "link add l3 type vxlan external gpe dstport 4790");
             ns.tool("ip", "link set l3 mtu 1400 up");
             ns.tool("ip", &format!("addr add {here}/128 dev l3"));
+            ns.settle();
             ns.tool("ip", &format!("route add {far} encap ip id 7 dst {peer} dev l3 src {here}"));
         }
         let rules = |to: &str, back: &str| {

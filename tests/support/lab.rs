@@ -52,7 +52,7 @@ impl Ns {
         ns
     }
 
-    /// The same with IPv6 on; addresses are usable at once.
+    /// The same with IPv6 on, whose addresses are usable as soon as [`Ns::settle`] returns.
     pub fn with_ipv6(name: &'static str) -> Ns {
         let ns = Ns::new(name);
         for of in ["all", "default"] {
@@ -60,6 +60,15 @@ impl Ns {
             ns.sysctl(&format!("ipv6/conf/{of}/disable_ipv6"), "0");
         }
         ns
+    }
+
+    /// Waits until no IPv6 address is tentative: the kernel looks at new ones when it has time to.
+    pub fn settle(&self) {
+        let start = Instant::now();
+        while !self.tool("ip", "-6 addr show tentative").trim().is_empty() {
+            assert!(start.elapsed() < DEADLINE, "{}: addresses stay tentative", self.name);
+            thread::yield_now();
+        }
     }
 
     /// A path to it that works for other processes, as long as this one lives.

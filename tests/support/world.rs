@@ -2,9 +2,12 @@
 //!
 //! In: a [`Way`] and a [`Flow`]. Out: a [`World`] in which the flow is funneled, and what of it arrived.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Instant;
 
-use super::lab::{Ns, attach, link};
+use super::lab::{DEADLINE, Ns, attach, link};
 use super::model::{self, Link};
 use super::rules::Rule;
 use super::{Need, flows};
@@ -89,7 +92,22 @@ impl World {
 
     /// The same over IPv6.
     pub fn six(way: Way) -> World {
-        World::make(way, &PLAN6, Ns::with_ipv6)
+        let world = World::make(way, &PLAN6, Ns::with_ipv6);
+        world.wait_until_reachable();
+        world
+    }
+
+    /// Interfaces come up in their own time, which IPv6 waits for, and a datagram is sent once only.
+    fn wait_until_reachable(&self) {
+        let start = Instant::now();
+        let refused = || {
+            let connected = self.client.run(|| TcpStream::connect_timeout(&self.to(1), DEADLINE / 5));
+            connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        };
+        while !refused() {
+            assert!(start.elapsed() < DEADLINE, "the server cannot be reached ({:?})", self.way);
+            thread::yield_now();
+        }
     }
 
     fn make(way: Way, plan: &Plan, ns: fn(&'static str) -> Ns) -> World {
