@@ -100,7 +100,7 @@ fn smallest(loader: &mut Loader, mut case: Case) -> Case {
 /// No kernel needed: the tree against a plain scan, at every rule's boundaries.
 #[test]
 fn the_tree_finds_the_first_rule_that_matches() {
-    let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&arb::case(1..60usize), |case| {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
