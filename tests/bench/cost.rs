@@ -40,7 +40,8 @@ fn cost_per_packet() -> Result<()> {
     let empty = load(&nothing.finish()?)?;
     let rules = fs::read_to_string(testdata("golden/eight-rules.txt"))?;
     let rules = rules.split("-- rules --").nth(1).and_then(|r| r.split("-- tree --").next());
-    let program = compile(rules.context("eight-rules.txt has no rules")?)?;
+    let eight_rules = rules.context("eight-rules.txt has no rules")?.to_owned();
+    let program = compile(&eight_rules)?;
     println!("eight rules, {} instructions; medians of {ROUNDS} rounds of {REPEAT}", program.slots());
     let program = load(&program)?;
 
@@ -56,6 +57,8 @@ fn cost_per_packet() -> Result<()> {
         side_by_side(name, &empty, &program, &frame(protocol, dport))?;
     }
     println!();
+    both_versions(&empty, &eight_rules)?;
+    println!();
     for (name, rules, list, packet) in [
         ("alias and unalias in turn", ALIAS, "{ 8080, 8443 }", (8080, 0)),
         ("the same, 64 ports on the list", ALIAS, "MANY", (8080, 0)),
@@ -69,6 +72,23 @@ fn cost_per_packet() -> Result<()> {
         let mut frame = frame(6, packet.0);
         frame[52..54].copy_from_slice(&u16::to_be_bytes(packet.1));
         side_by_side(name, &empty, &program, &frame)?;
+    }
+    Ok(())
+}
+
+/// The same eight rules without `ip`: what they cost over IPv6, and whether IPv4 pays for it.
+fn both_versions(empty: &Ebpf, rules: &str) -> Result<()> {
+    let program = load(&compile(&rules.replace("ip ", ""))?)?;
+    for (name, frame) in [
+        ("both versions: udp over ipv4, no match", frame(17, 9999)),
+        ("both versions: udp over ipv6, no match", frame6(17, 9999)),
+        ("ipv4, udp in tcp: funnel and unfunnel", frame(17, 4739)),
+        ("ipv6, udp in tcp: funnel and unfunnel", frame6(17, 4739)),
+        ("ipv6, udp in udp: funnel and unfunnel", frame6(17, 4740)),
+        ("ipv6, tcp in tcp: funnel and unfunnel", frame6(6, 8080)),
+        ("ipv6, tcp in udp: funnel and unfunnel", frame6(6, 8081)),
+    ] {
+        side_by_side(name, empty, &program, &frame)?;
     }
     Ok(())
 }
@@ -176,6 +196,19 @@ fn frame(protocol: u8, dport: u16) -> Vec<u8> {
         _ => frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0x12, 0x34, 0, 0]),
     }
     frame.extend([7; 256]);
+    frame
+}
+
+/// The same over IPv6.
+fn frame6(protocol: u8, dport: u16) -> Vec<u8> {
+    let four = frame(protocol, dport);
+    let (link, l4) = (&four[..12], &four[34..]);
+    let mut frame = link.to_vec();
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0x01, if protocol == 17 { 8 } else { 20 }, protocol, 64]);
+    for host in [1, 2] {
+        frame.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
+    }
+    frame.extend(l4);
     frame
 }
 
