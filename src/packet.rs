@@ -159,8 +159,13 @@ pub mod tcp {
     pub const LEN: i16 = 20;
     /// Of [`FLAGS`]: the urgent pointer means something.
     pub const URG: u32 = 0x20;
+    pub const ACK: u32 = 0x10;
+    pub const RST: u32 = 0x04;
     /// Of [`FLAGS`]: the segment opens a connection, and its options say how.
     pub const SYN: u32 = 0x02;
+    pub const FIN: u32 = 0x01;
+    /// Of [`OFFSET_FLAGS`]: what no RFC has given a meaning. (The fourth bit is accurate ECN's, RFC 9768.)
+    pub const RESERVED: u32 = 0x0e00;
     /// The two kinds of option that are a single byte.
     pub const END_OF_OPTIONS: u32 = 0;
     pub const NO_OPERATION: u32 = 1;

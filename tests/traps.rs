@@ -270,8 +270,8 @@ fn upstream_trap_traffic_that_is_not_funneled_is_not_cut() {
             ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 len 120", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 50000 > 80 flags 2 seq 0xdeadbeef ack 0 tcpopt 5", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 len 61", None),
-            // (All that a datagram can be told by is where the inner header would end.)
             ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 len 170", None),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 len 61", None),
             // Almost: one field off.
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 seq 0xcafebabf / udp 25000 > 4739 len 8", None),
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 ack 0xbabecaff / udp 25000 > 4739 len 8", None),
@@ -279,6 +279,10 @@ fn upstream_trap_traffic_that_is_not_funneled_is_not_cut() {
             ("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 179 / udp 25000 > 4739 udplen 15 len 8", None),
             ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 doff 4 len 8", None),
             ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 doff 8 len 8", None),
+            // Inside UDP, what no TCP sends: no flags, SYN with FIN, an urgent pointer without URG.
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 flags 0 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 flags 3 len 8", None),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 540 > 80 / tcp 25000 > 8080 flags 16 urg 22 len 8", None),
         ],
     );
 }

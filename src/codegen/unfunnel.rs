@@ -106,6 +106,9 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
             e.op_note(Insn::lsh32(R1, 2_u32), "length of the inner TCP header");
             e.jump_if(Cond::lt32(R1, Proto::Tcp.header_len()), e.pass);
             e.jump_if(Cond::gt32(R1, R2), e.pass);
+            if outer == Proto::Udp {
+                pass_unless_plausible(e, &below);
+            }
         }
         Proto::Udp => {
             e.load(R1, &below, udp::LENGTH);
@@ -116,4 +119,27 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
             }
         }
     }
+}
+
+/// A UDP header has nothing to know a funneling one by, and the offset alone is that of every other text:
+/// so what is below has to be a segment that TCP may send (RFC 9293 section 3.1). Of random bytes one in
+/// sixty is.
+fn pass_unless_plausible(e: &mut Emit, tcp: &Window) {
+    // The flags that one may see of ACK, RST, SYN, FIN: each bit stands for a set of them.
+    let legal = [tcp::SYN, tcp::RST, tcp::ACK, tcp::ACK | tcp::FIN, tcp::ACK | tcp::SYN, tcp::ACK | tcp::RST];
+    let legal = legal.iter().fold(0, |set, flags| set | 1_u32 << flags);
+    let urgent = e.label("urgent");
+
+    e.load(R1, tcp, tcp::OFFSET_FLAGS);
+    e.jump_if_note(Cond::set32(R1, tcp::RESERVED), e.pass, "reserved bits");
+    e.op(Insn::mov32(R2, R1));
+    e.op(Insn::and32(R2, tcp::ACK | tcp::RST | tcp::SYN | tcp::FIN));
+    e.op(Insn::mov32(R3, legal));
+    e.op(Insn::rsh32(R3, R2));
+    e.op(Insn::and32(R3, 1_u32));
+    e.jump_if_note(Cond::eq32(R3, 0_u32), e.pass, "no segment has these flags");
+    e.jump_if_note(Cond::set32(R1, tcp::URG), urgent, "tcp.urg");
+    e.load_raw(R1, tcp, tcp::URGENT);
+    e.jump_if_note(Cond::ne32(R1, 0_u32), e.pass, "urgent pointer without URG");
+    e.bind(urgent);
 }

@@ -98,6 +98,14 @@ pub fn funneling_checksum_is_right(frame: &[u8], inner: u8) -> bool {
     defect(packet.proto, packet.addresses(frame), &segment) == 0
 }
 
+/// Whether a TCP may have sent it: looked at where nothing else tells a funneled packet.
+fn plausible(tcp: &[u8]) -> bool {
+    let [fin, syn, rst, ack, urg] = [0x01, 0x02, 0x04, 0x10, 0x20].map(|flag| tcp[13] & flag != 0);
+    let one_at_most = [fin, syn, rst].iter().filter(|set| **set).count() <= 1;
+    let starts_or_acknowledges = ack || syn || rst;
+    tcp[12] & 0x0e == 0 && one_at_most && starts_or_acknowledges && (urg || be16(tcp, 18) == 0)
+}
+
 /// Where things are in a frame that rules can match.
 #[derive(Debug, Clone, Copy)]
 struct Packet {
@@ -227,7 +235,11 @@ impl Packet {
         };
         let mut inner = segment[pushed..].to_vec();
         let whole = match proto {
-            TCP => inner.len() >= 20 && (20..=inner.len()).contains(&(usize::from(inner[12] >> 4) * 4)),
+            TCP => {
+                inner.len() >= 20
+                    && (20..=inner.len()).contains(&(usize::from(inner[12] >> 4) * 4))
+                    && (self.proto == TCP || plausible(&inner))
+            }
             _ => inner.len() >= 8 && usize::from(be16(&inner, 4)) == inner.len(),
         };
         if !funneled || !whole {
