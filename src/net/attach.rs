@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::filter::{self, Filter, Hook};
 use super::links::Interface;
 use super::netlink::Netlink;
-use super::qdisc::{self, Qdisc};
+use super::qdisc::{self, Blocks, Qdisc};
 use super::{Error, Result};
 use crate::kernel;
 
@@ -71,7 +71,12 @@ pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Resu
         match qdisc {
             Qdisc::Legacy => return Err(Error::LegacyIngress { interface: interface.name.clone() }),
             Qdisc::Absent if !bare.contains(interface) => bare.push(interface.clone()),
-            Qdisc::Absent | Qdisc::Clsact { .. } => {}
+            Qdisc::Absent => {}
+            Qdisc::Clsact(blocks) => {
+                if let Some(block) = blocks.of(*hook) {
+                    return Err(Error::SharedBlock { interface: interface.name.clone(), hook: *hook, block });
+                }
+            }
         }
         let standing = filter::list(netlink, interface, *hook, qdisc)?;
         if let Some(foreign) =
@@ -146,7 +151,7 @@ impl Step<'_> {
     fn undo(&self, netlink: &mut Netlink) -> std::result::Result<(), String> {
         let Attachment { interface, hook, .. } = &self.attachment;
         let place = format!("{} {hook}", interface.name);
-        let now = filter::list(netlink, interface, *hook, Qdisc::Clsact { shared: false })
+        let now = filter::list(netlink, interface, *hook, Qdisc::Clsact(Blocks::default()))
             .map_err(|error| format!("{place} may have the new program: {error}"))?;
         let Some(ours) = now.iter().find(|filter| filter.is_ours()) else { return Ok(()) };
         match &self.previous {

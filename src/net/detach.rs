@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use super::filter::{self, Filter, Hook};
 use super::links::Interface;
 use super::netlink::Netlink;
-use super::qdisc::{self, Qdisc};
+use super::qdisc::{self, Blocks, Qdisc};
 use super::{Error, Result};
 
 /// Whose filters to remove.
@@ -31,6 +31,11 @@ pub fn detach(
     for interface in interfaces {
         let before = removed.len();
         let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+        // The kernel put what the original attached to egress on ingress, where there is no egress.
+        let hooks = match (qdisc, whose) {
+            (Qdisc::Legacy, Whose::OursAndTheOriginals) => &[Hook::Ingress],
+            _ => hooks,
+        };
         for hook in hooks {
             for filter in filter::list(netlink, interface, *hook, qdisc)? {
                 if filter.is_ours() || (whose == Whose::OursAndTheOriginals && filter.is_the_originals()) {
@@ -68,7 +73,7 @@ pub fn status(netlink: &mut Netlink, interfaces: &[Interface], hooks: &[Hook]) -
 /// Removes clsact if nothing hangs on either of its hooks and nobody shares its filters.
 pub(super) fn remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
     let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
-    if qdisc != (Qdisc::Clsact { shared: false }) {
+    if qdisc != Qdisc::Clsact(Blocks::default()) {
         return Ok(());
     }
     for hook in Hook::ALL {

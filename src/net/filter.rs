@@ -135,7 +135,7 @@ pub fn put_at(
 pub fn list(netlink: &mut Netlink, interface: &Interface, hook: Hook, qdisc: Qdisc) -> Result<Vec<Filter>> {
     match (qdisc, hook) {
         (Qdisc::Absent, _) | (Qdisc::Legacy, Hook::Egress) => return Ok(Vec::new()),
-        (Qdisc::Clsact { .. }, _) | (Qdisc::Legacy, Hook::Ingress) => {}
+        (Qdisc::Clsact(_), _) | (Qdisc::Legacy, Hook::Ingress) => {}
     }
     let header = TcHeader { index: interface.index, parent: hook.parent(), ..TcHeader::default() };
     let request = RouteNetlinkMessage::GetTrafficFilter(TcMessage::from_parts(header, Vec::new()));

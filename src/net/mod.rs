@@ -75,6 +75,12 @@ pub enum Error {
     )]
     Occupied { interface: String, hook: Hook, what: String },
 
+    #[error(
+        "the filters of {interface} {hook} are in shared block {block}, and would be those of every device that uses it; \
+         give {interface} a clsact of its own: `tc qdisc del dev {interface} clsact`, then try again"
+    )]
+    SharedBlock { interface: String, hook: Hook, block: u32 },
+
     /// A change failed after others had been made; `standing` says what could not be undone.
     #[error("{cause}; {}", if standing.is_empty() { "everything is as it was before".to_owned() } else { standing.join("; ") })]
     PartWay { cause: Box<Error>, standing: Vec<String> },
@@ -97,7 +103,8 @@ impl Error {
         match self {
             Error::NoSuchInterface { .. } => true,
             Error::Netlink { source, .. } => source.errno() == Some(Errno::ENODEV),
-            Error::PartWay { cause, standing } => standing.is_empty() && cause.is_missing_interface(),
+            // What could not be undone is what is wanted: trying again completes it.
+            Error::PartWay { cause, .. } => cause.is_missing_interface(),
             _ => false,
         }
     }

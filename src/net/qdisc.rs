@@ -10,6 +10,7 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 
+use super::filter::Hook;
 use super::links::Interface;
 use super::netlink::{self, Netlink};
 use super::{Error, Result, TC_HEADER};
@@ -19,10 +20,26 @@ use super::{Error, Result, TC_HEADER};
 pub enum Qdisc {
     #[default]
     Absent,
-    /// `shared`: its filters live in a block that other devices may use: somebody's deliberate set-up.
-    Clsact { shared: bool },
+    Clsact(Blocks),
     /// The older `ingress`: it has no egress hook, and a filter put there lands on ingress instead.
     Legacy,
+}
+
+/// The numbers of the shared blocks that clsact's filters are in, if somebody set it up so: the kernel then
+/// takes filters for the block only, and so for all devices that use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Blocks {
+    ingress: Option<u32>,
+    egress: Option<u32>,
+}
+
+impl Blocks {
+    pub fn of(self, hook: Hook) -> Option<u32> {
+        match hook {
+            Hook::Ingress => self.ingress,
+            Hook::Egress => self.egress,
+        }
+    }
 }
 
 const HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
@@ -38,16 +55,17 @@ pub fn all(netlink: &mut Netlink) -> Result<HashMap<i32, Qdisc>> {
     for answer in &answers {
         let Some([_, _, _, _, i0, i1, i2, i3]) = answer.header() else { continue };
         let mut kind = String::new();
-        let mut shared = false;
+        let mut blocks = Blocks::default();
         for (attribute, value) in answer.attributes(TC_HEADER) {
             match attribute {
                 TCA_KIND => kind = netlink::text(&value),
-                TCA_INGRESS_BLOCK | TCA_EGRESS_BLOCK => shared = true,
+                TCA_INGRESS_BLOCK => blocks.ingress = netlink::word(&value),
+                TCA_EGRESS_BLOCK => blocks.egress = netlink::word(&value),
                 _ => {}
             }
         }
         let qdisc = match kind.as_str() {
-            "clsact" => Qdisc::Clsact { shared },
+            "clsact" => Qdisc::Clsact(blocks),
             "ingress" => Qdisc::Legacy,
             _ => continue,
         };

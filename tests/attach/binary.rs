@@ -12,7 +12,6 @@ use sfunnel::net::{Hook, Interface, Mark, Netlink, qdisc::Qdisc};
 
 use super::support::*;
 
-const ORIGINAL: &str = "tc_sfunnel.o:[funnel]";
 /// Drops all UDP; the other rule makes two rulesets differ.
 const DROP_UDP: [&str; 2] =
     ["udp actions drop; tcp dport 1 actions drop", "udp actions drop; tcp dport 2 actions drop"];

@@ -80,6 +80,36 @@ fn a_legacy_ingress_qdisc_is_refused_and_left_alone() {
 }
 
 #[test]
+fn a_shared_block_is_refused_before_anything_is_changed() {
+    in_netns(|netlink| {
+        let (clean, shared) = (device(netlink, "clean"), device(netlink, "shared"));
+        add_shared_clsact(netlink, &shared, 22);
+        let new = program(NEXT, 1);
+        let wanted = |hook| {
+            vec![attachment(&clean, hook, &new, "sfunnel"), attachment(&shared, hook, &new, "sfunnel")]
+        };
+        let error = net::plan(netlink, wanted(Hook::Ingress)).unwrap_err();
+        assert!(error.to_string().contains("shared ingress are in shared block 22"), "{error}");
+        assert_eq!(qdisc(netlink, &clean), Qdisc::Absent);
+        // Only its ingress is shared.
+        net::plan(netlink, wanted(Hook::Egress)).unwrap().apply(netlink).unwrap();
+    });
+}
+
+#[test]
+fn what_the_original_attached_to_egress_of_a_legacy_qdisc_is_found_on_ingress() {
+    in_netns(|netlink| {
+        let legacy = device(netlink, "legacy");
+        add_qdisc(netlink, &legacy, "ingress");
+        foreign(netlink, &legacy, Hook::Ingress, ORIGINAL, 49152, &program(NEXT, 1));
+        let egress = [Hook::Egress];
+        let legacy = [legacy];
+        assert!(net::detach(netlink, &legacy, &egress, Whose::Ours).unwrap().is_empty());
+        assert_eq!(net::detach(netlink, &legacy, &egress, Whose::OursAndTheOriginals).unwrap().len(), 1);
+    });
+}
+
+#[test]
 fn a_foreign_filter_at_our_priority_is_never_replaced() {
     in_netns(|netlink| {
         let lo = interface(netlink, "lo");
@@ -122,7 +152,6 @@ fn detach_removes_ours_only_and_the_qdisc_when_it_is_empty() {
 
 #[test]
 fn clean_removes_the_originals_filters_even_from_a_legacy_qdisc() {
-    const ORIGINAL: &str = "tc_sfunnel.o:[funnel]";
     in_netns(|netlink| {
         let (modern, legacy) = (device(netlink, "modern"), device(netlink, "legacy"));
         let program = program(NEXT, 1);

@@ -10,7 +10,7 @@ use std::thread;
 use nix::sched::{CloneFlags, unshare};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
-use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption,
@@ -131,11 +131,27 @@ pub fn foreign(
     netlink.request(message, NLM_F_CREATE | NLM_F_EXCL).expect("somebody else's filter");
 }
 
+/// The name of the filters that the original program leaves.
+pub const ORIGINAL: &str = "tc_sfunnel.o:[funnel]";
+
 pub fn add_qdisc(netlink: &mut Netlink, interface: &Interface, kind: &str) {
+    add_qdisc_with(netlink, interface, kind, Vec::new());
+}
+
+/// clsact whose ingress filters are those of a block that other interfaces may share.
+pub fn add_shared_clsact(netlink: &mut Netlink, interface: &Interface, block: u32) {
+    const TCA_INGRESS_BLOCK: u16 = 13;
+    let block = DefaultNla::new(TCA_INGRESS_BLOCK, block.to_ne_bytes().to_vec());
+    add_qdisc_with(netlink, interface, "clsact", vec![TcAttribute::Other(block)]);
+}
+
+fn add_qdisc_with(netlink: &mut Netlink, interface: &Interface, kind: &str, more: Vec<TcAttribute>) {
     let handle = TcHandle { major: 0xffff, minor: 0 };
     let header =
         TcHeader { index: interface.index, handle, parent: TcHandle::INGRESS, ..TcHeader::default() };
-    let message = TcMessage::from_parts(header, vec![TcAttribute::Kind(kind.to_owned())]);
+    let mut attributes = vec![TcAttribute::Kind(kind.to_owned())];
+    attributes.extend(more);
+    let message = TcMessage::from_parts(header, attributes);
     netlink
         .request(RouteNetlinkMessage::NewQueueDiscipline(message), NLM_F_CREATE | NLM_F_EXCL)
         .expect("a qdisc");
