@@ -68,6 +68,11 @@ pub enum Failure {
     Demo(#[from] demo::Error),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
+    #[error(
+        "the rules make a program of {slots} instructions, and a kernel takes {limit}: use fewer rules, or wider \
+         prefixes and ranges in place of many narrow ones"
+    )]
+    TooLarge { slots: usize, limit: usize },
     /// Our own mistake in generating code.
     #[error("internal error, please report it with the ruleset: {0}")]
     Internal(String),
@@ -77,10 +82,19 @@ pub enum Failure {
     Output(#[from] io::Error),
 }
 
+impl From<asm::Error> for Failure {
+    fn from(error: asm::Error) -> Self {
+        match error {
+            asm::Error::TooLarge { slots, limit } => Failure::TooLarge { slots, limit },
+            ours => Failure::Internal(ours.to_string()),
+        }
+    }
+}
+
 impl Failure {
     fn code(&self) -> u8 {
         match self {
-            Failure::Rules | Failure::Usage(_) => 2,
+            Failure::Rules | Failure::Usage(_) | Failure::TooLarge { .. } => 2,
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             _ => 1,
         }

@@ -54,6 +54,24 @@ fn check_says_what_it_found_on_stderr_only() {
 }
 
 #[test]
+fn rules_beyond_what_a_kernel_takes_are_the_users_to_change() {
+    let mut random = 1_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 33) % below
+    };
+    let mut rules = String::new();
+    for _ in 0..62_000 {
+        let (a, b, sport, dport) = (1 + next(222), next(65_536), 1 + next(65_535), 1 + next(65_535));
+        let saddr = format!("{a}.{}.{}.0/24", b >> 8, b & 255);
+        rules += &format!("ip saddr {saddr} tcp sport {sport} dport {dport} actions drop\n");
+    }
+    let output = run(sfunnel(&["compile", "-", "--emit", "hex"]), &rules);
+    assert_eq!(code(&output), 2, "{}", talk(&output));
+    assert!(talk(&output).contains("and a kernel takes 1000000: use fewer rules"), "{}", talk(&output));
+}
+
+#[test]
 fn warnings_are_errors_if_one_wants_them_to_be() {
     const ODD: &str = "tcp actions drop\ntcp dport 80 actions drop\n";
     for command in ["check", "compile"] {

@@ -102,9 +102,7 @@ pub struct Ends([(Side, Program, kernel::Program); 2]);
 
 impl Ends {
     pub fn load() -> Result<Self, Failure> {
-        let compile =
-            |side| codegen::compile_back(side).map_err(|error| Failure::Internal(error.to_string()));
-        let [egress, ingress] = [compile(Side::Egress)?, compile(Side::Ingress)?];
+        let (egress, ingress) = (codegen::compile_back(Side::Egress)?, codegen::compile_back(Side::Ingress)?);
         let names = ["sfunnel_cut_out", "sfunnel_cut_in"];
         let loaded = kernel::load(&elf::wrap(&[(names[0], &egress), (names[1], &ingress)])?, &names)?;
         let loaded: [kernel::Program; 2] =

@@ -47,8 +47,7 @@ impl Rules {
     }
 
     pub fn compile(&self, options: Options) -> Result<Program, Failure> {
-        codegen::compile(&self.ruleset, &self.tree, options)
-            .map_err(|error| Failure::Internal(error.to_string()))
+        Ok(codegen::compile(&self.ruleset, &self.tree, options)?)
     }
 
     /// The rule that a listing is at, as it was written.
