@@ -21,6 +21,11 @@ const fn field(name: &'static str, offset: i16, size: Size) -> Field {
 pub mod ethernet {
     use super::{Field, Size, field};
 
+    /// 32 bits and 16.
+    pub const DESTINATION: [Field; 2] =
+        [field("ether.dst[0..31]", 0, Size::W), field("ether.dst[32..47]", 4, Size::H)];
+    pub const SOURCE: [Field; 2] =
+        [field("ether.src[0..31]", 6, Size::W), field("ether.src[32..47]", 10, Size::H)];
     pub const TYPE: Field = field("ether.type", 12, Size::H);
     pub const LEN: i16 = 14;
     pub const TYPE_IPV4: u16 = 0x0800;
@@ -50,9 +55,13 @@ pub mod ipv4 {
     use super::{Field, Size, field};
 
     pub const VERSION_IHL: Field = field("ip.version, ip.ihl", 0, Size::B);
+    /// Version, IHL, TOS and length in one store.
+    pub const FIRST: Field = field("ip.version to ip.length", 0, Size::W);
     pub const LENGTH: Field = field("ip.length", 2, Size::H);
+    pub const ID_FRAGMENT: Field = field("ip.id, ip.flags, ip.offset", 4, Size::W);
     pub const FRAGMENT: Field = field("ip.flags, ip.offset", 6, Size::H);
     pub const PROTOCOL: Field = field("ip.protocol", 9, Size::B);
+    pub const TTL_PROTOCOL_CHECKSUM: Field = field("ip.ttl, ip.protocol, ip.checksum", 8, Size::W);
     pub const CHECKSUM: Field = field("ip.checksum", 10, Size::H);
     pub const SADDR: Field = field("ip.saddr", 12, Size::W);
     pub const DADDR: Field = field("ip.daddr", 16, Size::W);
@@ -66,6 +75,9 @@ pub mod ipv4 {
     pub const PLAIN: u8 = 0x45;
     /// More fragments, or a fragment offset.
     pub const FRAGMENTED: u32 = 0x3fff;
+    pub const DONT_FRAGMENT: u32 = 0x4000;
+    /// What every host must be able to receive; no link of today carries less.
+    pub const LEAST_MTU: u16 = 576;
 }
 
 /// IPv6 header, RFC 8200 section 3.
@@ -87,7 +99,9 @@ pub mod ipv6 {
     use super::{Field, Size, field};
 
     pub const VERSION: Field = field("ip6.version", 0, Size::B);
+    pub const FIRST: Field = field("ip6.version, ip6.class, ip6.label", 0, Size::W);
     pub const LENGTH: Field = field("ip6.length", 4, Size::H);
+    pub const LENGTH_NEXT_HOPS: Field = field("ip6.length, ip6.next_header, ip6.hop_limit", 4, Size::W);
     pub const NEXT_HEADER: Field = field("ip6.next_header", 6, Size::B);
     /// 32 bits each.
     pub const SADDR: [Field; 4] = [
@@ -107,6 +121,49 @@ pub mod ipv6 {
     pub const LEN: i16 = 40;
     /// The shortest packet with an L4 header, which is UDP's.
     pub const SHORTEST: i16 = 48;
+    /// RFC 8200 section 5.
+    pub const LEAST_MTU: u16 = 1280;
+}
+
+/// ICMP (RFC 792) and ICMPv6 (RFC 4443): the message that a packet is longer than the next hop's MTU.
+///
+/// ```text
+/// +---------------+---------------+-------------------------------+
+/// |     type      |     code      |           checksum            |  0
+/// +---------------+---------------+-------------------------------+
+/// |            MTU: the lower half over IPv4 (RFC 1191)           |  4
+/// +---------------------------------------------------------------+
+/// |               the packet, as much of it as fits               |  8
+/// +---------------------------------------------------------------+
+/// ```
+pub mod icmp {
+    use super::{Field, Size, field};
+
+    pub const TYPE_CODE_CHECKSUM: Field = field("icmp.type, icmp.code, icmp.checksum", 0, Size::W);
+    pub const MTU: Field = field("icmp.mtu", 4, Size::W);
+
+    pub const LEN: i16 = 8;
+    pub const NUMBER: u8 = 1;
+    pub const NUMBER_V6: u8 = 58;
+    /// Types 3 and 2, codes 4 and 0.
+    pub const FRAGMENTATION_NEEDED: u32 = 0x0304;
+    pub const PACKET_TOO_BIG: u32 = 0x0200;
+}
+
+/// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h): 64 bytes, in host byte order but for addresses.
+pub mod fib {
+    use super::{Field, Size, field};
+
+    /// The packet's length goes in, an MTU comes out.
+    pub const LENGTH_OR_MTU: Field = field("fib.length, fib.mtu", 6, Size::H);
+    pub const IFINDEX: i16 = 8;
+    /// 16 bytes each; IPv4 takes the first 4.
+    pub const SADDR: i16 = 16;
+    pub const DADDR: i16 = 32;
+
+    pub const LEN: i16 = 64;
+    pub const AF_INET: i32 = 2;
+    pub const AF_INET6: i32 = 10;
 }
 
 /// UDP header, RFC 768.
@@ -205,8 +262,10 @@ pub mod skb {
     use super::{Field, Size, field};
 
     pub const LEN: Field = field("skb->len", 0, Size::W);
+    pub const PKT_TYPE: Field = field("skb->pkt_type", 4, Size::W);
     pub const PROTOCOL: Field = field("skb->protocol", 16, Size::W);
     pub const PRIORITY: Field = field("skb->priority", 32, Size::W);
+    pub const INGRESS_IFINDEX: Field = field("skb->ingress_ifindex", 36, Size::W);
     pub const IFINDEX: Field = field("skb->ifindex", 40, Size::W);
     pub const TC_INDEX: Field = field("skb->tc_index", 44, Size::W);
     pub const DATA: Field = field("skb->data", 76, Size::W);

@@ -11,6 +11,8 @@ mod support;
 mod alias;
 #[path = "e2e/ip6.rs"]
 mod ip6;
+#[path = "e2e/mtu.rs"]
+mod mtu;
 
 use std::net::SocketAddr;
 

@@ -240,6 +240,7 @@ helpers! {
     SkbChangeHead = 43 "bpf_skb_change_head";
     SkbAdjustRoom = 50 "bpf_skb_adjust_room";
     SkbLoadBytesRelative = 68 "bpf_skb_load_bytes_relative";
+    FibLookup = 69 "bpf_fib_lookup";
     RedirectNeigh = 152 "bpf_redirect_neigh";
     CheckMtu = 163 "bpf_check_mtu";
 }

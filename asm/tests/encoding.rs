@@ -112,6 +112,7 @@ fn instructions() -> Vec<(Insn, &'static str, &'static str)> {
         (Insn::call(Helper::SetHashInvalid), "85 00 00 00 29 00 00 00", "call bpf_set_hash_invalid#41"),
         (Insn::call(Helper::SkbChangeHead), "85 00 00 00 2b 00 00 00", "call bpf_skb_change_head#43"),
         (Insn::call(Helper::SkbAdjustRoom), "85 00 00 00 32 00 00 00", "call bpf_skb_adjust_room#50"),
+        (Insn::call(Helper::FibLookup), "85 00 00 00 45 00 00 00", "call bpf_fib_lookup#69"),
         (Insn::call(Helper::SkbLoadBytesRelative), "85 00 00 00 44 00 00 00", "call bpf_skb_load_bytes_relative#68"),
         (Insn::call(Helper::RedirectNeigh), "85 00 00 00 98 00 00 00", "call bpf_redirect_neigh#152"),
         (Insn::call(Helper::CheckMtu), "85 00 00 00 a3 00 00 00", "call bpf_check_mtu#163"),

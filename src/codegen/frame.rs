@@ -6,22 +6,28 @@
 //! FP - 104  PEEK      L4 headers that stand at a variable offset              40
 //! FP - 112  SAVED     registers while the payload is summed                    8
 //! FP - 496  CHUNK     payload on its way to bpf_csum_diff                    384
+//!           REPLY     in it: the answer to a packet that does not fit        152
+//!           FIB       in it: what bpf_fib_lookup is asked                     64
+//! FP - 504  MTU       what bpf_check_mtu says                                  8
 //! ```
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::emit::{Emit, FP, Slot, Window};
 use crate::ir::Family;
-use crate::packet::ipv4;
+use crate::packet::{fib, ipv4};
 
 pub(super) const PUSHED: Slot = Slot { offset: -24, len: 24 };
 pub(super) const OPTIONS: Slot = Slot { offset: -64, len: ipv4::OPTIONS_MAX };
 pub(super) const PEEK: Slot = Slot { offset: -104, len: 40 };
 pub(super) const SAVED: Slot = Slot { offset: -112, len: 8 };
 pub(super) const CHUNK: Slot = Slot { offset: -496, len: 384 };
+pub(super) const REPLY: Slot = Slot { offset: CHUNK.offset, len: 152 };
+pub(super) const FIB: Slot = Slot { offset: CHUNK.offset + REPLY.len, len: fib::LEN };
+pub(super) const MTU: Slot = Slot { offset: -504, len: 8 };
 
 const _: () = {
-    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK];
+    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK, MTU];
     let mut top = 0;
     let mut i = 0;
     while i < areas.len() {
@@ -29,6 +35,7 @@ const _: () = {
         top = areas[i].offset;
         i += 1;
     }
+    assert!(FIB.offset + FIB.len <= CHUNK.offset + CHUNK.len, "it does not fit where it is");
     assert!(top >= -512, "the frame is larger than MAX_BPF_STACK");
 };
 

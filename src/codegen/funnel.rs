@@ -2,7 +2,7 @@
 //!
 //! Opens room, writes both headers, re-bases the inner checksum: three helper calls. Nothing of the
 //! packet has changed until there is room, so whatever cannot be funneled goes on as it was. TCP that
-//! opens a connection goes on to [`mss`].
+//! opens a connection goes on to [`mss`], and what does not fit any more to [`mtu`](super::mtu).
 //!
 //! ```text
 //! before   [link][IP, options         ][L4 and payload                      ]
@@ -15,6 +15,7 @@ use super::checksum::Rebase;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::mss;
+use super::mtu::Question;
 use super::payload;
 use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::{Family, Proto};
@@ -26,14 +27,24 @@ const NOTE: Reg = R5;
 /// The sum of the addresses.
 const SUM: Reg = R3;
 
-/// On entry `PORTS` holds the ports to push. `lower_mss` is where to find [`mss`], for TCP.
-pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lower_mss: Option<Label>) {
+/// Routines that those of this module share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared {
+    /// [`mss`], if any TCP is funneled.
+    pub lower_mss: Option<Label>,
+    /// [`mtu`](super::mtu) of this family.
+    pub too_long: Label,
+}
+
+/// On entry `PORTS` holds the ports to push.
+pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, shared: Shared) {
     let pushed = i16::from(outer.header_len());
     let least = i16::from(inner.header_len());
     let name = format!("{}funnel_{inner}_in_{outer}", family.prefix());
     let may_lack = family.may_lack_checksum(inner);
     let sum = (may_lack && outer == Proto::Tcp).then(|| Sum::labels(e));
-    let tcp = lower_mss.filter(|_| inner == Proto::Tcp).map(|lower_mss| Tcp::labels(e, &name, lower_mss));
+    let tcp =
+        shared.lower_mss.filter(|_| inner == Proto::Tcp).map(|lower_mss| Tcp::labels(e, &name, lower_mss));
     let len = family.header_len();
     let ip = Window::of_ip_header(family.shortest());
 
@@ -42,17 +53,18 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, low
     let with_options = validate_plain(e, family, least, &name);
     let longest = family.longest_l4() - pushed.unsigned_abs();
     e.jump_if_note(Cond::gt32(L4_LEN, longest), e.pass, "would be longer than IP can say");
+    if let Some(tcp) = &tcp {
+        e.load(R1, &ip.at(len), tcp::SEQUENCE);
+        e.jump_if_note(Cond::eq32(R1, marker::SEQUENCE), tcp.suspect, "a funneling header?");
+        e.bind(tcp.innocent);
+    }
+    let question = Question::raise(e, (family, outer), &name, (L4_LEN, len));
     if inner == Proto::Udp {
         e.load(NOTE, &ip.at(len), udp::LENGTH_CHECKSUM);
         take_note(e, family, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
     }
     if may_lack {
         e.op_note(Insn::mov64(IP, NOTE), "keep");
-    }
-    if let Some(tcp) = &tcp {
-        e.load(R1, &ip.at(len), tcp::SEQUENCE);
-        e.jump_if_note(Cond::eq32(R1, marker::SEQUENCE), tcp.suspect, "a funneling header?");
-        e.bind(tcp.innocent);
     }
     e.adjust_room(ip, pushed);
     forget_hash(e);
@@ -81,7 +93,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, low
 
     if let Some(with_options) = with_options {
         e.bind(with_options);
-        emit_options(e, inner, outer, sum.as_ref(), lower_mss);
+        emit_options(e, inner, outer, sum.as_ref(), shared);
     }
     if let Some(sum) = sum {
         sum.emit(e);
@@ -92,12 +104,13 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, low
     if let Some(cold) = cold {
         e.pull(cold);
     }
+    question.emit(e, shared.too_long);
 }
 
 /// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room in front of the
 /// options, so they are moved back to the IP header, and the pushed header goes behind them, by way
 /// of the stack: its offset is not known.
-fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>, lower_mss: Option<Label>) {
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>, shared: Shared) {
     let pushed = i16::from(outer.header_len());
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
@@ -105,14 +118,22 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.load(R2, &ip, ipv4::LENGTH);
     let longest = u16::MAX - pushed.unsigned_abs();
     e.jump_if_note(Cond::gt32(R2, longest), e.pass, "would be longer than IP can say");
+    let name = format!("funnel_{inner}_in_{outer}_options");
+    let question;
     match inner {
         Proto::Tcp => {
             let innocent = e.label(format!("tcp_in_{outer}_options_not_funneled"));
             let at = Offset { plus: Some(R1), ..e.ip_offset() };
             pass_if_funneled(e, at, innocent);
             e.bind(innocent);
+            e.load(R2, &ip, ipv4::LENGTH);
+            question = Question::raise(e, (Family::V4, outer), &name, (R2, 0));
         }
         Proto::Udp => {
+            question = Question::raise(e, (Family::V4, outer), &name, (R2, 0));
+            e.load(R1, &ip, ipv4::VERSION_IHL);
+            e.op_note(Insn::and32(R1, 0x0f_u32), "ip.ihl");
+            e.ip_header_len(R1);
             let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
             e.load_bytes(at, PEEK, Len::Const(4));
             e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
@@ -138,10 +159,11 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
-    match lower_mss {
+    match shared.lower_mss {
         Some(lower_mss) if inner == Proto::Tcp => mss::enter(e, inner_at, outer, lower_mss),
         _ => e.exit(UNSPEC),
     }
+    question.emit(e, shared.too_long);
 }
 
 /// What TCP needs once in a while: blocks out of the way.

@@ -34,6 +34,14 @@ impl Family {
         }
     }
 
+    /// Packets of this length need not be asked about.
+    pub(super) const fn least_mtu(self) -> u16 {
+        match self {
+            Family::V4 => ipv4::LEAST_MTU,
+            Family::V6 => ipv6::LEAST_MTU,
+        }
+    }
+
     /// The most that the length field can say to be behind the fixed header.
     pub(super) const fn longest_l4(self) -> u16 {
         match self {
@@ -77,6 +85,17 @@ impl Emit {
         self.store_const(ip, family.protocol(), u32::from(to.number()));
         if family == Family::V4 {
             self.update_ip_checksum(ip, grow, from, to);
+        }
+    }
+
+    /// `dst = length of the IP packet`
+    pub(super) fn load_l3_len(&mut self, family: Family, dst: Reg, ip: &Window) {
+        match family {
+            Family::V4 => self.load(dst, ip, ipv4::LENGTH),
+            Family::V6 => {
+                self.load(dst, ip, ipv6::LENGTH);
+                self.op(Insn::add32(dst, i32::from(ipv6::LEN)));
+            }
         }
     }
 

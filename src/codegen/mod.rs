@@ -9,7 +9,7 @@
 //! prologue ──▶ a tree a (family, protocol) ──▶ a leaf a rule ──▶ a routine a (family, action, inner, outer) in use
 //!     │               │                │             validate, then act
 //!     │               │                │                    │
-//!     └───────────────┴── pass ◀───────┴────────────────────┘ (a SYN funneled: by way of mss)
+//!     └───────────────┴── pass ◀───────┴────────────────────┘ (by way of mss: SYN; of mtu: too long)
 //! ```
 //!
 //! # Registers
@@ -50,6 +50,7 @@ mod frame;
 mod funnel;
 mod ip;
 mod mss;
+mod mtu;
 mod payload;
 mod prologue;
 mod segment;
@@ -189,11 +190,22 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
     let can_fail = routines.known.iter().any(|(routine, _)| routine.verb != Verb::Drop);
     let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
     let lower_mss = routines.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
+    let funneled = Family::ALL.map(|f| {
+        routines.known.iter().any(|(r, _)| r.verb == Verb::Funnel && r.family == f).then(|| {
+            let too_long = e.label(format!("{}too_long", f.prefix()));
+            (f, funnel::Shared { lower_mss, too_long })
+        })
+    });
     for (Routine { family, verb, inner, outer }, label) in routines.known {
         e.bind(label);
         match verb {
             Verb::Drop => validate::emit_drop(&mut e, family, outer),
-            Verb::Funnel => funnel::emit(&mut e, family, inner, outer, lower_mss),
+            Verb::Funnel => {
+                let shared = funneled.iter().flatten().find(|(of, _)| *of == family);
+                if let Some((_, shared)) = shared {
+                    funnel::emit(&mut e, family, inner, outer, *shared);
+                }
+            }
             Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer),
             Verb::Alias(end) => alias::emit(&mut e, family, end),
             Verb::Unalias(end, list) => {
@@ -206,6 +218,10 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
     if let Some(label) = lower_mss {
         e.bind(label);
         mss::emit(&mut e);
+    }
+    for (family, shared) in funneled.into_iter().flatten() {
+        e.bind(shared.too_long);
+        mtu::emit(&mut e, family);
     }
     e.finish(can_fail)
 }

@@ -78,6 +78,24 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     outcome
 }
 
+/// What the sender of an Ethernet frame is told of an MTU that it does not fit: ICMP *fragmentation needed*
+/// from where the packet was going, with 68 bytes of it and 20 bytes of ones.
+pub fn too_long(frame: &[u8], mtu: u16) -> Vec<u8> {
+    let packet = &frame[14..];
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend(&packet[..68]);
+    message.extend([0xff; 20]);
+    let checksum = !(sum(&message) % 0xffff) as u16;
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut header = vec![0x45, 0, 0, 116, 0, 0, 0x40, 0, 64, 1, 0, 0];
+    header.extend(&packet[16..20]);
+    header.extend(&packet[12..16]);
+    let checksum = !(sum(&header) % 0xffff) as u16;
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+    [&frame[6..12], &frame[..6], &[0x08, 0x00], &header, &message].concat()
+}
+
 /// Are the IP and the outermost L4 checksum of an Ethernet frame right? An absent one is.
 pub fn checksums_are_right(frame: &[u8]) -> bool {
     let Some(packet) = Packet::find(frame, Link::Ethernet) else { return false };

@@ -25,9 +25,12 @@ pub struct SkBuff {
     pub gso_size: u32,
     /// Bytes of the frame in the linear area, on kernels that can; 0: all of them.
     pub linear: u32,
+    /// The interface, in the namespace of whoever runs it; 0: the loopback.
+    pub interface: u32,
 }
 
 const SK_BUFF_LEN: usize = 192;
+const SK_BUFF_IFINDEX: usize = 40;
 const SK_BUFF_DATA_END: usize = 80;
 const SK_BUFF_GSO_SIZE: usize = 176;
 
@@ -108,6 +111,7 @@ impl Loaded {
         };
         set(SK_BUFF_GSO_SIZE, context.gso_size);
         set(SK_BUFF_DATA_END, context.linear);
+        set(SK_BUFF_IFINDEX, context.interface);
         let mut out = vec![0; frame.len() + 128];
         let result = self.program()?.test_run(TestRunOptions {
             data_in: Some(frame),
