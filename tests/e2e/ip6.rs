@@ -66,6 +66,34 @@ fn udp_over_ipv6_at_full_size() {
     }
 }
 
+/// Packets of many segments are cut before they are funneled; what is not in the funnel is dropped.
+#[test]
+fn bulk_tcp_over_ipv6_goes_through_the_funnel() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for (outer, way) in [("tcp", Way::Direct), ("udp", Way::Finished)] {
+        let world = World::six(way);
+        world.funnel_both_ways("tcp", outer);
+        for (ns, iface, to, back) in
+            [(&world.server, "vs", "dport", "sport"), (&world.client, "vc", "sport", "dport")]
+        {
+            let rules = format!(
+                "{outer} {to} 80 {back} 540 actions unfunnel tcp\n\
+                 tcp {to} 8080 actions drop"
+            );
+            attach(ns, iface, "ingress", &rules);
+        }
+        let bytes = 8 << 20;
+        assert_eq!(
+            flows::bulk(&world.client, &world.server, world.to(8080), bytes),
+            bytes,
+            "{outer}, {way:?}"
+        );
+        world.no_checksum_errors();
+    }
+}
+
 #[test]
 fn alias_over_ipv6_carries_bulk_tcp_both_ways() {
     if !require(&NEEDS) || !require(&[Need::Tool("tcpdump", "tcpdump")]) {
