@@ -3,6 +3,7 @@
 //! An [`Ast`] goes in; an [`ir::Ruleset`] and warnings, or every semantic error at once, come out.
 //! Never looks at text: what cannot be read is the business of [`syntax`].
 
+mod actions;
 mod again;
 mod alias;
 mod family;
@@ -76,13 +77,7 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 /// One rule, if there is enough of it to make sense.
 fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
     let matches = matches(rule, faults);
-    for extra in rule.actions.iter().skip(1) {
-        faults.push(
-            Diagnostic::error("a rule has one action", extra.span, "would never run")
-                .with(rule.actions[0].span, "ends the processing")
-                .help(format!("keep `{}` or `{}`", rule.actions[0].kind.keyword(), extra.kind.keyword())),
-        );
-    }
+    actions::combination(rule, faults);
     if !rule.damaged {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
@@ -95,13 +90,19 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         }
     };
     let proto = proto(matches.protocol?);
-    let action = match &rule.actions.first()?.kind {
-        ActionKind::Accept => ir::Action::Accept,
+    let action = match &actions::main(rule)?.kind {
+        // Only `mark`: the packet goes on.
+        ActionKind::Accept | ActionKind::Mark { .. } => ir::Action::Accept,
         ActionKind::Drop => ir::Action::Drop,
-        ActionKind::Funnel { outer, sport, dport } => {
-            ir::Action::Funnel(ir::Funnel { outer: self::proto(*outer), sport: *sport, dport: *dport })
+        ActionKind::Funnel { outer, sport, dport, flags } => ir::Action::Funnel(ir::Funnel {
+            outer: self::proto(*outer),
+            sport: *sport,
+            dport: *dport,
+            flags: flags.map_or(ir::Funnel::SYN, |flags| flags.bits),
+        }),
+        ActionKind::Unfunnel { inner, guards } => {
+            ir::Action::Unfunnel { inner: self::proto(*inner), guard: actions::guard(guards, faults) }
         }
-        ActionKind::Unfunnel { inner } => ir::Action::Unfunnel { inner: self::proto(*inner) },
         ActionKind::Alias { side, port } => alias::alias(rule, &matches, *side, *port, faults)?,
         ActionKind::Unalias { ports } => {
             faults.extend(set::overlaps(ports));
@@ -117,6 +118,7 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         sport: matches.sport.unwrap_or_else(RangeSetBlaze::universe),
         dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
         action,
+        mark: actions::mark(rule),
     })
 }
 

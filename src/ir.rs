@@ -30,6 +30,8 @@ pub struct Rule {
     pub sport: RangeSetBlaze<u16>,
     pub dport: RangeSetBlaze<u16>,
     pub action: Action,
+    /// What `skb->mark` becomes, once the action has been carried out.
+    pub mark: Option<u32>,
 }
 
 impl Rule {
@@ -125,6 +127,7 @@ pub enum Action {
     /// Pop the funneling header, if there is one; `inner` is what is below it.
     Unfunnel {
         inner: Proto,
+        guard: Guard,
     },
     /// Rename a TCP port in place, the old one going to the unused urgent pointer.
     Alias {
@@ -160,6 +163,27 @@ pub struct Funnel {
     pub outer: Proto,
     pub sport: u16,
     pub dport: u16,
+    /// Of a TCP header; UDP has none.
+    pub flags: u8,
+}
+
+impl Funnel {
+    /// The flag that the original program sets.
+    pub const SYN: u8 = 0x02;
+}
+
+/// What the ports below a funneling header must be. A funneled packet with others is dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    pub sport: RangeSetBlaze<u16>,
+    pub dport: RangeSetBlaze<u16>,
+}
+
+impl Default for Guard {
+    /// Any.
+    fn default() -> Self {
+        Guard { sport: RangeSetBlaze::universe(), dport: RangeSetBlaze::universe() }
+    }
 }
 
 /// The L4 protocols that can be matched, pushed and popped.

@@ -270,6 +270,7 @@ pub mod skb {
     pub const TC_INDEX: Field = field("skb->tc_index", 44, Size::W);
     pub const DATA: Field = field("skb->data", 76, Size::W);
     pub const DATA_END: Field = field("skb->data_end", 80, Size::W);
+    pub const MARK: Field = field("skb->mark", 8, Size::W);
     pub const GSO_SIZE: Field = field("skb->gso_size", 176, Size::W);
 }
 
@@ -281,4 +282,9 @@ pub mod marker {
     pub const OFFSET_FLAGS_WINDOW: u32 = 0x5002_0400;
     /// The first two of these.
     pub const OFFSET_FLAGS: u32 = OFFSET_FLAGS_WINDOW >> 16;
+
+    /// [`OFFSET_FLAGS_WINDOW`] with other flags.
+    pub fn with_flags(flags: u8) -> u32 {
+        (OFFSET_FLAGS_WINDOW & !0x00ff_0000) | (u32::from(flags) << 16)
+    }
 }

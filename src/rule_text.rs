@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use range_set_blaze::{Integer, RangeSetBlaze};
 
 use crate::ir::{Action, Family, Funnel, Rule};
+use crate::syntax::FLAGS;
 
 /// The rule on one line, without its end.
 pub fn rule(rule: &Rule) -> String {
@@ -29,7 +30,8 @@ pub fn rule(rule: &Rule) -> String {
     for (word, set) in ports.into_iter().filter(|(_, set)| !set.is_universal()) {
         words.push(matched(word, set, port_ranges));
     }
-    format!("{} actions {}", words.join(" "), action(&rule.action))
+    let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
+    format!("{} actions {}{mark}", words.join(" "), action(&rule.action))
 }
 
 /// What follows the word `actions`.
@@ -37,10 +39,21 @@ pub fn action(action: &Action) -> String {
     match action {
         Action::Accept => "accept".to_owned(),
         Action::Drop => "drop".to_owned(),
-        Action::Funnel(Funnel { outer, sport, dport }) => {
-            format!("funnel {outer} sport {sport} dport {dport}")
+        Action::Funnel(Funnel { outer, sport, dport, flags }) => {
+            let names = FLAGS.iter().filter(|(_, bit)| flags & bit != 0).map(|(name, _)| *name);
+            let flags = match *flags {
+                Funnel::SYN => String::new(),
+                _ => format!(" flags {}", names.collect::<Vec<_>>().join("|")),
+            };
+            format!("funnel {outer} sport {sport} dport {dport}{flags}")
         }
-        Action::Unfunnel { inner } => format!("unfunnel {inner}"),
+        Action::Unfunnel { inner, guard } => {
+            let guards = [("sport", &guard.sport), ("dport", &guard.dport)];
+            let guards = guards.into_iter().filter(|(_, set)| !set.is_universal());
+            let guards: String =
+                guards.map(|(word, set)| format!(" {}", matched(word, set, port_ranges))).collect();
+            format!("unfunnel {inner}{guards}")
+        }
         Action::Alias { end, port } => format!("alias {end} {port}"),
         Action::Unalias { ports, .. } => {
             format!("unalias {}", listed(ports.iter().map(|port| port.to_string()).collect()))

@@ -144,6 +144,7 @@ fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
             sport: RangeSetBlaze::universe(),
             dport: RangeSetBlaze::universe(),
             action: ir::Action::Accept,
+            mark: None,
         };
         let ruleset = ir::Ruleset { rules: rules.iter().map(rule).collect() };
         let tree = sfunnel::tree::build(&ruleset);
@@ -517,7 +518,16 @@ fn unalias_restores_exactly_the_ports_on_its_list() {
     for list in lists {
         let action = Action::Unalias { ports: list.clone() };
         let dport = Some(support::rules::Match::one(support::rules::Ports(80, 80)));
-        let rules = [Rule { ip: None, proto: TCP, saddr: None, daddr: None, sport: None, dport, action }];
+        let rules = [Rule {
+            ip: None,
+            proto: TCP,
+            saddr: None,
+            daddr: None,
+            sport: None,
+            dport,
+            action,
+            extra: Default::default(),
+        }];
         let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
         let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 80").expect("words");
         for port in 0..=u16::MAX {

@@ -138,7 +138,7 @@ fn taken(rule: &Rule, outputs: &BTreeSet<Output>, left: &mut usize) -> Vec<Outpu
 }
 
 fn again(maker: &Pair<'_>, taker: &Pair<'_>, itself: bool, funnel: Funnel) -> Diagnostic {
-    let Funnel { outer, sport, dport } = funnel;
+    let Funnel { outer, sport, dport, .. } = funnel;
     let message = match itself {
         true => "the rule matches its own output and would funnel it again",
         false => "another rule matches this one's output and would funnel it again",

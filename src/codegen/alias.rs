@@ -18,11 +18,12 @@
 //! The flow's hash is left alone: it is still the same for all packets of the flow, and receive flow
 //! steering compares it with the one it has seen before this program ran. One helper call is all.
 
-use asm::{Cond, Insn, Label, Reg, Reg::*};
+use asm::{Cond, Insn, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
 use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, Offset, PEEK};
+use super::list::{Miss, one_of};
 use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::{End, Family};
 use crate::packet::{Field, l4, tcp};
@@ -49,12 +50,11 @@ pub(super) fn emit(e: &mut Emit, family: Family, end: End) {
 /// Restores one of the `ports`, whose list has this number.
 pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, ports: &RangeSetBlaze<u16>) {
     let name = format!("{}unalias_{end}_{list}", family.prefix());
-    let ranges: Vec<(u16, u16)> = ports.ranges().map(|range| range.into_inner()).collect();
     routine(e, family, &name, |e, header, kind| {
         pass_if_urgent(e, header);
         e.load(HIDDEN, header, tcp::URGENT);
         let listed = e.label(format!("{name}_listed{kind}"));
-        one_of(e, &ranges, u16::MAX, listed, true);
+        one_of(e, HIDDEN, ports, listed, Miss { label: e.pass, verdict: UNSPEC });
         e.bind(listed);
         e.load_raw(PORTS, header, port(end));
         e.op_note(Insn::xor32(PORTS, u32::MAX), "the sum loses it");
@@ -71,7 +71,7 @@ fn routine(e: &mut Emit, family: Family, name: &str, change: impl Fn(&mut Emit, 
     change(e, &packet.at(family.header_len()), "");
     let tcp_at = e.offset(family, 0, None);
     e.update_tcp(tcp_at, PORTS);
-    e.exit(UNSPEC);
+    e.done();
     if let Some(with_options) = with_options {
         e.bind(with_options);
         emit_options(e, change);
@@ -90,7 +90,7 @@ fn emit_options(e: &mut Emit, change: impl Fn(&mut Emit, &Window, &str)) {
     change(e, &PEEK.window(), "_options");
     e.store_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
     e.update_tcp(tcp_at, PORTS);
-    e.exit(UNSPEC);
+    e.done();
 }
 
 fn pass_if_urgent(e: &mut Emit, header: &Window) {
@@ -102,43 +102,5 @@ fn port(end: End) -> Field {
     match end {
         End::Sport => l4::SPORT,
         End::Dport => l4::DPORT,
-    }
-}
-
-/// How many single ports are compared one after the other.
-const CHAIN: usize = 4;
-
-/// Goes to `listed` if `HIDDEN`, which is `most` at most, is in one of the `ranges`, and passes if not;
-/// the `last` part of the search falls through to `listed` instead. There is a gap between any two
-/// ranges and below the first, so every compare can go either way.
-fn one_of(e: &mut Emit, ranges: &[(u16, u16)], most: u16, listed: Label, last: bool) {
-    if ranges.len() <= CHAIN && ranges.iter().all(|(first, end)| first == end) {
-        let (jumping, falling) = ranges.split_at(ranges.len() - usize::from(last));
-        for (port, _) in jumping {
-            e.jump_if(Cond::eq32(HIDDEN, *port), listed);
-        }
-        match falling {
-            [(port, _), ..] => e.jump_if_note(Cond::ne32(HIDDEN, *port), e.pass, "not listed"),
-            [] => e.exit(UNSPEC),
-        }
-    } else if let [(first, end)] = ranges {
-        if last {
-            e.jump_if_note(Cond::lt32(HIDDEN, *first), e.pass, "not listed");
-            if *end < most {
-                e.jump_if_note(Cond::gt32(HIDDEN, *end), e.pass, "not listed");
-            }
-        } else {
-            // Some range above has been split off at this one's end.
-            e.jump_if(Cond::ge32(HIDDEN, *first), listed);
-            e.exit(UNSPEC);
-        }
-    } else {
-        let (lower, upper) = ranges.split_at(ranges.len() / 2);
-        let Some((_, split)) = lower.last() else { return };
-        let above = e.label(format!("above_{split}"));
-        e.jump_if(Cond::gt32(HIDDEN, *split), above);
-        one_of(e, lower, *split, listed, false);
-        e.bind(above);
-        one_of(e, upper, most, listed, last);
     }
 }

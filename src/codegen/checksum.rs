@@ -40,10 +40,10 @@ pub(super) fn ones_complement_sum(words: &[u16]) -> u32 {
 ///
 /// Of the lengths, `inner length + pushed` in the pseudo-header and `inner length` in the inner
 /// segment's sum cancel but for `pushed`. UDP carries its length once more, which is not constant.
-fn pushed_constants(inner: Proto, outer: Proto) -> u32 {
+fn pushed_constants(inner: Proto, outer: Proto, flags: u8) -> u32 {
     let common = [u16::from(outer.number()), u16::from(outer.header_len()), !u16::from(inner.number())];
     let header: &[u32] = match outer {
-        Proto::Tcp => &[marker::SEQUENCE, marker::ACKNOWLEDGEMENT, marker::OFFSET_FLAGS_WINDOW],
+        Proto::Tcp => &[marker::SEQUENCE, marker::ACKNOWLEDGEMENT, marker::with_flags(flags)],
         Proto::Udp => &[],
     };
     let mut words = common.to_vec();
@@ -77,7 +77,8 @@ impl Emit {
         self.op(Insn::mov32(R2, PORTS));
         self.op(Insn::and32(R2, 0xffff_u32));
         self.op_note(Insn::add32(R1, R2), "destination port");
-        self.op_note(Insn::add32(R1, pushed_constants(inner, outer)), "all that is constant");
+        let constants = pushed_constants(inner, outer, self.variant.flags);
+        self.op_note(Insn::add32(R1, constants), "all that is constant");
         for part in more {
             self.op(Insn::add32(R1, *part));
         }

@@ -5,8 +5,8 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::emit::{Emit, PORTS, UNSPEC, Window};
-use super::{Routine, Routines, Verb};
-use crate::ir::{Action, Family, Proto};
+use super::{Routine, Routines, Variant, Verb};
+use crate::ir::{Action, Family, Funnel, Proto, Rule};
 use crate::packet::{ipv4, ipv6};
 use crate::tree::{Field, Node, Op};
 
@@ -17,10 +17,10 @@ pub(super) fn emit(
     e: &mut Emit,
     node: &Node,
     (family, proto): (Family, Proto),
-    actions: &[&Action],
+    rules: &[Rule],
     routines: &mut Routines,
 ) {
-    let mut walk = Walk { e, family, proto, actions, routines };
+    let mut walk = Walk { e, family, proto, rules, routines };
     walk.node(node, None, None);
 }
 
@@ -28,7 +28,7 @@ struct Walk<'a> {
     e: &'a mut Emit,
     family: Family,
     proto: Proto,
-    actions: &'a [&'a Action],
+    rules: &'a [Rule],
     routines: &'a mut Routines,
 }
 
@@ -90,32 +90,40 @@ impl Walk<'_> {
         }
     }
 
-    fn leaf(&mut self, rule: usize) {
-        self.e.origin(Some(rule));
-        match self.actions.get(rule).copied() {
-            // A tree of another ruleset: no rule, no action.
-            None | Some(Action::Accept) => self.e.exit(UNSPEC),
-            Some(Action::Drop) => self.routine(Verb::Drop, self.proto, self.proto),
-            Some(Action::Funnel(funnel)) => {
-                let ports = (u32::from(funnel.sport) << 16) | u32::from(funnel.dport);
-                let note = format!("sport {}, dport {}", funnel.sport, funnel.dport);
+    fn leaf(&mut self, number: usize) {
+        self.e.origin(Some(number));
+        // Without one, this is a tree of another ruleset: no rule, no action.
+        let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
+        let variant = Variant { mark: rule.mark, ..Variant::default() };
+        match &rule.action {
+            Action::Accept if variant == Variant::default() => self.e.exit(UNSPEC),
+            Action::Accept => self.routine(Verb::Accept, self.proto, self.proto, variant),
+            Action::Drop => self.routine(Verb::Drop, self.proto, self.proto, variant),
+            Action::Funnel(Funnel { outer, sport, dport, flags }) => {
+                let ports = (u32::from(*sport) << 16) | u32::from(*dport);
+                let note = format!("sport {sport}, dport {dport}");
                 self.e.op_note(Insn::mov32(PORTS, ports), &note);
-                self.routine(Verb::Funnel, self.proto, funnel.outer);
+                self.routine(Verb::Funnel, self.proto, *outer, Variant { flags: *flags, ..variant });
             }
-            Some(Action::Unfunnel { inner }) => self.routine(Verb::Unfunnel, *inner, self.proto),
-            Some(Action::Alias { end, port }) => {
+            Action::Unfunnel { inner, guard } => {
+                let guard = [&guard.sport, &guard.dport]
+                    .map(|ports| (!ports.is_universal()).then(|| self.routines.list(ports)));
+                self.routine(Verb::Unfunnel, *inner, self.proto, Variant { guard, ..variant });
+            }
+            Action::Alias { end, port } => {
                 self.e.op_note(Insn::mov32(PORTS, *port), &format!("{end} {port}"));
-                self.routine(Verb::Alias(*end), self.proto, self.proto);
+                self.routine(Verb::Alias(*end), self.proto, self.proto, variant);
             }
-            Some(Action::Unalias { end, ports }) => {
+            Action::Unalias { end, ports } => {
                 let list = self.routines.list(ports);
-                self.routine(Verb::Unalias(*end, list), self.proto, self.proto);
+                self.routine(Verb::Unalias(*end, list), self.proto, self.proto, variant);
             }
         }
     }
 
-    fn routine(&mut self, verb: Verb, inner: Proto, outer: Proto) {
-        let label = self.routines.label(self.e, Routine { family: self.family, verb, inner, outer });
+    fn routine(&mut self, verb: Verb, inner: Proto, outer: Proto, variant: Variant) {
+        let routine = Routine { family: self.family, verb, inner, outer, variant };
+        let label = self.routines.label(self.e, routine);
         self.e.goto(label);
     }
 }

@@ -6,7 +6,7 @@
 
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
-use super::{Large, Link, Options, segment};
+use super::{Large, Link, Options, Variant, segment};
 use crate::packet::{Field, skb};
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -74,6 +74,8 @@ pub(super) struct Emit {
     large: Large,
     /// Where packets of several segments go, once something has jumped there.
     segment: Option<Label>,
+    /// What the routine that is being emitted does besides its action.
+    pub(super) variant: Variant,
     /// Leaves the packet as it is; bound at the end of the program.
     pub(super) pass: Label,
     /// Drops the packet: only where it is half rewritten and the kernel refuses to go on.
@@ -86,7 +88,7 @@ impl Emit {
         let mut asm = Assembler::new();
         asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
-        Emit { asm, link, large, segment: None, pass, fail }
+        Emit { asm, link, large, segment: None, variant: Variant::default(), pass, fail }
     }
 
     pub(super) fn finish(mut self, can_fail: bool) -> Result<Program, asm::Error> {
@@ -151,6 +153,21 @@ impl Emit {
     pub(super) fn jump_if_note(&mut self, cond: Cond, label: Label, note: &str) {
         self.asm.note(note);
         self.asm.jump_if(cond, label);
+    }
+
+    /// `skb->mark = what the rule says`, if it says so. Uses R1.
+    pub(super) fn set_mark(&mut self) {
+        if let Some(mark) = self.variant.mark {
+            self.op(Insn::mov32(R1, mark));
+            let note = format!("{} = {mark:#x}", skb::MARK.name);
+            self.op_note(Insn::store(skb::MARK.size, SKB, skb::MARK.offset, R1), &note);
+        }
+    }
+
+    /// The action has been carried out: what the rule says besides, and on to the next program.
+    pub(super) fn done(&mut self) {
+        self.set_mark();
+        self.exit(UNSPEC);
     }
 
     /// `return verdict`

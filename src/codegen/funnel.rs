@@ -12,7 +12,7 @@
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
 use super::checksum::Rebase;
-use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
+use super::emit::{Emit, IP, L4_LEN, PORTS, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::mss;
 use super::mtu::Question;
@@ -89,7 +89,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     if let Some(tcp) = &tcp {
         e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
     }
-    e.exit(UNSPEC);
+    e.done();
 
     if let Some(with_options) = with_options {
         e.bind(with_options);
@@ -160,8 +160,11 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
     match shared.lower_mss {
-        Some(lower_mss) if inner == Proto::Tcp => mss::enter(e, inner_at, outer, lower_mss),
-        _ => e.exit(UNSPEC),
+        Some(lower_mss) if inner == Proto::Tcp => {
+            e.set_mark();
+            mss::enter(e, inner_at, outer, lower_mss);
+        }
+        _ => e.done(),
     }
     question.emit(e, shared.too_long);
 }
@@ -194,6 +197,7 @@ impl Tcp {
         e.goto(self.innocent);
         e.bind(self.opening);
         let inner_at = e.offset(family, i16::from(outer.header_len()), None);
+        e.set_mark();
         mss::enter(e, inner_at, outer, self.lower_mss);
     }
 }
@@ -208,7 +212,8 @@ fn pass_if_funneled(e: &mut Emit, tcp: Offset, innocent: Label) {
     e.load(R1, &PEEK.window(), tcp::ACKNOWLEDGEMENT);
     e.jump_if(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), innocent);
     e.load(R1, &PEEK.window(), tcp::OFFSET_FLAGS);
-    e.jump_if_note(Cond::eq32(R1, marker::OFFSET_FLAGS), e.pass, "funneled already");
+    let flags = marker::with_flags(e.variant.flags) >> 16;
+    e.jump_if_note(Cond::eq32(R1, flags), e.pass, "funneled already");
 }
 
 /// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a
@@ -271,13 +276,14 @@ fn build(e: &mut Emit, family: Family, header: &Window, inner: Proto, outer: Pro
     e.store(header, l4::PORTS, PORTS);
 }
 
-/// A SYN with the original program's constants.
+/// A SYN with the original program's constants, or other flags.
 fn build_tcp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
     let correction: &[Reg] = if family.may_lack_checksum(inner) { &[NOTE] } else { &[] };
     e.pushed_checksum(inner, Proto::Tcp, SUM, correction);
     e.store_const(header, tcp::URGENT, 0);
     e.store(header, tcp::CHECKSUM, R1);
-    e.store_const(header, tcp::OFFSET_FLAGS_WINDOW, marker::OFFSET_FLAGS_WINDOW);
+    let flags = e.variant.flags;
+    e.store_const(header, tcp::OFFSET_FLAGS_WINDOW, marker::with_flags(flags));
     e.store_const(header, tcp::ACKNOWLEDGEMENT, marker::ACKNOWLEDGEMENT);
     e.store_const(header, tcp::SEQUENCE, marker::SEQUENCE);
 }

@@ -49,6 +49,7 @@ mod emit;
 mod frame;
 mod funnel;
 mod ip;
+mod list;
 mod mss;
 mod mtu;
 mod payload;
@@ -58,6 +59,7 @@ mod unfunnel;
 mod validate;
 
 use std::collections::HashMap;
+use std::fmt;
 
 use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
@@ -65,7 +67,7 @@ use range_set_blaze::RangeSetBlaze;
 pub use self::segment::{Large, Side, compile_back};
 
 use self::emit::Emit;
-use crate::ir::{Action, End, Family, Proto, Ruleset};
+use crate::ir::{Action, End, Family, Funnel, Proto, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
@@ -118,10 +120,48 @@ struct Routine {
     verb: Verb,
     inner: Proto,
     outer: Proto,
+    variant: Variant,
+}
+
+/// What rules ask for besides the action: each combination in use has routines of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Variant {
+    mark: Option<u32>,
+    /// Of the pushed TCP header.
+    flags: u8,
+    /// Lists of the inner source and destination ports that may be restored, by number.
+    guard: [Option<usize>; 2],
+}
+
+impl Default for Variant {
+    fn default() -> Self {
+        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2] }
+    }
+}
+
+impl fmt::Display for Variant {
+    /// What a label needs to be told from those of other variants.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Variant { mark, flags, guard: [sport, dport] } = self;
+        if *flags != Funnel::SYN {
+            write!(f, "_flags_{flags:02x}")?;
+        }
+        for (name, list) in [("sport", sport), ("dport", dport)] {
+            if let Some(list) = list {
+                write!(f, "_{name}_{list}")?;
+            }
+        }
+        if let Some(mark) = mark {
+            write!(f, "_mark_{mark:x}")?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Verb {
+    /// Only where something else is to be done: without, a leaf is an exit.
+    Accept,
     Drop,
     Funnel,
     Unfunnel,
@@ -135,7 +175,7 @@ enum Verb {
 struct Routines {
     known: Vec<(Routine, Label)>,
     by_routine: HashMap<Routine, Label>,
-    /// What `unalias` may restore, each list once.
+    /// What `unalias` and `unfunnel` may restore, each list once.
     lists: Vec<RangeSetBlaze<u16>>,
     by_list: HashMap<RangeSetBlaze<u16>, usize>,
 }
@@ -156,15 +196,16 @@ impl Routines {
         if let Some(label) = self.by_routine.get(&routine) {
             return *label;
         }
-        let Routine { family, verb, inner, outer } = routine;
+        let Routine { family, verb, inner, outer, variant } = routine;
         let name = match verb {
+            Verb::Accept => format!("accept_{outer}"),
             Verb::Drop => format!("drop_{outer}"),
             Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
             Verb::Alias(end) => format!("alias_{end}"),
             Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
         };
-        let label = e.label(format!("{}{name}", family.prefix()));
+        let label = e.label(format!("{}{name}{variant}", family.prefix()));
         self.known.push((routine, label));
         self.by_routine.insert(routine, label);
         label
@@ -179,15 +220,15 @@ impl Routines {
 pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> Result<Program, asm::Error> {
     let mut e = Emit::new(options.into());
     let mut routines = Routines::default();
-    let actions: Vec<&Action> = ruleset.rules.iter().map(|rule| &rule.action).collect();
     let [v4, v6] = Family::ALL.map(|family| {
         Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()
     });
     prologue::emit(&mut e, &v4, &v6, |e, family, proto| {
-        classify::emit(e, tree.root(family, proto), (family, proto), &actions, &mut routines);
+        classify::emit(e, tree.root(family, proto), (family, proto), &ruleset.rules, &mut routines);
     });
     e.origin(None);
-    let can_fail = routines.known.iter().any(|(routine, _)| routine.verb != Verb::Drop);
+    let can_fail =
+        routines.known.iter().any(|(routine, _)| !matches!(routine.verb, Verb::Accept | Verb::Drop));
     let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
     let lower_mss = routines.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
     let funneled = Family::ALL.map(|f| {
@@ -196,17 +237,18 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
             (f, funnel::Shared { lower_mss, too_long })
         })
     });
-    for (Routine { family, verb, inner, outer }, label) in routines.known {
+    for (Routine { family, verb, inner, outer, variant }, label) in routines.known {
+        e.variant = variant;
         e.bind(label);
         match verb {
-            Verb::Drop => validate::emit_drop(&mut e, family, outer),
+            Verb::Accept | Verb::Drop => validate::emit_verdict(&mut e, family, outer, verb),
             Verb::Funnel => {
                 let shared = funneled.iter().flatten().find(|(of, _)| *of == family);
                 if let Some((_, shared)) = shared {
                     funnel::emit(&mut e, family, inner, outer, *shared);
                 }
             }
-            Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer),
+            Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer, &routines.lists),
             Verb::Alias(end) => alias::emit(&mut e, family, end),
             Verb::Unalias(end, list) => {
                 if let Some(ports) = routines.lists.get(list) {
@@ -215,6 +257,7 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
             }
         }
     }
+    e.variant = Variant::default();
     if let Some(label) = lower_mss {
         e.bind(label);
         mss::emit(&mut e);

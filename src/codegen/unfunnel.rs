@@ -11,22 +11,25 @@
 //! after    [link][IP changed, options ][L4 re-based, payload                ]
 //! ```
 
-use asm::{Cond, Insn, Reg, Reg::*};
+use asm::{Cond, Insn, Label, Reg, Reg::*};
+use range_set_blaze::RangeSetBlaze;
 
 use super::checksum::Rebase;
-use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
+use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
+use super::list::{Miss, one_of};
 use super::validate::{IpHeader, validate, validate_plain};
 use crate::ir::{Family, Proto};
-use crate::packet::{ipv4, marker, skb, tcp, udp};
+use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
 /// The sum of the addresses.
 const SUM: Reg = R3;
 
-pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
+pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lists: &[RangeSetBlaze<u16>]) {
     let popped = i16::from(outer.header_len());
     let headers = popped + i16::from(inner.header_len());
     let name = format!("{}unfunnel_{inner}_from_{outer}", family.prefix());
+    let guard = Guard::of(e, &name, lists);
     let len = family.header_len();
 
     match outer {
@@ -40,23 +43,25 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto) {
     let with_options = validate_plain(e, family, headers, &name);
     let (packet, cold) = e.pull_window(&name, len + headers);
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);
+    guard.check(e, &packet.at(len + popped), "");
     e.adjust_room(packet, -popped);
     let ip = e.window_again(IP, len, e.fail);
     e.update_ip(family, &ip, -popped, outer, inner);
     e.sum_addresses(family, SUM, &ip);
     let inner_at = e.offset(family, 0, None);
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
-    e.exit(UNSPEC);
+    e.done();
     if let Some(with_options) = with_options {
         e.bind(with_options);
-        emit_options(e, inner, outer, headers);
+        emit_options(e, inner, outer, headers, &guard);
     }
     e.pull(cold);
+    guard.finish(e);
 }
 
 /// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel closes the room in front of
 /// the options: they are put back where they were.
-fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16) {
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &Guard<'_>) {
     let popped = i16::from(outer.header_len());
     let (sum, len) = (IP, PORTS);
     let ip = Window::of_ip_header(ipv4::SHORTEST);
@@ -65,6 +70,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16) {
     let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
     pass_unless_funneled(e, Family::V4, &PEEK.window(), inner, outer);
+    guard.check(e, &PEEK.window().at(popped), "_options");
     e.load(len, &ip, ipv4::VERSION_IHL);
     e.options_len(len);
     e.save_options(len);
@@ -76,7 +82,43 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16) {
     let (options_at, inner_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.rebase(inner_at, inner, sum, Rebase::FromZero);
-    e.exit(UNSPEC);
+    e.done();
+}
+
+/// Which ports below the funneling header may be reached.
+struct Guard<'a> {
+    ports: Vec<(Field, &'a RangeSetBlaze<u16>, String)>,
+    /// Drops a funneled packet with other ports.
+    refuse: Option<Label>,
+}
+
+impl<'a> Guard<'a> {
+    fn of(e: &mut Emit, name: &str, lists: &'a [RangeSetBlaze<u16>]) -> Self {
+        let fields = [l4::SPORT, l4::DPORT].into_iter().zip(e.variant.guard);
+        let ports: Vec<_> = fields
+            .filter_map(|(field, list)| Some((field, lists.get(list?)?, format!("{name}_{}", field.name))))
+            .collect();
+        let refuse = (!ports.is_empty()).then(|| e.label(format!("{name}_refuse")));
+        Guard { ports, refuse }
+    }
+
+    /// Uses R2. `inner` begins with the inner header.
+    fn check(&self, e: &mut Emit, inner: &Window, kind: &str) {
+        let Some(refuse) = self.refuse else { return };
+        for (field, ports, name) in &self.ports {
+            e.load(R2, inner, *field);
+            let listed = e.label(format!("{name}_listed{kind}"));
+            one_of(e, R2, ports, listed, Miss { label: refuse, verdict: SHOT });
+            e.bind(listed);
+        }
+    }
+
+    fn finish(&self, e: &mut Emit) {
+        if let Some(refuse) = self.refuse {
+            e.bind(refuse);
+            e.exit(SHOT);
+        }
+    }
 }
 
 /// `l4` begins with the outer header; both headers lie inside.

@@ -5,6 +5,7 @@
 
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
+use super::Verb;
 use super::emit::{Emit, L4_LEN, SHOT, Window};
 use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, ipv6, skb};
@@ -80,15 +81,19 @@ fn frame_holds(e: &mut Emit, more: i16) {
     e.jump_if_note(Cond::gt32(R4, R3), e.pass, "shorter than it says");
 }
 
-/// The routine of `drop`.
-pub(super) fn emit_drop(e: &mut Emit, family: Family, proto: Proto) {
+/// The routine of `drop`, or of `accept`.
+pub(super) fn emit_verdict(e: &mut Emit, family: Family, proto: Proto, verb: Verb) {
+    let (word, end): (_, fn(&mut Emit)) = match verb {
+        Verb::Drop => ("drop", |e| e.exit(SHOT)),
+        _ => ("accept", Emit::done),
+    };
     let least = i16::from(proto.header_len());
-    let name = format!("{}drop_{proto}", family.prefix());
+    let name = format!("{}{word}_{proto}", family.prefix());
     let with_options = validate_plain(e, family, least, &name);
-    e.exit(SHOT);
+    end(e);
     let Some(with_options) = with_options else { return };
     e.bind(with_options);
     e.ip_header_len(R1);
     validate(e, least, IpHeader::WithOptions(R1));
-    e.exit(SHOT);
+    end(e);
 }

@@ -49,8 +49,8 @@ fn swap(rule: &Rule) -> Rule {
         sport: rule.dport.clone(),
         dport: rule.sport.clone(),
         action: match &rule.action {
-            Action::Funnel(Funnel { outer, sport, dport }) => {
-                Action::Funnel(Funnel { outer: *outer, sport: *dport, dport: *sport })
+            Action::Funnel(Funnel { outer, sport, dport, flags }) => {
+                Action::Funnel(Funnel { outer: *outer, sport: *dport, dport: *sport, flags: *flags })
             }
             Action::Alias { end, port } => Action::Alias { end: other(*end), port: *port },
             Action::Unalias { end, ports } => Action::Unalias { end: other(*end), ports: ports.clone() },

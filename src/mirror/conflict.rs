@@ -63,7 +63,7 @@ fn arrival(rule: &Rule) -> String {
             format!("{} from port {} to port {}", funnel.outer, funnel.sport, funnel.dport)
         }
         Action::Alias { end, port } => format!("tcp with {end} {port}"),
-        Action::Unfunnel { inner } => format!("{inner} with ports of its own"),
+        Action::Unfunnel { inner, .. } => format!("{inner} with ports of its own"),
         Action::Unalias { .. } | Action::Accept | Action::Drop => "what it was".to_owned(),
     }
 }

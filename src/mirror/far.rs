@@ -7,7 +7,7 @@ use range_set_blaze::RangeSetBlaze;
 
 use super::{Mirrored, Role, conflict, without_addresses};
 use crate::diag::Diagnostic;
-use crate::ir::{Action, End, Funnel, Proto, Rule};
+use crate::ir::{Action, End, Funnel, Guard, Proto, Rule};
 
 /// Ports that one `unalias` may list: who hides more than this has not named any.
 const MOST_LISTED: usize = 1000;
@@ -23,12 +23,12 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
         match &rule.action {
             Action::Accept => far.note(rule, "an exception of the other end, nothing to undo"),
             Action::Drop => far.note(rule, "dropped there, never sent"),
-            Action::Funnel(Funnel { outer, sport, dport }) => {
+            Action::Funnel(Funnel { outer, sport, dport, .. }) => {
                 let arrives = Rule {
                     proto: *outer,
                     sport: only(*sport),
                     dport: only(*dport),
-                    action: Action::Unfunnel { inner: rule.proto },
+                    action: Action::Unfunnel { inner: rule.proto, guard: Guard::default() },
                     ..bare
                 };
                 sent.push((rule, arrives.clone(), arrives));

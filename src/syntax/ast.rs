@@ -85,10 +85,43 @@ pub struct Action {
 pub enum ActionKind {
     Accept,
     Drop,
-    Funnel { outer: Protocol, sport: u16, dport: u16 },
-    Unfunnel { inner: Protocol },
-    Alias { side: Side, port: u16 },
-    Unalias { ports: Set<u16> },
+    Funnel {
+        outer: Protocol,
+        sport: u16,
+        dport: u16,
+        flags: Option<Flags>,
+    },
+    Unfunnel {
+        inner: Protocol,
+        /// What the inner ports must be, each side at most once.
+        guards: Vec<Guard>,
+    },
+    Alias {
+        side: Side,
+        port: u16,
+    },
+    Unalias {
+        ports: Set<u16>,
+    },
+    /// Besides one of the others.
+    Mark {
+        value: u32,
+    },
+}
+
+/// TCP flags as bits of the header's flags byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags {
+    pub span: Span,
+    pub bits: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    pub span: Span,
+    pub side: Side,
+    pub negated: bool,
+    pub set: Set<u16>,
 }
 
 impl MatchKind {
@@ -115,6 +148,7 @@ impl ActionKind {
             ActionKind::Unfunnel { .. } => "unfunnel",
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
+            ActionKind::Mark { .. } => "mark",
         }
     }
 }

@@ -7,13 +7,13 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 17] = [
+const KEYWORDS: [&str; 19] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias",
+    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags",
 ];
 
 /// Those that start an action.
-pub(crate) const ACTIONS: [&str; 6] = ["accept", "drop", "funnel", "unfunnel", "alias", "unalias"];
+pub(crate) const ACTIONS: [&str; 7] = ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark"];
 
 /// What people coming from other languages write.
 const SYNONYMS: [(&str, &str); 15] = [
@@ -35,15 +35,13 @@ const SYNONYMS: [(&str, &str); 15] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 11] = [
+const PLANNED: [(&str, &str, Spoils); 9] = [
     ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
     ("define", "write the value in each rule", Spoils::Rule),
     ("include", "write all rules in one ruleset", Spoils::Rule),
     ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
-    ("mark", "leave `mark` out", Spoils::UntilAction),
     ("counter", "leave `counter` out", Spoils::Word),
-    ("flags", "leave `flags` out: the funneling header carries SYN", Spoils::UntilAction),
     ("icmp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("icmpv6", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("sctp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
@@ -101,13 +99,20 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         };
         return (Diagnostic::error(message, word.span, "not expected here").help(help), Spoils::Word);
     }
+    if word.text == "flags" {
+        let error = Diagnostic::error("`flags` out of place", word.span, "goes to the end of `funnel tcp`");
+        return (
+            error.help("write for example `funnel tcp sport 540 dport 80 flags psh|ack`"),
+            Spoils::UntilAction,
+        );
+    }
     let message = format!("unknown word {}", quote(word.text));
     let error = Diagnostic::error(message, word.span, "not a match nor an action");
     let error = match remedy(word.text) {
         Some(remedy) => error.help(remedy),
         None => error.help(
             "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`",
+             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`",
         ),
     };
     (error, Spoils::Word)

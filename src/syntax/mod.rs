@@ -6,6 +6,7 @@
 mod alias;
 pub mod ast;
 mod help;
+mod more;
 mod parser;
 mod set;
 mod value;
@@ -13,6 +14,7 @@ mod word;
 
 use self::ast::Ast;
 pub(crate) use self::help::ACTIONS;
+pub(crate) use self::more::FLAGS;
 pub(crate) use self::parser::repeated;
 use crate::diag::{Diagnostic, Source};
 

@@ -11,6 +11,7 @@ use nom::{Err, Parser};
 use super::alias;
 use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::help::{self, Spoils};
+use super::more;
 use super::set::{not_one, set};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};
@@ -251,7 +252,7 @@ pub(super) fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
@@ -260,28 +261,22 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         unfunnel,
         alias::alias,
         alias::unalias,
+        more::mark,
     ))
     .parse(i)
 }
 
-/// `unfunnel = "unfunnel" [ "decap" ] protocol`
+/// `unfunnel = "unfunnel" [ "decap" ] protocol { guard }`
 fn unfunnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unfunnel")(i)?;
     let (i, _) = opt(keyword("decap")).parse(i)?;
     let (i, (inner, word)) = action_protocol(i, key, "unfunnel tcp")?;
-    if let Some(guard) = peek(i).filter(|next| matches!(next.text, "dport" | "sport")) {
-        let diagnostic = Diagnostic::error(
-            "a guard on `unfunnel` is not supported in this version",
-            guard.span,
-            "not supported",
-        )
-        .help(format!("write `unfunnel {}`", inner.keyword()));
-        return wrong(help::skip(i, Spoils::UntilAction), vec![diagnostic]);
-    }
-    Ok((i, Action { span: key.span.to(word.span), kind: ActionKind::Unfunnel { inner } }))
+    let (i, guards) = more::guards(i)?;
+    let end = guards.last().map_or(word.span, |guard| guard.span);
+    Ok((i, Action { span: key.span.to(end), kind: ActionKind::Unfunnel { inner, guards } }))
 }
 
-/// `funnel = "funnel" [ "encap" ] protocol ( "sport" port "dport" port | "dport" port "sport" port )`
+/// `funnel = "funnel" [ "encap" ] protocol ( "sport" port "dport" port | "dport" port "sport" port ) [ flags ]`
 fn funnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("funnel")(i)?;
     let (i, _) = opt(keyword("encap")).parse(i)?;
@@ -303,7 +298,9 @@ fn funnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let span = key.span.to(end);
     match (sport, dport) {
         (Argument::Given(Some(sport), _), Argument::Given(Some(dport), _)) if diagnostics.is_empty() => {
-            return Ok((i, Action { span, kind: ActionKind::Funnel { outer, sport, dport } }));
+            let (i, flags) = more::flags(i, outer)?;
+            let span = span.to(flags.map_or(span.after(), |flags| flags.span));
+            return Ok((i, Action { span, kind: ActionKind::Funnel { outer, sport, dport, flags } }));
         }
         (Argument::Given(..), Argument::Given(..)) => {}
         (sport, dport) => diagnostics.push(missing_ports(span, outer, &sport, &dport)),

@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 15] = [
+const GOOD: [&str; 18] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -45,13 +45,16 @@ const GOOD: [&str; 15] = [
     "ip daddr 10.0.0.1 tcp dport 8080 actions alias dport 80; tcp sport 8080 alias sport 80",
     "tcp dport 80 actions unalias { 8080, 8443 }; tcp sport 80 dport != 1 unalias 8080",
     "ip saddr 10.0.0.1 tcp sport 80 unalias {8080,8443,}",
+    "tcp dport 80 actions unfunnel udp dport { 53, 4739 } sport != 1-1023 mark set 7",
+    "udp dport 53 actions funnel tcp sport 540 dport 80 flags syn|ack mark set 0xff",
+    "udp dport 54 mark set 1 accept; udp dport 55 funnel tcp dport 1 sport 2 flags { psh, ack }",
     "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
     "ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9 } udp drop",
     "ip daddr != {\n  10.0.0.1, # one\n  10.0.0.2 - 10.0.0.7\n} tcp dport 1 - 9 drop",
     "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 71] = [
+const WORDS: [&str; 76] = [
     "ip",
     "tcp",
     "udp",
@@ -85,6 +88,11 @@ const WORDS: [&str; 71] = [
     "{80,443}",
     "80-90",
     "90-80",
+    "set",
+    "syn|ack",
+    "|",
+    "mark set 7",
+    "flags syn",
     "80-",
     "-90",
     "{80-90,",

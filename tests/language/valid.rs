@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
-use sfunnel::ir::{Action, End, Family, Funnel, Proto, Rule};
+use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule};
 
 use super::{read, talk};
 
@@ -35,7 +35,12 @@ fn addr(text: &str) -> u32 {
     text.parse::<Ipv4Addr>().unwrap().to_bits()
 }
 
-const FUNNEL: Action = Action::Funnel(Funnel { outer: Proto::Tcp, sport: 540, dport: 80 });
+const FUNNEL: Action =
+    Action::Funnel(Funnel { outer: Proto::Tcp, sport: 540, dport: 80, flags: Funnel::SYN });
+
+fn unfunnel(inner: Proto) -> Action {
+    Action::Unfunnel { inner, guard: Guard::default() }
+}
 
 #[test]
 fn a_missing_match_is_the_full_set() {
@@ -128,7 +133,7 @@ fn ip_may_be_left_out() {
 fn the_word_actions_may_be_left_out() {
     let with = "ip daddr 10.0.0.1 tcp dport 443 actions funnel tcp dport 80 sport 540";
     assert_eq!(meaning(&with.replace("actions ", "")), meaning(with));
-    assert_eq!(meaning("tcp dport 80 sport 540 unfunnel tcp").action, Action::Unfunnel { inner: Proto::Tcp });
+    assert_eq!(meaning("tcp dport 80 sport 540 unfunnel tcp").action, unfunnel(Proto::Tcp));
 }
 
 #[test]
@@ -138,10 +143,7 @@ fn encap_and_decap_are_noise() {
             assert_eq!(rule(&format!("udp dport 53 actions {funnel} {ports}")).action, FUNNEL);
         }
     }
-    assert_eq!(
-        rule("tcp dport 80 actions unfunnel decap udp").action,
-        Action::Unfunnel { inner: Proto::Udp }
-    );
+    assert_eq!(rule("tcp dport 80 actions unfunnel decap udp").action, unfunnel(Proto::Udp));
 }
 
 #[test]
@@ -167,6 +169,51 @@ fn unalias_takes_a_port_or_a_set_however_it_is_spaced() {
     }
     assert_eq!(meaning("tcp dport 80 unalias 8080"), meaning("tcp dport 80 actions unalias { 8080 }"));
     assert_eq!(rules("tcp dport 80 unalias { 1, 2 }; udp drop").len(), 2);
+}
+
+#[test]
+fn a_guard_says_which_inner_ports_may_be_reached() {
+    let guard = |text: &str| match rule(&format!("tcp dport 80 unfunnel udp {text}")).action {
+        Action::Unfunnel { guard, .. } => (guard.sport.to_string(), guard.dport.to_string()),
+        other => panic!("{other:?}"),
+    };
+    let any = "0..=65535".to_string();
+    assert_eq!(guard("dport 53"), (any.clone(), "53..=53".into()));
+    assert_eq!(guard("dport { 53, 4739-4740 } sport 5"), ("5..=5".into(), "53..=53, 4739..=4740".into()));
+    assert_eq!(guard("sport != 5 mark set 1"), ("0..=4, 6..=65535".into(), any));
+}
+
+#[test]
+fn flags_are_written_as_in_nftables() {
+    let flags = |text: &str| match rule(&format!("udp dport 53 funnel tcp sport 1 dport 2 {text}")).action {
+        Action::Funnel(Funnel { flags, .. }) => flags,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(flags(""), 0x02);
+    for text in
+        ["flags syn|ack", "flags syn,ack", "flags { syn, ack }", "flags {ack,syn,}", "flags syn | ack"]
+    {
+        assert_eq!(flags(text), 0x12, "{text}");
+    }
+    assert_eq!(flags("flags fin|syn|rst|psh|ack|urg|ecn|cwr mark set 1"), 0xff);
+    assert_eq!(flags("flags psh accept".replace(" accept", "").as_str()), 0x08);
+}
+
+#[test]
+fn a_mark_stands_beside_any_action_or_alone() {
+    for (text, mark) in [
+        ("mark set 7", 7),
+        ("mark set 0x10 accept", 16),
+        ("accept mark set 4294967295", u32::MAX),
+        ("unfunnel udp mark set 0", 0),
+        ("mark set 1 funnel udp sport 1 dport 2", 1),
+        ("mark set 1 alias dport 9", 1),
+        ("unalias 9 mark set 1", 1),
+    ] {
+        assert_eq!(rule(&format!("tcp dport 80 actions {text}")).mark, Some(mark), "{text}");
+    }
+    assert_eq!(rule("tcp dport 80 mark set 7").action, Action::Accept);
+    assert_eq!(rule("tcp dport 80 accept").mark, None);
 }
 
 #[test]

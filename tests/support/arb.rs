@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 
 use super::case::{Case, Sample};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Action, Addr, Cidr, Match, Ports, Rule, address, bits};
+use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
@@ -67,8 +67,12 @@ fn known(six: bool) -> impl Strategy<Value = IpAddr> + Clone {
 
 /// A legal ruleset of `rules` rules and [`PACKETS`] packets.
 pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
-    (vec(rule(), rules), vec(pick(), PACKETS)).prop_map(|(mut rules, picks)| {
+    (vec((rule(), extra()), rules), vec(pick(), PACKETS)).prop_map(|(rules, picks)| {
+        let (mut rules, extras): (Vec<Rule>, Vec<Extra>) = rules.into_iter().unzip();
         disentangle(&mut rules);
+        for (rule, extra) in rules.iter_mut().zip(extras) {
+            rule.extra = legal(extra, &rule.action);
+        }
         let packets = picks.iter().map(|pick| pick.resolve(&rules)).collect();
         Case { name: "random".into(), rules, packets }
     })
@@ -116,7 +120,7 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
             Versions::Six if says || !addresses => Some(6),
             _ => None,
         };
-        let mut rule = Rule { ip, proto, saddr, daddr, sport, dport, action };
+        let mut rule = Rule { ip, proto, saddr, daddr, sport, dport, action, extra: Extra::default() };
         repair(&mut rule);
         if rule.matches_own_output() {
             // Refused, and rightly: it would funnel without end. Another protocol cannot match.
@@ -126,6 +130,23 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
         }
         rule
     })
+}
+
+fn extra() -> impl Strategy<Value = Extra> {
+    let mark = prop_oneof![Just(0), Just(7), Just(u32::MAX)];
+    let flags = select(&[0x01, 0x02, 0x12, 0x18, 0x20, 0xff][..]);
+    (weighted(0.1, mark), weighted(0.2, flags), weighted(0.1, ports()), weighted(0.3, ports()))
+        .prop_map(|(mark, flags, sport, dport)| Extra { mark, flags, guard: [sport, dport] })
+}
+
+/// As much of it as may stand beside the action.
+fn legal(extra: Extra, action: &Action) -> Extra {
+    let Extra { mark, flags, guard } = extra;
+    Extra {
+        mark: mark.filter(|_| *action != Action::Drop),
+        flags: flags.filter(|_| matches!(action, Action::Funnel { outer: TCP, .. })),
+        guard: if matches!(action, Action::Unfunnel { .. }) { guard } else { [None, None] },
+    }
 }
 
 /// Refused, and rightly: funnels that take what another one makes, and funnels that the far end could
@@ -526,7 +547,11 @@ impl Pick {
                 layers[0].urg = self.hidden(ports);
             }
             (Nested::AsTheRuleSays, &Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
-                layers.push(L4::new(inner, 25_000, 4739));
+                let (_, dport) = (0, &rule.extra.guard[1]);
+                let sport = self
+                    .sport
+                    .port(&rule.extra.guard[0].clone().or(Some(Match::one(Ports(25_000, 25_000)))), which);
+                layers.push(L4::new(inner, sport, self.dport.port(dport, which)));
             }
             _ => {}
         }
@@ -659,6 +684,7 @@ pub fn many(count: usize) -> Vec<Rule> {
                 4 => Action::Alias { destination: true, port: 65_200 },
                 _ => Action::Unalias { ports: vec![65_300, 65_302 + port % 50] },
             },
+            extra: Extra::default(),
         }
     };
     (0..count).map(rule).collect()

@@ -93,9 +93,12 @@ fn agree_on(rules: &[Rule], tree: &Tree, loaded: &Loaded, packet: &Sample) -> Re
         ensure!(tree == model.rule, "tree: rule {tree:?}; model: rule {:?}", model.rule);
     }
     let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
-    let (verdict, frame) = loaded.run(&packet.frame, context)?;
+    let (verdict, frame, mark) = loaded.run_marked(&packet.frame, context)?;
     if verdict != model.verdict.code() {
         bail!("kernel: verdict {verdict}; model: {:?} by rule {:?}", model.verdict, model.rule);
+    }
+    if model.verdict == model::Verdict::Pass {
+        ensure!(mark == model.mark, "kernel: mark {mark}; model: {} by rule {:?}", model.mark, model.rule);
     }
     let same = model.verdict == model::Verdict::Drop || frame == model.frame;
     ensure!(

@@ -48,13 +48,16 @@ pub struct Outcome {
     pub key: Option<Key>,
     /// The first rule that matches, whether or not its action could be carried out.
     pub rule: Option<usize>,
+    /// `skb->mark`, which is 0 before.
+    pub mark: u32,
     /// Means nothing when dropped.
     pub frame: Vec<u8>,
 }
 
 /// Runs one packet through the rules.
 pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
-    let mut outcome = Outcome { verdict: Verdict::Pass, key: None, rule: None, frame: frame.to_vec() };
+    let mut outcome =
+        Outcome { verdict: Verdict::Pass, key: None, rule: None, mark: 0, frame: frame.to_vec() };
     let Some(packet) = Packet::find(frame, link) else { return outcome };
     let key = packet.key(frame);
     outcome.key = Some(key);
@@ -67,13 +70,25 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
             None
         }
         Action::Funnel { .. } | Action::Unfunnel { .. } if gso_size != 0 => None,
-        Action::Funnel { outer, sport, dport } => packet.funnel(frame, *outer, *sport, *dport),
-        Action::Unfunnel { inner } => packet.unfunnel(frame, *inner),
+        Action::Funnel { outer, sport, dport } => {
+            packet.funnel(frame, *outer, *sport, *dport, rule.extra.flags.unwrap_or(0x02))
+        }
+        Action::Unfunnel { inner } => {
+            let changed = packet.unfunnel(frame, *inner);
+            let inside = packet.l4 + if packet.proto == TCP { 20 } else { 8 };
+            if changed.is_some() && !rule.extra.allows(be16(frame, inside), be16(frame, inside + 2)) {
+                outcome.verdict = Verdict::Drop;
+            }
+            changed
+        }
         Action::Alias { destination, port } => packet.alias(frame, *destination, *port),
         Action::Unalias { ports } => {
             rule.restores_destination().and_then(|destination| packet.unalias(frame, destination, ports))
         }
     };
+    if changed.is_some() || rule.action == Action::Accept {
+        outcome.mark = rule.extra.mark.unwrap_or(0);
+    }
     outcome.frame = changed.unwrap_or(outcome.frame);
     outcome
 }
@@ -198,7 +213,9 @@ impl Packet {
         Key { proto: self.proto, saddr, daddr, sport, dport }
     }
 
-    fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16) -> Option<Vec<u8>> {
+    fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16, flags: u8) -> Option<Vec<u8>> {
+        let mut funneled = FUNNELED;
+        funneled[9] = flags;
         let mut inner = frame[self.l4..self.end].to_vec();
         let absent = self.proto == UDP && be16(&inner, 6) == 0;
         let pushed = if outer == TCP { 20 } else { 8 };
@@ -208,7 +225,7 @@ impl Packet {
             || (absent && self.six)
             || (self.proto == UDP && usize::from(be16(&inner, 4)) != inner.len())
             || (absent && outer == TCP && inner.len() > 9216)
-            || (self.proto == TCP && inner[4..14] == FUNNELED)
+            || (self.proto == TCP && inner[4..14] == funneled)
         {
             return None;
         }
@@ -229,7 +246,7 @@ impl Packet {
         segment.extend(sport.to_be_bytes());
         segment.extend(dport.to_be_bytes());
         if outer == TCP {
-            segment.extend(FUNNELED);
+            segment.extend(funneled);
             segment.extend([0x04, 0x00, 0, 0, 0, 0]); // window 1024
         } else {
             segment.extend(((8 + inner.len()) as u16).to_be_bytes());

@@ -30,6 +30,24 @@ pub struct Rule {
     pub sport: Option<Match<Ports>>,
     pub dport: Option<Match<Ports>>,
     pub action: Action,
+    pub extra: Extra,
+}
+
+/// What stands besides the action.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extra {
+    pub mark: Option<u32>,
+    /// Of the header that `funnel tcp` pushes.
+    pub flags: Option<u8>,
+    /// The inner source and destination ports that `unfunnel` lets through.
+    pub guard: [Option<Match<Ports>>; 2],
+}
+
+impl Extra {
+    pub fn allows(&self, sport: u16, dport: u16) -> bool {
+        let allows = |m: &Option<Match<Ports>>, port| m.as_ref().is_none_or(|m| m.matches(port));
+        allows(&self.guard[0], sport) && allows(&self.guard[1], dport)
+    }
 }
 
 /// One of the values, or none of them.
@@ -150,6 +168,10 @@ impl<T> Match<T> {
 }
 
 impl Match<Ports> {
+    pub fn matches(&self, port: u16) -> bool {
+        self.values.iter().any(|value| value.0 <= port && port <= value.1) != self.negated
+    }
+
     /// The one port that matches.
     pub fn single(&self) -> Option<u16> {
         let port = self.values[0].0;
@@ -170,7 +192,7 @@ impl Rule {
         };
         let six = key.saddr.is_ipv6();
         let port = |m: &Option<Match<Ports>>, port: u16| match m {
-            Some(m) => m.values.iter().any(|value| value.0 <= port && port <= value.1) != m.negated,
+            Some(m) => m.matches(port),
             None => true,
         };
         self.ip.is_none_or(|version| (version == 6) == six)
@@ -250,6 +272,7 @@ impl Rule {
             sport: None,
             dport: None,
             action: Action::Accept,
+            extra: Extra::default(),
         };
         let matches = matches.replace(',', " ").replace('{', " { ").replace('}', " } ");
         let mut words = matches.split_whitespace();
@@ -438,6 +461,27 @@ impl fmt::Display for Rule {
                     many => write!(f, " actions unalias {{ {} }}", many.join(", ")),
                 }
             }
+        }?;
+        self.extra.fmt(f)
+    }
+}
+
+impl fmt::Display for Extra {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (word, guard) in ["sport", "dport"].iter().zip(&self.guard) {
+            if let Some(guard) = guard {
+                write!(f, " {word} {guard}")?;
+            }
+        }
+        if let Some(flags) = self.flags {
+            let names = ["fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr"];
+            let names =
+                names.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, name)| *name);
+            write!(f, " flags {}", names.collect::<Vec<_>>().join("|"))?;
+        }
+        match self.mark {
+            Some(mark) => write!(f, " mark set {mark}"),
+            None => Ok(()),
         }
     }
 }

@@ -30,6 +30,7 @@ pub struct SkBuff {
 }
 
 const SK_BUFF_LEN: usize = 192;
+const SK_BUFF_MARK: usize = 8;
 const SK_BUFF_IFINDEX: usize = 40;
 const SK_BUFF_DATA_END: usize = 80;
 const SK_BUFF_GSO_SIZE: usize = 176;
@@ -105,6 +106,11 @@ impl Loaded {
 
     /// The return value and the frame afterwards.
     pub fn run(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>)> {
+        self.run_marked(frame, context).map(|(verdict, frame, _)| (verdict, frame))
+    }
+
+    /// The return value, the frame and `skb->mark` afterwards.
+    pub fn run_marked(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>, u32)> {
         let mut ctx = [0; SK_BUFF_LEN];
         let mut set = |at: usize, value: u32| {
             ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
@@ -113,13 +119,16 @@ impl Loaded {
         set(SK_BUFF_DATA_END, context.linear);
         set(SK_BUFF_IFINDEX, context.interface);
         let mut out = vec![0; frame.len() + 128];
+        let mut ctx_out = [0; SK_BUFF_LEN];
         let result = self.program()?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&ctx),
+            ctx_out: Some(&mut ctx_out),
             ..TestRunOptions::default()
         })?;
         out.truncate(result.data_size_out as usize);
-        Ok((result.return_value.cast_signed(), out))
+        let mark = ctx_out[SK_BUFF_MARK..SK_BUFF_MARK + 4].try_into().map(u32::from_ne_bytes)?;
+        Ok((result.return_value.cast_signed(), out, mark))
     }
 }
