@@ -264,7 +264,11 @@ fn as_nobody(directory: &Path, args: &[&str]) -> Command {
     let binary: PathBuf = directory.join("sfunnel");
     if !binary.exists() {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::copy(env!("CARGO_BIN_EXE_sfunnel"), &binary).unwrap();
+        // By another process: a file open for writing here is inherited by whatever other tests are starting,
+        // and cannot be executed until they have.
+        assert!(
+            Command::new("cp").arg(env!("CARGO_BIN_EXE_sfunnel")).arg(&binary).status().unwrap().success()
+        );
     }
     let mut command = if nix::unistd::geteuid().is_root() {
         let mut command = Command::new("setpriv");
