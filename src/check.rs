@@ -91,8 +91,8 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
     };
     let proto = proto(matches.protocol?);
     let action = match &actions::main(rule)?.kind {
-        // Only `mark`: the packet goes on.
-        ActionKind::Accept | ActionKind::Mark { .. } => ir::Action::Accept,
+        // Only what may stand beside an action: the packet goes on.
+        ActionKind::Accept | ActionKind::Mark { .. } | ActionKind::Counter => ir::Action::Accept,
         ActionKind::Drop => ir::Action::Drop,
         ActionKind::Funnel { outer, sport, dport, flags } => ir::Action::Funnel(ir::Funnel {
             outer: self::proto(*outer),
@@ -119,6 +119,7 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
         action,
         mark: actions::mark(rule),
+        counter: actions::counter(rule),
     })
 }
 

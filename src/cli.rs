@@ -7,6 +7,7 @@ mod args;
 mod attach;
 mod compile;
 mod container;
+mod counted;
 mod mirror;
 mod programs;
 mod rules;

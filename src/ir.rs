@@ -32,6 +32,15 @@ pub struct Rule {
     pub action: Action,
     /// What `skb->mark` becomes, once the action has been carried out.
     pub mark: Option<u32>,
+    /// Packets and bytes are counted.
+    pub counter: bool,
+}
+
+impl Ruleset {
+    /// Whether anything is counted: only then does a program have maps.
+    pub fn counts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.counter)
+    }
 }
 
 impl Rule {

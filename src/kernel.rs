@@ -14,8 +14,10 @@ use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
+pub mod counters;
 mod verdict;
 
+pub use counters::Counters;
 pub use verdict::Refusal;
 
 /// A program in the kernel, for as long as this lives or a filter holds it.
@@ -43,6 +45,8 @@ pub enum LoadError {
     Permission(String),
     #[error("the kernel's verifier refused program `{program}`: {refusal}")]
     Refused { program: String, refusal: Box<Refusal> },
+    #[error("cannot make the maps that packets are counted in: {0}")]
+    Maps(io::Error),
     #[error("cannot load program `{program}`: {source}{}", hint(source))]
     Kernel { program: String, source: io::Error },
 }

@@ -31,7 +31,8 @@ pub fn rule(rule: &Rule) -> String {
         words.push(matched(word, set, port_ranges));
     }
     let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
-    format!("{} actions {}{mark}", words.join(" "), action(&rule.action))
+    let counter = if rule.counter { "counter " } else { "" };
+    format!("{} actions {counter}{}{mark}", words.join(" "), action(&rule.action))
 }
 
 /// What follows the word `actions`.

@@ -171,7 +171,10 @@ fn every_flag_is_in_the_help_of_its_command() {
     use clap::CommandFactory;
     let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
     let expected: [(&str, &[&str]); 6] = [
-        ("attach", &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug", "--deny"]),
+        (
+            "attach",
+            &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug", "--deny", "--counters"],
+        ),
         ("detach", &["--clean"]),
         ("status", &["--json"]),
         ("check", &["<FILE>", "--deny"]),
@@ -194,8 +197,16 @@ fn every_flag_is_in_the_help_of_its_command() {
     // Each flag with a variable names it.
     let help = out(&run(sfunnel(&["attach", "--help"]), ""));
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
-    for variable in ["IFACES", "DIRECTION", "NETNS", "SFUNNEL_RULESET", "N_ATTEMPTS", "RETRY_DELAY", "DEBUG"]
-    {
+    for variable in [
+        "IFACES",
+        "DIRECTION",
+        "NETNS",
+        "SFUNNEL_RULESET",
+        "N_ATTEMPTS",
+        "RETRY_DELAY",
+        "DEBUG",
+        "SFUNNEL_COUNTERS",
+    ] {
         assert!(help.contains(&format!("[variable: {variable}]")), "{variable}: {help}");
     }
 }

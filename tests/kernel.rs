@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "kernel/counters.rs"]
+mod counters;
+
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -145,6 +148,7 @@ fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
             dport: RangeSetBlaze::universe(),
             action: ir::Action::Accept,
             mark: None,
+            counter: false,
         };
         let ruleset = ir::Ruleset { rules: rules.iter().map(rule).collect() };
         let tree = sfunnel::tree::build(&ruleset);
@@ -780,6 +784,7 @@ fn two_capabilities_are_enough() {
             engine::load(&mut loader, &arb::many(1_000), link).expect("1,000 rules");
         }
         agree_on_random(100, &AtomicUsize::new(0));
+        counters::agree_on_random(30);
         return;
     }
     if !require(&[Need::Root, Need::Tool("setpriv", "util-linux")]) {

@@ -32,7 +32,9 @@ const JMP_CALL: u8 = 0x80;
 const JMP_EXIT: u8 = 0x90;
 /// The immediate of an atomic operation says which: plain addition here, no fetch.
 const ATOMIC_ADD: u32 = 0x00;
-/// In the source register of a 64-bit load: the immediate is a map's descriptor and an offset.
+/// In the source register of a 64-bit load: the immediate is a map's descriptor.
+const PSEUDO_MAP_FD: u8 = 1;
+/// The same, and an offset into its first value.
 const PSEUDO_MAP_VALUE: u8 = 2;
 
 /// The fields of one slot, named as in `struct bpf_insn`.
@@ -78,6 +80,11 @@ pub(crate) fn encode(step: &Step, slots: &mut Vec<u64>) -> bool {
     first == raw[0] && second == f.next_imm.map(|_| raw[1])
 }
 
+/// The slot with another immediate.
+pub(crate) fn with_immediate(slot: u64, imm: u32) -> u64 {
+    slot & u64::from(u32::MAX) | u64::from(imm) << 32
+}
+
 /// A slot as `struct bpf_insn` lies in the memory of this host.
 pub(crate) fn bytes(slot: u64) -> [u8; 8] {
     let [code, regs, o0, o1, i0, i1, i2, i3] = slot.to_le_bytes();
@@ -120,6 +127,14 @@ fn op(op: Op) -> Fields {
             src: PSEUDO_MAP_VALUE,
             imm: map_fd.cast_unsigned(),
             next_imm: Some(off),
+            ..Fields::default()
+        },
+        Op::LdMap { dst, map } => Fields {
+            code: CLASS_LD | size(Size::D),
+            dst: reg(dst),
+            src: PSEUDO_MAP_FD,
+            imm: map,
+            next_imm: Some(0),
             ..Fields::default()
         },
         Op::Load { size: s, dst, base, off } => Fields {

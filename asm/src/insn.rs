@@ -31,6 +31,7 @@ pub(crate) enum Op {
     ToBe { dst: Reg, size: Size },
     LdImm64 { dst: Reg, imm: u64 },
     LdMapValue { dst: Reg, map_fd: i32, off: u32 },
+    LdMap { dst: Reg, map: u32 },
     Load { size: Size, dst: Reg, base: Reg, off: i16 },
     Store { size: Size, base: Reg, off: i16, src: Reg },
     StoreImm { size: Size, base: Reg, off: i16, imm: i32 },
@@ -47,7 +48,7 @@ impl Insn {
     /// How many slots it takes.
     pub(crate) fn slots(self) -> usize {
         match self.0 {
-            Op::LdImm64 { .. } | Op::LdMapValue { .. } => 2,
+            Op::LdImm64 { .. } | Op::LdMapValue { .. } | Op::LdMap { .. } => 2,
             _ => 1,
         }
     }
@@ -104,6 +105,12 @@ impl Insn {
     /// replaces the file descriptor by the address when it loads the program.
     pub fn ld_map_value(dst: Reg, map_fd: i32, off: u32) -> Insn {
         Insn(Op::LdMapValue { dst, map_fd, off })
+    }
+
+    /// `r1 = map[0]`: two slots; a map by a number of the program's own, for want of a descriptor. Until
+    /// [`Program::with_maps`](crate::Program::with_maps) has put in descriptors, no kernel takes the program.
+    pub fn ld_map(dst: Reg, map: u32) -> Insn {
+        Insn(Op::LdMap { dst, map })
     }
 
     /// `r1 = *(u16 *)(r2 + 12)`: the rest of the register is cleared

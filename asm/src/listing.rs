@@ -164,6 +164,7 @@ impl Display for Insn {
                 write!(f, "{name} = be{bits} {name}")
             }
             Op::LdImm64 { dst, imm } => write!(f, "{dst} = {imm:#x} ll"),
+            Op::LdMap { dst, map } => write!(f, "{dst} = map[{map}]"),
             Op::LdMapValue { dst, map_fd, off } => write!(f, "{dst} = map[fd:{map_fd}][0]+{off}"),
             Op::Load { size, dst, base, off } => write!(f, "{dst} = {}", Place(size, base, off)),
             Op::Store { size, base, off, src } => {

@@ -4,7 +4,7 @@
 
 use crate::assembler::Texts;
 use crate::encode;
-use crate::insn::{Cond, Insn};
+use crate::insn::{Cond, Insn, Op};
 use crate::listing;
 
 /// One instruction of the kernel, jumps as distances from the slot behind it.
@@ -52,6 +52,21 @@ impl Program {
     /// The program as the kernel of this host takes it, eight bytes a slot.
     pub fn bytes(&self) -> Vec<u8> {
         self.slots.iter().flat_map(|&slot| encode::bytes(slot)).collect()
+    }
+
+    /// The same program with descriptors in place of its own numbers of [maps](Insn::ld_map): `fds[0]` for
+    /// map 0, and so on. Numbers beyond stay.
+    #[must_use]
+    pub fn with_maps(&self, fds: &[i32]) -> Program {
+        let mut program = self.clone();
+        for Placed { slot, step, .. } in &self.steps {
+            if let Step::Op(Insn(Op::LdMap { map, .. })) = step
+                && let Some(fd) = usize::try_from(*map).ok().and_then(|map| fds.get(map))
+            {
+                program.slots[*slot] = encode::with_immediate(program.slots[*slot], fd.cast_unsigned());
+            }
+        }
+        program
     }
 
     /// The length in slots of eight bytes, what the kernel counts as instructions.

@@ -66,6 +66,7 @@ fn instructions() -> Vec<(Insn, &'static str, &'static str)> {
         (Insn::ld_imm64(R1, 0x1122_3344_5566_7788), "18 01 00 00 88 77 66 55 00 00 00 00 44 33 22 11", "r1 = 0x1122334455667788 ll"),
         (Insn::ld_imm64(R1, u64::MAX), "18 01 00 00 ff ff ff ff 00 00 00 00 ff ff ff ff", "r1 = 0xffffffffffffffff ll"),
         (Insn::ld_imm64(R1, 0xffff_ffff), "18 01 00 00 ff ff ff ff 00 00 00 00 00 00 00 00", "r1 = 0xffffffff ll"),
+        (Insn::ld_map(R1, 1), "18 11 00 00 01 00 00 00 00 00 00 00 00 00 00 00", "r1 = map[1]"),
         (Insn::ld_map_value(R7, 3, 8), "18 27 00 00 03 00 00 00 00 00 00 00 08 00 00 00", "r7 = map[fd:3][0]+8"),
         (Insn::ld_map_value(R7, 0x7fff_ffff, u32::MAX), "18 27 00 00 ff ff ff 7f 00 00 00 00 ff ff ff ff", "r7 = map[fd:2147483647][0]+4294967295"),
         // Memory, each size, both signs of the offset.

@@ -1,7 +1,7 @@
 //! Which actions may stand in one rule.
 //!
 //! One of them says where the packet goes: `accept`, `drop`, `funnel`, `unfunnel`, `alias` or `unalias`.
-//! `mark` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
+//! `mark` and `counter` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
 //! wrong with them comes out.
 
 use crate::diag::Diagnostic;
@@ -11,13 +11,13 @@ use crate::syntax::repeated;
 
 use super::set;
 
-/// The action that says where the packet goes; `mark`, if there is no other.
+/// The action that says where the packet goes; one of the others, if there is none.
 pub(super) fn main(rule: &Rule) -> Option<&Action> {
     rule.actions.iter().find(|action| !is_extra(action)).or(rule.actions.first())
 }
 
 fn is_extra(action: &Action) -> bool {
-    matches!(action.kind, ActionKind::Mark { .. })
+    matches!(action.kind, ActionKind::Mark { .. } | ActionKind::Counter)
 }
 
 /// What `mark set` says.
@@ -28,11 +28,17 @@ pub(super) fn mark(rule: &Rule) -> Option<u32> {
     })
 }
 
+/// Whether it says `counter`.
+pub(super) fn counter(rule: &Rule) -> bool {
+    rule.actions.iter().any(|action| action.kind == ActionKind::Counter)
+}
+
 /// Actions that do not go together.
 pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
-    let mut extras = rule.actions.iter().filter(|action| is_extra(action));
-    if let Some(first) = extras.next() {
-        faults.extend(extras.map(|again| repeated(again.kind.keyword(), first.span, again.span)));
+    for (at, again) in rule.actions.iter().enumerate().filter(|(_, action)| is_extra(action)) {
+        let word = again.kind.keyword();
+        let first = rule.actions.iter().take(at).find(|action| action.kind.keyword() == word);
+        faults.extend(first.map(|first| repeated(word, first.span, again.span)));
     }
     let mut mains = rule.actions.iter().filter(|action| !is_extra(action));
     let Some(first) = mains.next() else { return };
@@ -44,7 +50,7 @@ pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
         );
     }
     if first.kind == ActionKind::Drop
-        && let Some(mark) = rule.actions.iter().find(|action| is_extra(action))
+        && let Some(mark) = rule.actions.iter().find(|action| matches!(action.kind, ActionKind::Mark { .. }))
     {
         faults.push(
             Diagnostic::error("`mark` and `drop` in one rule", mark.span, "nobody will see the mark")

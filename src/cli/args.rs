@@ -125,6 +125,9 @@ pub struct Attach {
     /// [variable: SFUNNEL_GSO] [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
+    /// Count packets and bytes of every rule; `status` shows them [variable: SFUNNEL_COUNTERS]
+    #[arg(long)]
+    pub counters: bool,
     /// Say more about what is loaded [variable: DEBUG]
     #[arg(long)]
     pub debug: bool,

@@ -3,6 +3,7 @@
 use std::thread;
 
 use super::args::{self, Strict};
+use super::counted::Counting;
 use super::programs::{self, Ends, Programs};
 use super::rules::Rules;
 use super::settings::{self, Direction, Patience, Target};
@@ -18,6 +19,7 @@ pub(super) struct How {
     pub(super) patience: Patience,
     strict: Strict,
     gso: Gso,
+    counters: bool,
     debug: bool,
 }
 
@@ -27,6 +29,7 @@ impl How {
             patience: Patience::read(args, console)?,
             strict: args.strict,
             gso: settings::gso(args.gso, console)?,
+            counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
         })
     }
@@ -54,8 +57,11 @@ pub(super) fn attach_to(
     source: crate::diag::Source,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let rules =
+    let mut rules =
         Rules::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
+    if how.counters {
+        rules.ruleset.rules.iter_mut().for_each(|rule| rule.counter = true);
+    }
     let mut netlink = open(target)?;
     if how.debug {
         console.say(
@@ -215,6 +221,17 @@ fn attach_prepared(
             let large = prepared.of(interface, *hook);
             wanted.push((interface, *hook, programs::options(*link, *hook, large), large));
         }
+    }
+    if rules.ruleset.counts() {
+        let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
+        let standing = net::status(netlink, &interfaces, hooks)?;
+        let mut counting = Counting::load(rules, wanted, &standing, console)?;
+        let done = net::plan(netlink, counting.attachments())?.apply(netlink)?;
+        counting.take_over(&done, console);
+        if how.debug {
+            counting.debug(console);
+        }
+        return Ok(done);
     }
     let programs = Programs::load(rules, wanted.iter().map(|(_, _, options, _)| *options), console)?;
     let mut attachments = Vec::new();

@@ -32,6 +32,9 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
     let compile = || rules.compile(Options { link: args.link.into(), large });
+    if args.emit == Emit::Elf && rules.ruleset.counts() {
+        return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
+    }
     let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
         Emit::Tree => rules.tree.to_string().into_bytes(),

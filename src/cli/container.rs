@@ -9,13 +9,14 @@ use super::{Console, Failure};
 use crate::net::detach::Whose;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 9] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
     ("IFACES", "all"),
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),
     ("SFUNNEL_GSO", "segment"),
     ("CLEAN", "0"),
+    ("SFUNNEL_COUNTERS", "0"),
     ("DEBUG", "0"),
     ("N_ATTEMPTS", "6"),
     ("RETRY_DELAY", "3"),
@@ -48,6 +49,6 @@ fn banner(console: &mut Console<'_>) {
             Some(value) => value,
             None => format!("{default} (not set)"),
         };
-        console.say(format!("  {name:<15} {value}"));
+        console.say(format!("  {name:<16} {value}"));
     }
 }

@@ -56,16 +56,21 @@ impl Programs {
 
     pub fn debug(&self, console: &mut Console<'_>) {
         for (_, compiled, program) in &self.each {
-            let translated = program.translated.map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
-            console.say(format!(
-                "debug: program {} `{}`: {} instructions, {} long jumps, {translated} after the verifier",
-                program.id,
-                program.name,
-                compiled.slots(),
-                compiled.long_jumps(),
-            ));
+            describe(program, compiled, console);
         }
     }
+}
+
+/// What `--debug` says of a program.
+pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Console<'_>) {
+    let translated = program.translated.map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
+    console.say(format!(
+        "debug: program {} `{}`: {} instructions, {} long jumps, {translated} after the verifier",
+        program.id,
+        program.name,
+        compiled.slots(),
+        compiled.long_jumps(),
+    ));
 }
 
 /// What a hook's program is for.
@@ -85,7 +90,7 @@ pub fn side(hook: Hook) -> Side {
 }
 
 /// Names of programs are no longer than 15.
-fn name(Options { link, large }: Options) -> &'static str {
+pub fn name(Options { link, large }: Options) -> &'static str {
     match (link, large) {
         (Link::Ethernet, Large::Pass) => "sfunnel",
         (Link::Ethernet, Large::Segment(Side::Egress)) => "sfunnel_out",

@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::attach::{interfaces, open};
 use super::settings::{Direction, Target};
-use super::{Console, Failure, args};
+use super::{Console, Failure, args, counted};
+use crate::codegen::counters::Reason;
+use crate::kernel::counters::{Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::{self, Filter, Hook, Mark, pair};
@@ -27,6 +29,11 @@ struct Entry<'a> {
     pair: Option<[Option<&'a str>; 2]>,
     /// `gso_max_segs` of the interface as it will be again when the filter goes.
     gso_max_segs_was: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counters: Option<Counts>,
+    /// Why they cannot be shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counters_error: Option<String>,
 }
 
 impl<'a> Entry<'a> {
@@ -42,6 +49,11 @@ impl<'a> Entry<'a> {
             }
             Large::Limited(before) => gso_max_segs_was = Some(before),
         }
+        let (counters, counters_error) = match counted::of(filter) {
+            None => (None, None),
+            Some(Ok(counts)) => (Some(counts), None),
+            Some(Err(error)) => (None, Some(error.to_string())),
+        };
         Self {
             interface: &filter.interface.name,
             ifindex: filter.interface.index,
@@ -56,6 +68,8 @@ impl<'a> Entry<'a> {
             handle: filter.handle,
             pair,
             gso_max_segs_was,
+            counters,
+            counters_error,
         }
     }
 }
@@ -73,15 +87,15 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         writeln!(console.out)?;
         return Ok(());
     }
-    for (at, Entry { interface, hook, name, program, tag, priority, handle, pair, .. }) in
-        entries.iter().enumerate()
-    {
+    for (at, shown) in entries.iter().enumerate() {
+        let Entry { interface, hook, name, program, tag, priority, handle, pair, .. } = shown;
         let program = program.map_or("?".to_owned(), |id| id.to_string());
         let tag = tag.unwrap_or("?");
         writeln!(
             console.out,
             "{interface} {hook}: {name}, program {program} tag {tag}, priority {priority} handle {handle:#x}"
         )?;
+        show(shown, console)?;
         // Once for an interface, behind its last filter that uses it.
         let again =
             entries.iter().skip(at + 1).any(|entry| entry.interface == *interface && entry.pair.is_some());
@@ -101,4 +115,26 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         console.say("nothing of sfunnel's is attached there");
     }
     Ok(())
+}
+
+/// A line for each rule that counts, then one for each reason that there was.
+fn show(entry: &Entry<'_>, console: &mut Console<'_>) -> Result<(), Failure> {
+    if let Some(error) = &entry.counters_error {
+        writeln!(console.out, "  {error}")?;
+    }
+    let Some(Counts { rules, reasons }) = &entry.counters else { return Ok(()) };
+    for RuleCount { rule, text, count } in rules {
+        writeln!(console.out, "  rule {rule}: {}: {text}", said(*count))?;
+    }
+    for ReasonCount { reason, count } in reasons.iter().filter(|reason| reason.count.packets > 0) {
+        let known = Reason::ALL.into_iter().find(|known| known.key() == reason);
+        let text = known.map_or(reason.as_str(), |known| known.text());
+        writeln!(console.out, "  {text}: {}", said(*count))?;
+    }
+    Ok(())
+}
+
+fn said(Count { packets, bytes }: Count) -> String {
+    let noun = if packets == 1 { "packet" } else { "packets" };
+    format!("{packets} {noun}, {bytes} bytes")
 }

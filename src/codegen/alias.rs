@@ -21,11 +21,12 @@
 use asm::{Cond, Insn, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
+use super::counters::Reason;
 use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::list::{Miss, one_of};
-use super::validate::{IpHeader, validate, validate_plain};
-use crate::ir::{End, Family};
+use super::validate::{IpHeader, Least, validate, validate_plain};
+use crate::ir::{End, Family, Proto};
 use crate::packet::{Field, l4, tcp};
 
 /// The port that a packet hides in its urgent pointer.
@@ -39,9 +40,9 @@ pub(super) fn emit(e: &mut Emit, family: Family, end: End) {
     routine(e, family, &name, |e, header, _| {
         pass_if_urgent(e, header);
         e.load(R1, header, tcp::URGENT);
-        e.jump_if_note(Cond::ne32(R1, 0_u32), e.pass, "in use");
+        e.pass_if(Cond::ne32(R1, 0_u32), Reason::NotAliasable, "in use");
         e.load(R1, header, port(end));
-        e.jump_if_note(Cond::eq32(R1, PORTS), e.pass, "has that port already");
+        e.pass_if(Cond::eq32(R1, PORTS), Reason::NotAliasable, "has that port already");
         e.store(header, tcp::URGENT, R1);
         e.store(header, port(end), PORTS);
     });
@@ -54,7 +55,8 @@ pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, 
         pass_if_urgent(e, header);
         e.load(HIDDEN, header, tcp::URGENT);
         let listed = e.label(format!("{name}_listed{kind}"));
-        one_of(e, HIDDEN, ports, listed, Miss { label: e.pass, verdict: UNSPEC });
+        let miss = Miss { label: e.because(Reason::NotListed), verdict: e.unless_counted(UNSPEC) };
+        one_of(e, HIDDEN, ports, listed, miss);
         e.bind(listed);
         e.load_raw(PORTS, header, port(end));
         e.op_note(Insn::xor32(PORTS, u32::MAX), "the sum loses it");
@@ -66,12 +68,12 @@ pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, 
 /// What both have in common. `change` is given the TCP header and a suffix for labels; it changes the
 /// header and leaves in `PORTS` what its sum has changed by, in the packet's byte order, or passes.
 fn routine(e: &mut Emit, family: Family, name: &str, change: impl Fn(&mut Emit, &Window, &str)) {
-    let with_options = validate_plain(e, family, tcp::LEN, name);
+    let with_options = validate_plain(e, family, Least::header(Proto::Tcp), name);
     let (packet, cold) = e.pull_window(name, family.header_len() + tcp::LEN);
     change(e, &packet.at(family.header_len()), "");
     let tcp_at = e.offset(family, 0, None);
     e.update_tcp(tcp_at, PORTS);
-    e.done();
+    e.done(0);
     if let Some(with_options) = with_options {
         e.bind(with_options);
         emit_options(e, change);
@@ -83,19 +85,19 @@ fn routine(e: &mut Emit, family: Family, name: &str, change: impl Fn(&mut Emit, 
 /// changed on the stack.
 fn emit_options(e: &mut Emit, change: impl Fn(&mut Emit, &Window, &str)) {
     e.ip_header_len(R1);
-    validate(e, tcp::LEN, IpHeader::WithOptions(R1));
+    validate(e, Least::header(Proto::Tcp), IpHeader::WithOptions(R1));
     e.op(Insn::mov32(IP_LEN, R1));
     let tcp_at = Offset { plus: Some(IP_LEN), ..e.ip_offset() };
     e.load_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
     change(e, &PEEK.window(), "_options");
     e.store_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
     e.update_tcp(tcp_at, PORTS);
-    e.done();
+    e.done(0);
 }
 
 fn pass_if_urgent(e: &mut Emit, header: &Window) {
     e.load(R1, header, tcp::FLAGS);
-    e.jump_if_note(Cond::set32(R1, tcp::URG), e.pass, "URG");
+    e.pass_if(Cond::set32(R1, tcp::URG), Reason::NotAliasable, "URG");
 }
 
 fn port(end: End) -> Field {

@@ -104,7 +104,8 @@ impl Emit {
         self.op(Insn::mov32(R3, 0_u32));
         self.op(Insn::mov32(R5, flags));
         self.call(Helper::L4CsumReplace);
-        self.jump_if(Cond::ne64(R0, 0), self.fail);
+        let fail = self.fail();
+        self.jump_if(Cond::ne64(R0, 0), fail);
     }
 
     /// Bytes of the TCP header have changed by `change`, a sum in the packet's byte order:
@@ -118,7 +119,8 @@ impl Emit {
         self.op(Insn::mov32(R4, change));
         self.op(Insn::mov32(R5, 0_u32));
         self.call(Helper::L4CsumReplace);
-        self.jump_if(Cond::ne64(R0, 0), self.fail);
+        let fail = self.fail();
+        self.jump_if(Cond::ne64(R0, 0), fail);
     }
 
     /// `R1 = checksum field; if it is 0 it becomes 0xffff`: zero says "no checksum" (RFC 768).

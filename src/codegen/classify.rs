@@ -5,7 +5,7 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::emit::{Emit, PORTS, UNSPEC, Window};
-use super::{Routine, Routines, Variant, Verb};
+use super::{Routine, Routines, Variant, Verb, counters};
 use crate::ir::{Action, Family, Funnel, Proto, Rule};
 use crate::packet::{ipv4, ipv6};
 use crate::tree::{Field, Node, Op};
@@ -94,7 +94,10 @@ impl Walk<'_> {
         self.e.origin(Some(number));
         // Without one, this is a tree of another ruleset: no rule, no action.
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
-        let variant = Variant { mark: rule.mark, ..Variant::default() };
+        let variant = Variant { mark: rule.mark, counted: rule.counter, ..Variant::default() };
+        if rule.counter {
+            self.e.choose_counter(counters::of_rule(number));
+        }
         match &rule.action {
             Action::Accept if variant == Variant::default() => self.e.exit(UNSPEC),
             Action::Accept => self.routine(Verb::Accept, self.proto, self.proto, variant),

@@ -6,6 +6,7 @@
 
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
+use super::counters::Reason;
 use super::{Large, Link, Options, Variant, segment};
 use crate::packet::{Field, skb};
 
@@ -78,8 +79,11 @@ pub(super) struct Emit {
     pub(super) variant: Variant,
     /// Leaves the packet as it is; bound at the end of the program.
     pub(super) pass: Label,
-    /// Drops the packet: only where it is half rewritten and the kernel refuses to go on.
-    pub(super) fail: Label,
+    /// Drops the packet; bound there as well, if something jumps to it.
+    fail: Label,
+    can_fail: bool,
+    /// Why packets are left alone or dropped that are counted, and where to go with them.
+    pub(super) reasons: Vec<(Reason, Label)>,
 }
 
 impl Emit {
@@ -88,21 +92,47 @@ impl Emit {
         let mut asm = Assembler::new();
         asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
-        Emit { asm, link, large, segment: None, variant: Variant::default(), pass, fail }
+        Emit {
+            asm,
+            link,
+            large,
+            segment: None,
+            variant: Variant::default(),
+            pass,
+            fail,
+            can_fail: false,
+            reasons: Vec::new(),
+        }
     }
 
-    pub(super) fn finish(mut self, can_fail: bool) -> Result<Program, asm::Error> {
+    pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
         self.bind(self.pass);
         self.exit(UNSPEC);
-        if can_fail {
-            self.bind(self.fail);
-            self.exit(SHOT);
-        }
+        self.finish_counting();
+        let failed = self.finish_failing();
         if let (Large::Segment(side), Some(label)) = (self.large, self.segment) {
             self.bind(label);
             segment::emit(&mut self, side);
         }
+        if !failed {
+            self.finish_failing();
+        }
         self.asm.finish()
+    }
+
+    /// Whether anything fails, up to here.
+    fn finish_failing(&mut self) -> bool {
+        if self.can_fail {
+            self.bind(self.fail);
+            self.exit(SHOT);
+        }
+        self.can_fail
+    }
+
+    /// Where to drop a packet that nobody counts.
+    pub(super) fn plain_fail(&mut self) -> Label {
+        self.can_fail = true;
+        self.fail
     }
 
     /// A program that has its own exits.
@@ -113,7 +143,7 @@ impl Emit {
     /// `if skb->gso_size != 0 goto` the segmentation pair, or `pass`: nothing has been changed so far.
     pub(super) fn if_large(&mut self, note: &str) {
         let label = match (self.large, self.segment) {
-            (Large::Pass, _) => self.pass,
+            (Large::Pass, _) => self.because(Reason::Gso),
             (Large::Segment(_), Some(label)) => label,
             (Large::Segment(_), None) => *self.segment.insert(self.asm.label("segment")),
         };
@@ -164,8 +194,10 @@ impl Emit {
         }
     }
 
-    /// The action has been carried out: what the rule says besides, and on to the next program.
-    pub(super) fn done(&mut self) {
+    /// The action has been carried out, and the packet has `grown`: what the rule says besides, and on to the
+    /// next program. Uses R0 to R5.
+    pub(super) fn done(&mut self, grown: i16) {
+        self.count(grown);
         self.set_mark();
         self.exit(UNSPEC);
     }
@@ -251,7 +283,8 @@ impl Emit {
     ///
     /// The pull is a block of its own out of the way, which ends by joining the usual path.
     pub(super) fn pull_window(&mut self, name: &str, after_link: i16) -> (Window, Cold) {
-        self.pull_or(name, after_link, self.pass)
+        let short = self.because(Reason::Malformed);
+        self.pull_or(name, after_link, short)
     }
 
     /// The same, with shorter packets going to `short`.

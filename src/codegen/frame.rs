@@ -9,10 +9,12 @@
 //!           REPLY     in it: the answer to a packet that does not fit        152
 //!           FIB       in it: what bpf_fib_lookup is asked                     64
 //! FP - 504  MTU       what bpf_check_mtu says                                  8
+//! FP - 508  COUNTER   the number of the rule's counter, if it counts           4
 //! ```
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
+use super::counters::Reason;
 use super::emit::{Emit, FP, Slot, Window};
 use crate::ir::Family;
 use crate::packet::{fib, ipv4};
@@ -26,8 +28,11 @@ pub(super) const REPLY: Slot = Slot { offset: CHUNK.offset, len: 152 };
 pub(super) const FIB: Slot = Slot { offset: CHUNK.offset + REPLY.len, len: fib::LEN };
 pub(super) const MTU: Slot = Slot { offset: -504, len: 8 };
 
+/// Not on a multiple of eight: see [`counters`](super::counters).
+pub(super) const COUNTER: Slot = Slot { offset: -508, len: 4 };
+
 const _: () = {
-    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK, MTU];
+    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK, MTU, COUNTER];
     let mut top = 0;
     let mut i = 0;
     while i < areas.len() {
@@ -81,7 +86,8 @@ impl Emit {
     pub(super) fn load_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
         self.transfer(offset, slot, len);
         self.call(Helper::SkbLoadBytes);
-        self.jump_if(Cond::ne64(R0, 0), self.pass);
+        let short = self.because(Reason::Malformed);
+        self.jump_if(Cond::ne64(R0, 0), short);
     }
 
     /// `bpf_skb_store_bytes(skb, offset, slot, len, 0)`, or `fail`.
@@ -89,7 +95,8 @@ impl Emit {
         self.transfer(offset, slot, len);
         self.op(Insn::mov32(R5, 0_u32));
         self.call(Helper::SkbStoreBytes);
-        self.jump_if(Cond::ne64(R0, 0), self.fail);
+        let fail = self.fail();
+        self.jump_if(Cond::ne64(R0, 0), fail);
     }
 
     fn transfer(&mut self, offset: Offset, slot: Slot, len: Len) {
@@ -148,6 +155,7 @@ impl Emit {
         self.op_note(Insn::mov32(R3, 0_u32), "BPF_ADJ_ROOM_NET");
         self.op(Insn::mov32(R4, 0_u32));
         self.call(Helper::SkbAdjustRoom);
-        self.jump_if(Cond::ne64(R0, 0), self.pass);
+        let no_room = self.because(Reason::NoRoom);
+        self.jump_if(Cond::ne64(R0, 0), no_room);
     }
 }

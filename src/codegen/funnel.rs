@@ -12,12 +12,13 @@
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
 use super::checksum::Rebase;
-use super::emit::{Emit, IP, L4_LEN, PORTS, Window};
+use super::counters::Reason;
+use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::mss;
 use super::mtu::Question;
 use super::payload;
-use super::validate::{IpHeader, validate, validate_plain};
+use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, tcp, udp};
 
@@ -39,7 +40,7 @@ pub(super) struct Shared {
 /// On entry `PORTS` holds the ports to push.
 pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, shared: Shared) {
     let pushed = i16::from(outer.header_len());
-    let least = i16::from(inner.header_len());
+    let least = Least::header(inner);
     let name = format!("{}funnel_{inner}_in_{outer}", family.prefix());
     let may_lack = family.may_lack_checksum(inner);
     let sum = (may_lack && outer == Proto::Tcp).then(|| Sum::labels(e));
@@ -52,7 +53,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     e.if_large("not segmented yet");
     let with_options = validate_plain(e, family, least, &name);
     let longest = family.longest_l4() - pushed.unsigned_abs();
-    e.jump_if_note(Cond::gt32(L4_LEN, longest), e.pass, "would be longer than IP can say");
+    e.pass_if(Cond::gt32(L4_LEN, longest), Reason::TooLong, "would be longer than IP can say");
     if let Some(tcp) = &tcp {
         e.load(R1, &ip.at(len), tcp::SEQUENCE);
         e.jump_if_note(Cond::eq32(R1, marker::SEQUENCE), tcp.suspect, "a funneling header?");
@@ -73,10 +74,12 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     }
     let headers = len + pushed;
     let (ip, cold) = if tcp.is_some() {
-        let (ip, cold) = e.pull_or(&name, headers + tcp::FLAGS.offset + 1, e.fail);
+        let fail = e.fail();
+        let (ip, cold) = e.pull_or(&name, headers + tcp::FLAGS.offset + 1, fail);
         (ip, Some(cold))
     } else {
-        (e.window_again(IP, headers, e.fail), None)
+        let fail = e.fail();
+        (e.window_again(IP, headers, fail), None)
     };
     e.update_ip(family, &ip, pushed, inner, outer);
     e.sum_addresses(family, SUM, &ip);
@@ -86,10 +89,12 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     }
     let inner_at = e.offset(family, pushed, None);
     e.rebase(inner_at, inner, SUM, Rebase::ToZero);
+    e.count(pushed);
     if let Some(tcp) = &tcp {
         e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
     }
-    e.done();
+    e.set_mark();
+    e.exit(UNSPEC);
 
     if let Some(with_options) = with_options {
         e.bind(with_options);
@@ -114,10 +119,10 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     let pushed = i16::from(outer.header_len());
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
-    validate(e, i16::from(inner.header_len()), IpHeader::WithOptions(R1));
+    validate(e, Least::header(inner), IpHeader::WithOptions(R1));
     e.load(R2, &ip, ipv4::LENGTH);
     let longest = u16::MAX - pushed.unsigned_abs();
-    e.jump_if_note(Cond::gt32(R2, longest), e.pass, "would be longer than IP can say");
+    e.pass_if(Cond::gt32(R2, longest), Reason::TooLong, "would be longer than IP can say");
     let name = format!("funnel_{inner}_in_{outer}_options");
     let question;
     match inner {
@@ -152,7 +157,8 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.save_options(len);
     e.adjust_room(ip, pushed);
     forget_hash(e);
-    let ip = e.window_again(new_ip, ipv4::LEN, e.fail);
+    let fail = e.fail();
+    let ip = e.window_again(new_ip, ipv4::LEN, fail);
     e.update_ip(Family::V4, &ip, pushed, inner, outer);
     let (options_at, header_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     let inner_at = e.offset(Family::V4, pushed, Some(len));
@@ -161,10 +167,11 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
     match shared.lower_mss {
         Some(lower_mss) if inner == Proto::Tcp => {
+            e.count(pushed);
             e.set_mark();
             mss::enter(e, inner_at, outer, lower_mss);
         }
-        _ => e.done(),
+        _ => e.done(pushed),
     }
     question.emit(e, shared.too_long);
 }
@@ -213,7 +220,7 @@ fn pass_if_funneled(e: &mut Emit, tcp: Offset, innocent: Label) {
     e.jump_if(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), innocent);
     e.load(R1, &PEEK.window(), tcp::OFFSET_FLAGS);
     let flags = marker::with_flags(e.variant.flags) >> 16;
-    e.jump_if_note(Cond::eq32(R1, flags), e.pass, "funneled already");
+    e.pass_if(Cond::eq32(R1, flags), Reason::FunneledAlready, "funneled already");
 }
 
 /// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a
@@ -229,10 +236,10 @@ fn forget_hash(e: &mut Emit) {
 fn take_note(e: &mut Emit, family: Family, sum: Option<(Label, Label)>) {
     e.op(Insn::mov32(R2, NOTE));
     e.op_note(Insn::rsh32(R2, 16_u32), udp::LENGTH.name);
-    e.jump_if_note(Cond::ne32(R2, L4_LEN), e.pass, "not the packet's length");
+    e.pass_if(Cond::ne32(R2, L4_LEN), Reason::Malformed, "not the packet's length");
     e.op_note(Insn::and32(NOTE, 0xffff_u32), udp::CHECKSUM.name);
     if !family.may_lack_checksum(Proto::Udp) {
-        e.jump_if_note(Cond::eq32(NOTE, 0_u32), e.pass, "no checksum: not legal");
+        e.pass_if(Cond::eq32(NOTE, 0_u32), Reason::Malformed, "no checksum: not legal");
     }
     if let Some((needed, summed)) = sum {
         e.jump_if_note(Cond::eq32(NOTE, 0_u32), needed, "no checksum");

@@ -11,8 +11,17 @@ use super::emit::Emit;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Miss {
     pub label: Label,
-    /// What is returned there: for exits in place (V3).
-    pub verdict: i32,
+    /// What is returned there, if that is all: for exits in place (V3).
+    pub verdict: Option<i32>,
+}
+
+impl Miss {
+    fn exit(self, e: &mut Emit) {
+        match self.verdict {
+            Some(verdict) => e.exit(verdict),
+            None => e.goto(self.label),
+        }
+    }
 }
 
 /// How many single ports are compared one after the other.
@@ -47,7 +56,7 @@ impl Search {
             }
             match falling {
                 [(port, _), ..] => e.jump_if_note(Cond::ne32(value, *port), miss.label, "not listed"),
-                [] => e.exit(miss.verdict),
+                [] => miss.exit(e),
             }
         } else if let [(first, end)] = ranges {
             if last {
@@ -60,7 +69,7 @@ impl Search {
             } else {
                 // Some range above has been split off at this one's end.
                 e.jump_if(Cond::ge32(value, *first), listed);
-                e.exit(miss.verdict);
+                miss.exit(e);
             }
         } else {
             let (lower, upper) = ranges.split_at(ranges.len() / 2);

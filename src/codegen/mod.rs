@@ -45,6 +45,7 @@
 mod alias;
 mod checksum;
 mod classify;
+pub mod counters;
 mod emit;
 mod frame;
 mod funnel;
@@ -131,18 +132,19 @@ struct Variant {
     flags: u8,
     /// Lists of the inner source and destination ports that may be restored, by number.
     guard: [Option<usize>; 2],
+    counted: bool,
 }
 
 impl Default for Variant {
     fn default() -> Self {
-        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2] }
+        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2], counted: false }
     }
 }
 
 impl fmt::Display for Variant {
     /// What a label needs to be told from those of other variants.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { mark, flags, guard: [sport, dport] } = self;
+        let Variant { mark, flags, guard: [sport, dport], counted } = self;
         if *flags != Funnel::SYN {
             write!(f, "_flags_{flags:02x}")?;
         }
@@ -154,7 +156,7 @@ impl fmt::Display for Variant {
         if let Some(mark) = mark {
             write!(f, "_mark_{mark:x}")?;
         }
-        Ok(())
+        f.write_str(if *counted { "_counted" } else { "" })
     }
 }
 
@@ -227,23 +229,25 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
         classify::emit(e, tree.root(family, proto), (family, proto), &ruleset.rules, &mut routines);
     });
     e.origin(None);
-    let can_fail =
-        routines.known.iter().any(|(routine, _)| !matches!(routine.verb, Verb::Accept | Verb::Drop));
     let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
     let lower_mss = routines.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
-    let funneled = Family::ALL.map(|f| {
-        routines.known.iter().any(|(r, _)| r.verb == Verb::Funnel && r.family == f).then(|| {
-            let too_long = e.label(format!("{}too_long", f.prefix()));
-            (f, funnel::Shared { lower_mss, too_long })
-        })
-    });
+    let mut funneled = Vec::new();
+    for of in Family::ALL.into_iter().flat_map(|family| [false, true].map(|counted| (family, counted))) {
+        let funnels = |r: &Routine| r.verb == Verb::Funnel && (r.family, r.variant.counted) == of;
+        if routines.known.iter().any(|(r, _)| funnels(r)) {
+            let (family, counted) = of;
+            let variant = Variant { counted, ..Variant::default() };
+            let too_long = e.label(format!("{}too_long{variant}", family.prefix()));
+            funneled.push((of, funnel::Shared { lower_mss, too_long }));
+        }
+    }
     for (Routine { family, verb, inner, outer, variant }, label) in routines.known {
         e.variant = variant;
         e.bind(label);
         match verb {
             Verb::Accept | Verb::Drop => validate::emit_verdict(&mut e, family, outer, verb),
             Verb::Funnel => {
-                let shared = funneled.iter().flatten().find(|(of, _)| *of == family);
+                let shared = funneled.iter().find(|(of, _)| *of == (family, variant.counted));
                 if let Some((_, shared)) = shared {
                     funnel::emit(&mut e, family, inner, outer, *shared);
                 }
@@ -257,14 +261,17 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
             }
         }
     }
+    // What comes here has been counted.
     e.variant = Variant::default();
     if let Some(label) = lower_mss {
         e.bind(label);
         mss::emit(&mut e);
     }
-    for (family, shared) in funneled.into_iter().flatten() {
+    for ((family, counted), shared) in funneled {
+        e.variant.counted = counted;
         e.bind(shared.too_long);
         mtu::emit(&mut e, family);
     }
-    e.finish(can_fail)
+    e.variant = Variant::default();
+    e.finish()
 }

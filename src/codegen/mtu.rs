@@ -18,6 +18,7 @@ use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::Link;
 use super::checksum::ones_complement_sum;
+use super::counters::Reason;
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Slot, Window};
 use super::frame::{FIB, Len, MTU, Offset, REPLY};
 use crate::ir::{Family, Proto};
@@ -163,6 +164,8 @@ const ONES: i16 = 20;
 pub(super) fn emit(e: &mut Emit, family: Family) {
     let ip = Window::of_ip_header(family.shortest());
     drop_the_untold(e, family, &ip);
+    e.count_as(Reason::MtuTold);
+    let fail = e.fail();
     let least = i32::from(family.least_mtu());
     let told = e.label(format!("{}mtu_to_tell", family.prefix()));
     e.jump_if(Cond::ge32(TOLD, least), told);
@@ -186,15 +189,15 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
     e.set_offset(R2, Offset { bytes: start.bytes + ONES, plus: Some(L4_AT) });
     e.op(Insn::mov32(R3, 0_u32));
     e.call(Helper::SkbChangeTail);
-    e.jump_if(Cond::ne64(R0, 0), e.fail);
+    e.jump_if(Cond::ne64(R0, 0), fail);
     e.op(Insn::mov32(R2, i32::from(ones)));
     e.op(Insn::sub32(R2, L4_AT));
     e.op_note(Insn::mov32(R3, 0_u32), "BPF_ADJ_ROOM_NET");
     e.op(Insn::mov32(R4, 0_u32));
     e.call(Helper::SkbAdjustRoom);
-    e.jump_if(Cond::ne64(R0, 0), e.fail);
+    e.jump_if(Cond::ne64(R0, 0), fail);
     if e.link == Link::Ethernet {
-        let _ = e.window_again(IP, 0, e.fail);
+        let _ = e.window_again(IP, 0, fail);
         swap_addresses(e);
     }
     e.store_bytes(start, part(0, len), Len::Const(len));
@@ -240,22 +243,23 @@ fn build(e: &mut Emit, family: Family, ip: &Window, len: i16) {
 /// Drops what nobody is told about: IPv4 that may be fragmented, which is not for us to do, and what was
 /// sent to many (RFC 1122 section 3.2.2; RFC 4443 makes an exception, whose source we could not be).
 fn drop_the_untold(e: &mut Emit, family: Family, ip: &Window) {
+    let untold = e.because(Reason::MtuUntold);
     match family {
         Family::V4 => {
             let told = e.label("dont_fragment");
             e.load(R1, ip, ipv4::FRAGMENT);
             e.jump_if_note(Cond::set32(R1, ipv4::DONT_FRAGMENT), told, "DF");
-            e.goto(e.fail);
+            e.goto(untold);
             e.bind(told);
             e.load(R1, ip, ipv4::DADDR);
             e.op(Insn::rsh32(R1, 28_u32));
-            e.jump_if_note(Cond::ge32(R1, 0xe_u32), e.fail, "multicast or broadcast");
+            e.jump_if_note(Cond::ge32(R1, 0xe_u32), untold, "multicast or broadcast");
         }
         Family::V6 => {
             let [first, ..] = ipv6::DADDR;
             e.load(R1, ip, first);
             e.op(Insn::rsh32(R1, 24_u32));
-            e.jump_if_note(Cond::eq32(R1, 0xff_u32), e.fail, "multicast");
+            e.jump_if_note(Cond::eq32(R1, 0xff_u32), untold, "multicast");
         }
     }
 }

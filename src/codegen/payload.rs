@@ -6,6 +6,7 @@
 
 use asm::{Cond, Helper, Insn, Reg, Reg::*, Size};
 
+use super::counters::Reason;
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Window};
 use super::frame::{CHUNK, Len, Offset, SAVED};
 use crate::ir::Proto;
@@ -20,7 +21,7 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     // `bpf_csum_diff` takes multiples of 4, before 6.16 at most 512 bytes.
     const _: () = assert!(CHUNK.len % 4 == 0 && CHUNK.len <= 512 && CHUNK.len >= 256);
 
-    e.jump_if_note(Cond::gt32(L4_LEN, LONGEST), e.pass, "longer than is summed up");
+    e.pass_if(Cond::gt32(L4_LEN, LONGEST), Reason::TooLong, "longer than is summed up");
     // From the end to the start: see `funnel::build`.
     e.op_note(Insn::store(Size::W, FP, SAVED.offset + 4, L4_LEN), "save");
     e.op_note(Insn::store(Size::W, FP, SAVED.offset, PORTS), "save");
@@ -66,7 +67,8 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     e.op_note(Insn::load(Size::W, L4_LEN, FP, SAVED.offset + 4), "restore");
     e.op(Insn::add32(correction, L4_LEN));
     e.op_note(Insn::add32(correction, Proto::Udp.number()), "what the sum lacks");
-    let _ = e.window_again(IP, ipv4::LEN + 8, e.pass);
+    let short = e.because(Reason::Malformed);
+    let _ = e.window_again(IP, ipv4::LEN + 8, short);
 }
 
 /// Adds the next `len` bytes and moves on.

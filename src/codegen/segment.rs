@@ -103,7 +103,8 @@ fn push_link_header(e: &mut Emit) {
     e.op(Insn::mov32(R3, 0_u32));
     e.call(Helper::SkbChangeHead);
     e.jump_if(Cond::ne64(R0, 0), e.pass);
-    let header = e.window_again(R1, ethernet::LEN, e.fail);
+    let fail = e.fail();
+    let header = e.window_again(R1, ethernet::LEN, fail);
     e.load_skb(R2, skb::PROTOCOL);
     e.store_raw(&header, ethernet::TYPE, R2);
 }

@@ -11,14 +11,15 @@
 //! after    [link][IP changed, options ][L4 re-based, payload                ]
 //! ```
 
-use asm::{Cond, Insn, Label, Reg, Reg::*};
+use asm::{Cond, Insn, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
 use super::checksum::Rebase;
+use super::counters::Reason;
 use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
 use super::list::{Miss, one_of};
-use super::validate::{IpHeader, validate, validate_plain};
+use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
@@ -36,21 +37,22 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
         // The receiver merges no funneled TCP: its sequence number stands still.
         Proto::Tcp => {
             e.load_skb(R2, skb::GSO_SIZE);
-            e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "several packets in one");
+            e.pass_if(Cond::ne32(R2, 0_u32), Reason::Gso, "several packets in one");
         }
         Proto::Udp => e.if_large("several packets in one"),
     }
-    let with_options = validate_plain(e, family, headers, &name);
+    let with_options = validate_plain(e, family, Least(headers, Reason::NotFunneled), &name);
     let (packet, cold) = e.pull_window(&name, len + headers);
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);
     guard.check(e, &packet.at(len + popped), "");
     e.adjust_room(packet, -popped);
-    let ip = e.window_again(IP, len, e.fail);
+    let fail = e.fail();
+    let ip = e.window_again(IP, len, fail);
     e.update_ip(family, &ip, -popped, outer, inner);
     e.sum_addresses(family, SUM, &ip);
     let inner_at = e.offset(family, 0, None);
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
-    e.done();
+    e.done(-popped);
     if let Some(with_options) = with_options {
         e.bind(with_options);
         emit_options(e, inner, outer, headers, &guard);
@@ -66,7 +68,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     let (sum, len) = (IP, PORTS);
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
-    validate(e, headers, IpHeader::WithOptions(R1));
+    validate(e, Least(headers, Reason::NotFunneled), IpHeader::WithOptions(R1));
     let outer_at = Offset { plus: Some(R1), ..e.ip_offset() };
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
     pass_unless_funneled(e, Family::V4, &PEEK.window(), inner, outer);
@@ -75,21 +77,22 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     e.options_len(len);
     e.save_options(len);
     e.adjust_room(ip, -popped);
-    let ip = e.window_again(IP, ipv4::LEN, e.fail);
+    let fail = e.fail();
+    let ip = e.window_again(IP, ipv4::LEN, fail);
     e.update_ip(Family::V4, &ip, -popped, outer, inner);
     e.sum_addresses(Family::V4, SUM, &ip);
     e.op(Insn::mov64(sum, SUM));
     let (options_at, inner_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.rebase(inner_at, inner, sum, Rebase::FromZero);
-    e.done();
+    e.done(-popped);
 }
 
 /// Which ports below the funneling header may be reached.
 struct Guard<'a> {
     ports: Vec<(Field, &'a RangeSetBlaze<u16>, String)>,
     /// Drops a funneled packet with other ports.
-    refuse: Option<Label>,
+    refuse: Option<Miss>,
 }
 
 impl<'a> Guard<'a> {
@@ -98,7 +101,10 @@ impl<'a> Guard<'a> {
         let ports: Vec<_> = fields
             .filter_map(|(field, list)| Some((field, lists.get(list?)?, format!("{name}_{}", field.name))))
             .collect();
-        let refuse = (!ports.is_empty()).then(|| e.label(format!("{name}_refuse")));
+        let refuse = (!ports.is_empty()).then(|| match e.unless_counted(SHOT) {
+            None => Miss { label: e.because(Reason::Guarded), verdict: None },
+            verdict => Miss { label: e.label(format!("{name}_refuse")), verdict },
+        });
         Guard { ports, refuse }
     }
 
@@ -108,15 +114,15 @@ impl<'a> Guard<'a> {
         for (field, ports, name) in &self.ports {
             e.load(R2, inner, *field);
             let listed = e.label(format!("{name}_listed{kind}"));
-            one_of(e, R2, ports, listed, Miss { label: refuse, verdict: SHOT });
+            one_of(e, R2, ports, listed, refuse);
             e.bind(listed);
         }
     }
 
     fn finish(&self, e: &mut Emit) {
-        if let Some(refuse) = self.refuse {
-            e.bind(refuse);
-            e.exit(SHOT);
+        if let Some(Miss { label, verdict: Some(verdict) }) = self.refuse {
+            e.bind(label);
+            e.exit(verdict);
         }
     }
 }
@@ -127,16 +133,16 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
     match outer {
         Proto::Tcp => {
             e.load(R1, l4, tcp::SEQUENCE);
-            e.jump_if_note(Cond::ne32(R1, marker::SEQUENCE), e.pass, "not a funneling header");
+            e.pass_if(Cond::ne32(R1, marker::SEQUENCE), Reason::NotFunneled, "not a funneling header");
             e.load(R1, l4, tcp::ACKNOWLEDGEMENT);
-            e.jump_if_note(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), e.pass, "not a funneling header");
+            e.pass_if(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), Reason::NotFunneled, "not a funneling header");
             e.load(R1, l4, tcp::DATA_OFFSET);
             e.op(Insn::rsh32(R1, 4_u32));
-            e.jump_if_note(Cond::ne32(R1, 5_u32), e.pass, "TCP options");
+            e.pass_if(Cond::ne32(R1, 5_u32), Reason::NotFunneled, "TCP options");
         }
         Proto::Udp => {
             e.load(R1, l4, udp::LENGTH);
-            e.jump_if_note(Cond::ne32(R1, L4_LEN), e.pass, "not the packet's length");
+            e.pass_if(Cond::ne32(R1, L4_LEN), Reason::NotFunneled, "not the packet's length");
         }
     }
     e.op(Insn::mov32(R2, L4_LEN));
@@ -146,18 +152,19 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
             e.load(R1, &below, tcp::DATA_OFFSET);
             e.op(Insn::rsh32(R1, 4_u32));
             e.op_note(Insn::lsh32(R1, 2_u32), "length of the inner TCP header");
-            e.jump_if(Cond::lt32(R1, Proto::Tcp.header_len()), e.pass);
-            e.jump_if(Cond::gt32(R1, R2), e.pass);
+            let pass = e.because(Reason::NotFunneled);
+            e.jump_if(Cond::lt32(R1, Proto::Tcp.header_len()), pass);
+            e.jump_if(Cond::gt32(R1, R2), pass);
             if outer == Proto::Udp {
                 pass_unless_plausible(e, &below);
             }
         }
         Proto::Udp => {
             e.load(R1, &below, udp::LENGTH);
-            e.jump_if_note(Cond::ne32(R1, R2), e.pass, "not the inner length");
+            e.pass_if(Cond::ne32(R1, R2), Reason::NotFunneled, "not the inner length");
             if !family.may_lack_checksum(inner) {
                 e.load_raw(R1, &below, udp::CHECKSUM);
-                e.jump_if_note(Cond::eq32(R1, 0_u32), e.pass, "no checksum: never funneled");
+                e.pass_if(Cond::eq32(R1, 0_u32), Reason::NotFunneled, "no checksum: never funneled");
             }
         }
     }
@@ -173,15 +180,15 @@ fn pass_unless_plausible(e: &mut Emit, tcp: &Window) {
     let urgent = e.label("urgent");
 
     e.load(R1, tcp, tcp::OFFSET_FLAGS);
-    e.jump_if_note(Cond::set32(R1, tcp::RESERVED), e.pass, "reserved bits");
+    e.pass_if(Cond::set32(R1, tcp::RESERVED), Reason::NotFunneled, "reserved bits");
     e.op(Insn::mov32(R2, R1));
     e.op(Insn::and32(R2, tcp::ACK | tcp::RST | tcp::SYN | tcp::FIN));
     e.op(Insn::mov32(R3, legal));
     e.op(Insn::rsh32(R3, R2));
     e.op(Insn::and32(R3, 1_u32));
-    e.jump_if_note(Cond::eq32(R3, 0_u32), e.pass, "no segment has these flags");
+    e.pass_if(Cond::eq32(R3, 0_u32), Reason::NotFunneled, "no segment has these flags");
     e.jump_if_note(Cond::set32(R1, tcp::URG), urgent, "tcp.urg");
     e.load_raw(R1, tcp, tcp::URGENT);
-    e.jump_if_note(Cond::ne32(R1, 0_u32), e.pass, "urgent pointer without URG");
+    e.pass_if(Cond::ne32(R1, 0_u32), Reason::NotFunneled, "urgent pointer without URG");
     e.bind(urgent);
 }

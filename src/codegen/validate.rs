@@ -6,6 +6,7 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::Verb;
+use super::counters::Reason;
 use super::emit::{Emit, L4_LEN, SHOT, Window};
 use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, ipv6, skb};
@@ -19,10 +20,21 @@ pub(super) enum IpHeader {
     WithOptions(Reg),
 }
 
+/// How many bytes there must be behind the IP header, and what a packet with fewer is counted as.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Least(pub i16, pub Reason);
+
+impl Least {
+    /// The header of a protocol: it is there, or the packet is damaged.
+    pub(super) fn header(proto: Proto) -> Self {
+        Least(i16::from(proto.header_len()), Reason::Malformed)
+    }
+}
+
 /// What [`validate`] does. Packets with IP options are sent to the label that is returned, which is still
 /// to be bound; there, `R1` holds `ip.ihl`.
 #[must_use]
-pub(super) fn validate_plain(e: &mut Emit, family: Family, least: i16, name: &str) -> Option<Label> {
+pub(super) fn validate_plain(e: &mut Emit, family: Family, least: Least, name: &str) -> Option<Label> {
     let with_options = match family {
         Family::V4 => {
             let label = e.label(format!("{name}_options"));
@@ -37,26 +49,26 @@ pub(super) fn validate_plain(e: &mut Emit, family: Family, least: i16, name: &st
 
 /// Not a fragment; no shorter than it says; `least` bytes or more behind the IP header. Leaves their
 /// number in `L4_LEN`. Uses R2 to R4.
-pub(super) fn validate(e: &mut Emit, least: i16, header: IpHeader) {
+pub(super) fn validate(e: &mut Emit, Least(least, short): Least, header: IpHeader) {
     match header {
         IpHeader::Plain(Family::V6) => {
             // Fragments and jumbograms have headers of their own, which the prologue has let pass.
             e.load(L4_LEN, &Window::of_ip_header(ipv6::SHORTEST), ipv6::LENGTH);
             frame_holds(e, ipv6::LEN);
             let least = i32::from(least);
-            e.jump_if_note(Cond::lt32(L4_LEN, least), e.pass, "too short for its headers");
+            e.pass_if(Cond::lt32(L4_LEN, least), short, "too short for its headers");
         }
         IpHeader::Plain(Family::V4) => {
             validate_v4(e);
             let least = i32::from(ipv4::LEN + least);
-            e.jump_if_note(Cond::lt32(L4_LEN, least), e.pass, "too short for its headers");
+            e.pass_if(Cond::lt32(L4_LEN, least), short, "too short for its headers");
             e.op_note(Insn::sub32(L4_LEN, i32::from(ipv4::LEN)), "length of L4");
         }
         IpHeader::WithOptions(len) => {
             validate_v4(e);
             e.op(Insn::mov32(R2, len));
             e.op(Insn::add32(R2, i32::from(least)));
-            e.jump_if_note(Cond::lt32(L4_LEN, R2), e.pass, "too short for its headers");
+            e.pass_if(Cond::lt32(L4_LEN, R2), short, "too short for its headers");
             e.op_note(Insn::sub32(L4_LEN, len), "length of L4");
         }
     }
@@ -65,7 +77,7 @@ pub(super) fn validate(e: &mut Emit, least: i16, header: IpHeader) {
 fn validate_v4(e: &mut Emit) {
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.load(R2, &ip, ipv4::FRAGMENT);
-    e.jump_if_note(Cond::set32(R2, ipv4::FRAGMENTED), e.pass, "fragment");
+    e.pass_if(Cond::set32(R2, ipv4::FRAGMENTED), Reason::Fragment, "fragment");
     e.load(L4_LEN, &ip, ipv4::LENGTH);
     frame_holds(e, 0);
 }
@@ -78,16 +90,19 @@ fn frame_holds(e: &mut Emit, more: i16) {
     if more != 0 {
         e.op(Insn::add32(R4, i32::from(more)));
     }
-    e.jump_if_note(Cond::gt32(R4, R3), e.pass, "shorter than it says");
+    e.pass_if(Cond::gt32(R4, R3), Reason::Malformed, "shorter than it says");
 }
 
 /// The routine of `drop`, or of `accept`.
 pub(super) fn emit_verdict(e: &mut Emit, family: Family, proto: Proto, verb: Verb) {
     let (word, end): (_, fn(&mut Emit)) = match verb {
-        Verb::Drop => ("drop", |e| e.exit(SHOT)),
-        _ => ("accept", Emit::done),
+        Verb::Drop => ("drop", |e| {
+            e.count(0);
+            e.exit(SHOT);
+        }),
+        _ => ("accept", |e| e.done(0)),
     };
-    let least = i16::from(proto.header_len());
+    let least = Least::header(proto);
     let name = format!("{}{word}_{proto}", family.prefix());
     let with_options = validate_plain(e, family, least, &name);
     end(e);

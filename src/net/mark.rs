@@ -20,7 +20,7 @@ pub enum Large {
     Limited(u32),
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., pair`, or `..., gso_max_segs was 65535`
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, and then `..., pair`, or `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub version: String,
@@ -28,8 +28,11 @@ pub struct Mark {
     pub hash: String,
     pub rules: usize,
     pub large: Large,
+    /// Some rule counts.
+    pub counted: bool,
 }
 
+const COUNTED: &str = ", counted";
 const PAIR: &str = ", pair";
 const LIMITED: &str = ", gso_max_segs was ";
 
@@ -37,7 +40,13 @@ impl Mark {
     pub fn new(program: &[u8], rules: usize) -> Self {
         let digest = Sha256::digest(program);
         let hash = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), hash, rules, large: Large::Pass }
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hash,
+            rules,
+            large: Large::Pass,
+            counted: false,
+        }
     }
 
     /// The name of a filter on an end of a segmentation pair, which has no rules.
@@ -49,19 +58,22 @@ impl Mark {
     pub fn read(name: &str) -> Option<Self> {
         let mut words = name.strip_prefix(NAME_PREFIX)?.strip_prefix('/')?.split(' ');
         let (version, hash, rules) = (words.next()?, words.next()?, words.next()?);
+        let rules = rules.parse().ok()?;
         let large = match name.split_once(LIMITED).and_then(|(_, number)| number.parse().ok()) {
             Some(before) => Large::Limited(before),
             None if name.ends_with(PAIR) => Large::Pair,
             None => Large::Pass,
         };
-        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules: rules.parse().ok()?, large })
+        let counted = name.contains(COUNTED);
+        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules, large, counted })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large } = self;
+        let Self { version, hash, rules, large, counted } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
+        f.write_str(if *counted { COUNTED } else { "" })?;
         match large {
             Large::Pass => Ok(()),
             Large::Pair => f.write_str(PAIR),
@@ -77,8 +89,10 @@ mod tests {
     #[test]
     fn a_mark_survives_the_filters_name() {
         for (rules, large) in [(0, Large::Pass), (1, Large::Pair), (65_536, Large::Limited(65_535))] {
-            let mark = Mark { large, ..Mark::new(b"program", rules) };
-            assert_eq!(Mark::read(&mark.to_string()), Some(mark));
+            for counted in [false, true] {
+                let mark = Mark { large, counted, ..Mark::new(b"program", rules) };
+                assert_eq!(Mark::read(&mark.to_string()), Some(mark));
+            }
         }
         assert_eq!(Mark::read("sfunnel"), None);
         assert_eq!(Mark::read("tc_sfunnel.o:[funnel]"), None);

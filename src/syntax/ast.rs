@@ -103,10 +103,11 @@ pub enum ActionKind {
     Unalias {
         ports: Set<u16>,
     },
-    /// Besides one of the others.
+    /// Besides one of the others, as is `counter`.
     Mark {
         value: u32,
     },
+    Counter,
 }
 
 /// TCP flags as bits of the header's flags byte.
@@ -149,6 +150,7 @@ impl ActionKind {
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
             ActionKind::Mark { .. } => "mark",
+            ActionKind::Counter => "counter",
         }
     }
 }

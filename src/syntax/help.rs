@@ -7,13 +7,14 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 19] = [
+const KEYWORDS: [&str; 20] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags",
+    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter",
 ];
 
 /// Those that start an action.
-pub(crate) const ACTIONS: [&str; 7] = ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark"];
+pub(crate) const ACTIONS: [&str; 8] =
+    ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark", "counter"];
 
 /// What people coming from other languages write.
 const SYNONYMS: [(&str, &str); 15] = [
@@ -35,13 +36,12 @@ const SYNONYMS: [(&str, &str); 15] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 9] = [
+const PLANNED: [(&str, &str, Spoils); 8] = [
     ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
     ("define", "write the value in each rule", Spoils::Rule),
     ("include", "write all rules in one ruleset", Spoils::Rule),
     ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
-    ("counter", "leave `counter` out", Spoils::Word),
     ("icmp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("icmpv6", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("sctp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
@@ -112,7 +112,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         Some(remedy) => error.help(remedy),
         None => error.help(
             "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`",
+             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`, `counter`",
         ),
     };
     (error, Spoils::Word)

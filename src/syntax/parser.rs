@@ -252,7 +252,7 @@ pub(super) fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark | "counter"`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
@@ -262,6 +262,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         alias::alias,
         alias::unalias,
         more::mark,
+        keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),
     ))
     .parse(i)
 }

@@ -2,6 +2,7 @@
 //!
 //! In: a [`Case`]. Out: nothing when all agree; else which of them says what about which packet.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -10,7 +11,10 @@ use sfunnel::diag::Source;
 use sfunnel::ir::{Proto, Ruleset};
 use sfunnel::tree::{self, Tree};
 
+use sfunnel::kernel::Counters;
+
 use super::case::{Case, Sample};
+use super::counts::{self, Counted};
 use super::model;
 use super::packet::hex;
 use super::rules::{self, Key, Rule};
@@ -54,6 +58,58 @@ pub fn load(loader: &mut Loader, rules: &[Rule], link: Link) -> Result<(Compiled
         compiled.slots
     );
     Ok((compiled, loaded))
+}
+
+/// Runs the case with some of its rules counting: the program must do the same to each packet, and the
+/// counters must stand at what [`counts`] makes of them.
+pub fn agree_on_counts(
+    loader: &mut Loader,
+    case: &Case,
+    counting: impl Fn(usize) -> bool,
+) -> Result<BTreeSet<Counted>> {
+    // The word may stand in front of the action and behind it.
+    let rule = |(index, rule): (usize, &Rule)| match (counting(index), index % 2) {
+        (false, _) => format!("{rule}\n"),
+        (true, 0) => format!("{rule}\n").replace(" actions ", " actions counter "),
+        (true, _) => format!("{rule} counter\n"),
+    };
+    let text: String = case.rules.iter().enumerate().map(rule).collect();
+    let (compiled, loaded, counters) = load_counting(loader, &text, Link::Ethernet)?;
+    let mut expected: BTreeMap<Counted, (u64, u64)> = BTreeMap::new();
+    for (number, packet) in case.packets.iter().enumerate() {
+        agree_on(&case.rules, &compiled.tree, &loaded, packet)
+            .with_context(|| format!("packet {number}: {}", packet.words))?;
+        let model = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
+        if let Some(counted) = counts::of(&case.rules, &counting, &packet.frame, packet.gso, &model) {
+            let (packets, bytes) = expected.entry(counted).or_default();
+            *packets += 1;
+            *bytes += packet.frame.len() as u64;
+        }
+    }
+    let counts = counters.read()?;
+    let rules = counts.rules.iter().map(|rule| (Counted::Rule(rule.rule), rule.count));
+    let reasons = counts.reasons.iter().map(|reason| (reason.reason.as_str(), reason.count));
+    let known = |name: &str| expected.keys().copied().find(|c| matches!(c, Counted::Reason(r) if *r == name));
+    let reasons = reasons.map(|(name, count)| (known(name).unwrap_or(Counted::Reason("unexpected")), count));
+    let found: BTreeMap<Counted, (u64, u64)> = rules
+        .chain(reasons)
+        .filter(|(_, count)| count.packets > 0)
+        .map(|(counted, count)| (counted, (count.packets, count.bytes)))
+        .collect();
+    ensure!(found == expected, "kernel counted {found:?}\nmodel  counted {expected:?}");
+    Ok(expected.into_keys().collect())
+}
+
+/// Compiled with counters, loaded, and the counters.
+pub fn load_counting(loader: &mut Loader, text: &str, link: Link) -> Result<(Compiled, Loaded, Counters)> {
+    let compiled = compile(text, link)?;
+    let counters = Counters::create(&compiled.ruleset)?;
+    let program = codegen::compile(&compiled.ruleset, &compiled.tree, link)?;
+    let elf = sfunnel::elf::wrap(&[(PROGRAM, &program.with_maps(&counters.descriptors()))])?;
+    let loaded = loader.load(&elf, PROGRAM)?;
+    let left = loaded.slots()?;
+    ensure!(left >= compiled.slots, "dead code: {} slots went in, {left} are left", compiled.slots);
+    Ok((compiled, loaded, counters))
 }
 
 /// What the tree says about a packet's key.

@@ -8,6 +8,7 @@
 
 pub mod arb;
 pub mod case;
+pub mod counts;
 pub mod engine;
 pub mod flows;
 pub mod lab;

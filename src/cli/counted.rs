@@ -1,0 +1,144 @@
+//! Programs that count: one for each hook, with maps of its own, and what becomes of those it replaces.
+//!
+//! Comes in: rules some of which count, and where they go. Goes out: loaded programs, and numbers.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::AsFd;
+
+use asm::Program;
+
+use super::rules::Rules;
+use super::{Console, Failure, programs};
+use crate::codegen::Options;
+use crate::kernel::counters::{Counters, Counts, Unreadable};
+use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark, mark};
+use crate::{elf, kernel};
+
+/// What goes on one hook.
+pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, mark::Large);
+
+/// The programs of one attachment whose rules count.
+#[derive(Debug)]
+pub(super) struct Counting<'a> {
+    compiled: HashMap<Options, Program>,
+    rules: usize,
+    each: Vec<Counted<'a>>,
+}
+
+#[derive(Debug)]
+struct Counted<'a> {
+    wanted: Wanted<'a>,
+    program: kernel::Program,
+    counters: Counters,
+    /// Those of the program that it will replace.
+    before: Option<Result<Counters, Unreadable>>,
+}
+
+impl<'a> Counting<'a> {
+    /// Compiles once for each kind, loads once for each hook. `standing` is what is on the hooks now.
+    pub(super) fn load(
+        rules: &Rules,
+        wanted: Vec<Wanted<'a>>,
+        standing: &[Filter],
+        console: &mut Console<'_>,
+    ) -> Result<Self, Failure> {
+        let mut counting =
+            Self { compiled: HashMap::new(), rules: rules.ruleset.rules.len(), each: Vec::new() };
+        for wanted in wanted {
+            let (interface, hook, options, _) = wanted;
+            let compiled = match counting.compiled.entry(options) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(rules.compile(options)?),
+            };
+            let counters = Counters::create(&rules.ruleset)?;
+            let name = programs::name(options);
+            let program =
+                kernel::load(&elf::wrap(&[(name, &compiled.with_maps(&counters.descriptors()))])?, &[name])
+                    .inspect_err(|error| {
+                        if let Some(text) = rules.explain(error, &[(name, compiled)], console.color) {
+                            console.say(text);
+                        }
+                    })?
+                    .pop()
+                    .ok_or_else(|| Failure::Internal("a program was loaded, but is not there".to_owned()))?;
+            let before = standing
+                .iter()
+                .find(|filter| filter.interface == *interface && filter.hook == hook && counts(filter))
+                .and_then(|filter| Counters::of_program(filter.program?).transpose());
+            counting.each.push(Counted { wanted, program, counters, before });
+        }
+        Ok(counting)
+    }
+
+    pub(super) fn attachments(&self) -> Vec<Attachment<'_>> {
+        let attachment = |counted: &'_ Counted<'a>| {
+            let (interface, hook, options, large) = counted.wanted;
+            let compiled = self.compiled.get(&options)?;
+            let mark = Mark { large, counted: true, ..Mark::new(&compiled.bytes(), self.rules) };
+            Some((interface.clone(), hook, mark.to_string()))
+        };
+        self.each
+            .iter()
+            .filter_map(|counted| {
+                let (interface, hook, name) = attachment(counted)?;
+                Some(Attachment { interface, hook, program: counted.program.as_fd(), name })
+            })
+            .collect()
+    }
+
+    /// Once these programs are `attached`: what those before have counted is not lost. Nothing counts there any
+    /// more, but for packets that are in the middle of it.
+    pub(super) fn take_over(&mut self, attached: &[Attached], console: &mut Console<'_>) {
+        for Counted { wanted: (interface, hook, ..), counters, before, .. } in &mut self.each {
+            let here = |attached: &&Attached| attached.interface == interface.name && attached.hook == *hook;
+            let replaced = attached.iter().find(here).and_then(|attached| attached.replaced);
+            let taken = match before.take().filter(|_| replaced.is_some()) {
+                None => continue,
+                Some(Err(error)) => Err(error.to_string()),
+                Some(Ok(before)) => settled(&before)
+                    .map_err(|error| error.to_string())
+                    .and_then(|counts| counters.carry_over(&counts).map_err(|error| error.to_string())),
+            };
+            if let Err(error) = taken {
+                console.say(format!("counters of {} {hook} start from zero: {error}", interface.name));
+            }
+        }
+    }
+
+    pub(super) fn debug(&self, console: &mut Console<'_>) {
+        for Counted { wanted: (_, _, options, _), program, .. } in &self.each {
+            if let Some(compiled) = self.compiled.get(options) {
+                programs::describe(program, compiled, console);
+            }
+        }
+    }
+}
+
+/// Reads until nothing changes: a packet that was half-way through the program when it was replaced is done
+/// in less time than it takes to read twice.
+fn settled(counters: &Counters) -> Result<Counts, Unreadable> {
+    const TRIES: usize = 10;
+    let mut last = counters.read()?;
+    for _ in 0..TRIES {
+        let now = counters.read()?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
+/// Whether a filter's program says that it counts.
+pub(super) fn counts(filter: &Filter) -> bool {
+    filter.name.as_deref().and_then(Mark::read).is_some_and(|mark| mark.counted)
+}
+
+/// What the counters of a filter stand at; nothing if it has none.
+pub(super) fn of(filter: &Filter) -> Option<Result<Counts, Unreadable>> {
+    let id = filter.program.filter(|_| counts(filter))?;
+    let found =
+        Counters::of_program(id).and_then(|counters| counters.map(|counters| counters.read()).transpose());
+    found.transpose()
+}

@@ -1,0 +1,98 @@
+//! What counters should stand at, from the packets that went through: a second model, beside the one of the
+//! bytes, that says which rule a packet is counted for, or which reason.
+//!
+//! In: rules, which of them count, a packet and what the model made of it. Out: one counter, or none.
+//! Reads the packet on its own: rules are also asked about packets that turn out to be fragments or damaged.
+
+use std::net::IpAddr;
+
+use super::model::{Outcome, Verdict};
+use super::rules::{Action, Key, Rule};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counted {
+    Rule(usize),
+    Reason(&'static str),
+}
+
+/// For Ethernet frames.
+pub fn of(
+    rules: &[Rule],
+    counts: impl Fn(usize) -> bool,
+    frame: &[u8],
+    gso: u32,
+    outcome: &Outcome,
+) -> Option<Counted> {
+    let packet = Packet::find(frame)?;
+    let index = rules.iter().position(|rule| rule.matches(&packet.key))?;
+    if !counts(index) {
+        return None;
+    }
+    let rule = &rules[index];
+    let changed = outcome.frame != frame;
+    let done = match rule.action {
+        Action::Accept => outcome.key.is_some(),
+        Action::Drop => outcome.verdict == Verdict::Drop,
+        // What a guard refuses is dropped, whatever it would have become.
+        _ => changed && outcome.verdict == Verdict::Pass,
+    };
+    if done {
+        return Some(Counted::Rule(index));
+    }
+    let pushes = matches!(rule.action, Action::Funnel { .. } | Action::Unfunnel { .. });
+    Some(Counted::Reason(match &rule.action {
+        _ if pushes && gso != 0 => "gso",
+        _ if packet.fragment => "fragment",
+        _ if packet.claims > packet.has => "malformed",
+        Action::Unfunnel { .. } if outcome.verdict == Verdict::Drop => "guarded",
+        Action::Unfunnel { .. } => "not-funneled",
+        _ if outcome.key.is_none() => "malformed",
+        Action::Funnel { .. } if packet.key.proto == 17 => "malformed",
+        Action::Funnel { .. } => "funneled-already",
+        Action::Alias { .. } => "not-aliasable",
+        Action::Unalias { .. } if packet.urgent(frame) => "not-aliasable",
+        Action::Unalias { .. } => "not-listed",
+        Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
+    }))
+}
+
+/// As much of a packet as it takes to ask the rules, whatever else is wrong with it.
+struct Packet {
+    key: Key,
+    l4: usize,
+    fragment: bool,
+    /// Bytes from the IP header on, as it says.
+    claims: usize,
+    /// Bytes from the IP header on.
+    has: usize,
+}
+
+impl Packet {
+    fn find(frame: &[u8]) -> Option<Packet> {
+        let be16 = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+        let ports = |l4: usize| Some((be16(l4)?, be16(l4 + 2)?));
+        let has = frame.len() - 14;
+        if be16(12)? == 0x86dd {
+            if has < 48 || frame[14] >> 4 != 6 {
+                return None;
+            }
+            let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).expect("16"));
+            let (sport, dport) = ports(54)?;
+            let key = Key { proto: frame[20], saddr: address(22), daddr: address(38), sport, dport };
+            return Some(Packet { key, l4: 54, fragment: false, claims: 40 + usize::from(be16(18)?), has });
+        }
+        if be16(12)? != 0x0800 || has < 28 || frame[14] >> 4 != 4 || frame[14] & 15 < 5 {
+            return None;
+        }
+        let l4 = 14 + usize::from(frame[14] & 15) * 4;
+        let (sport, dport) = ports(l4)?;
+        let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).expect("4"));
+        let key = Key { proto: frame[23], saddr: address(26), daddr: address(30), sport, dport };
+        let fragment = be16(20)? & 0x3fff != 0;
+        Some(Packet { key, l4, fragment, claims: usize::from(be16(16)?), has })
+    }
+
+    fn urgent(&self, frame: &[u8]) -> bool {
+        frame[self.l4 + 13] & 0x20 != 0
+    }
+}
