@@ -14,3 +14,6 @@ mod binary;
 
 #[path = "attach/confined.rs"]
 mod confined;
+
+#[path = "attach/counters.rs"]
+mod counters;

@@ -13,7 +13,7 @@ use super::support::*;
 const RULES: &str = "udp dport 4739 actions funnel tcp sport 540 dport 179; tcp dport 80 actions drop";
 
 /// `setpriv` (Debian package util-linux) with these capabilities left, and no others.
-fn with_capabilities(capabilities: &str) -> Command {
+pub fn with_capabilities(capabilities: &str) -> Command {
     let mut command = cleared(Command::new("setpriv"));
     command.arg(format!("--bounding-set=-all{capabilities}"));
     command
