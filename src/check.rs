@@ -6,6 +6,7 @@
 mod actions;
 mod again;
 mod alias;
+mod chains;
 mod family;
 mod overlap;
 mod set;
@@ -17,15 +18,31 @@ use crate::ir;
 use crate::syntax::ast::{ActionKind, Ast, Match, MatchKind};
 use crate::syntax::{self, ast};
 
-/// A ruleset that can be compiled, and what is odd about it.
+/// A list of rules that can be compiled, and what is odd about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checked {
     pub ruleset: ir::Ruleset,
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Parses and checks: the rules, or everything that is wrong with them, in the order of the text.
+/// The same of a text that may have chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lists {
+    pub rulesets: ir::Rulesets,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Parses and checks one list of rules: chains are refused.
 pub fn read(source: &Source) -> Result<Checked, Vec<Diagnostic>> {
+    let Lists { rulesets, warnings } = read_lists(source)?;
+    match rulesets {
+        ir::Rulesets::Anywhere(ruleset) => Ok(Checked { ruleset, warnings }),
+        ir::Rulesets::Chains(chains) => Err(vec![chains::unwanted(&chains)]),
+    }
+}
+
+/// Parses and checks: the rules, or everything that is wrong with them, in the order of the text.
+pub fn read_lists(source: &Source) -> Result<Lists, Vec<Diagnostic>> {
     let (ast, mut faults) = syntax::recover(source);
     match check(&ast) {
         Ok(checked) if faults.is_empty() => return Ok(checked),
@@ -38,9 +55,10 @@ pub fn read(source: &Source) -> Result<Checked, Vec<Diagnostic>> {
 
 /// The rules as sets, or all semantic errors. Damaged rules are checked as far as they go, but
 /// are not part of the result.
-pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
+pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     let mut faults = Vec::new();
-    if ast.rules.is_empty() {
+    chains::heads(ast, &mut faults);
+    if ast.rules.is_empty() && ast.chains.is_empty() {
         faults.push(
             Diagnostic::error("the ruleset has no rules", Span::default(), "nothing to attach").help(
                 "write at least one rule, such as `tcp dport 8080 actions funnel tcp sport 540 dport 80`",
@@ -59,15 +77,17 @@ pub fn check(ast: &Ast) -> Result<Checked, Vec<Diagnostic>> {
         }
     }
     faults.extend(alias::lists(&checked));
-    faults.extend(again::funneled_again(&checked));
-    faults.extend(again::ambiguous(&checked));
-    faults.extend(overlap::shadowed(&checked));
+    let lists = chains::split(ast, checked);
+    for (_, rules) in &lists {
+        faults.extend(again::funneled_again(rules));
+        faults.extend(again::ambiguous(rules));
+        faults.extend(overlap::shadowed(rules));
+    }
     sort(&mut faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(faults);
     }
-    let rules = checked.into_iter().map(|(_, rule)| rule).collect();
-    Ok(Checked { ruleset: ir::Ruleset { rules }, warnings: faults })
+    Ok(Lists { rulesets: chains::rulesets(lists), warnings: faults })
 }
 
 fn sort(diagnostics: &mut [Diagnostic]) {

@@ -25,16 +25,88 @@ impl Span {
     }
 }
 
-/// A ruleset's text and where it came from (a file name, or the name of a variable or flag).
+/// A ruleset's text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
+    /// A file name, or the name of a variable or flag.
     pub name: String,
+    /// All pieces, a line end between them.
     pub text: String,
+    pieces: Vec<Piece>,
+}
+
+/// A part of a ruleset that came from one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    pub name: String,
+    pub span: Span,
+    pub kind: PieceKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PieceKind {
+    Rules,
+    /// What stands between the braces of a chain.
+    Ingress,
+    Egress,
+    /// `NAME=VALUE`
+    Define,
 }
 
 impl Source {
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Source {
-        Source { name: name.into(), text: text.into() }
+        Source::of(vec![(name.into(), PieceKind::Rules, text.into())])
+    }
+
+    /// Several pieces, each with the name that messages about it say, in the order in which they are read.
+    pub fn of(given: Vec<(String, PieceKind, String)>) -> Source {
+        let mut source = Source { name: String::new(), text: String::new(), pieces: Vec::new() };
+        let mut names: Vec<&str> = Vec::new();
+        for (name, kind, text) in &given {
+            if !source.pieces.is_empty() {
+                source.text.push('\n');
+            }
+            let start = source.text.len();
+            source.text += text;
+            let span = Span { start, end: source.text.len() };
+            source.pieces.push(Piece { name: name.clone(), span, kind: *kind });
+            if *kind != PieceKind::Define {
+                names.push(name);
+            }
+        }
+        if source.pieces.is_empty() {
+            let (name, span) = (String::new(), Span::default());
+            source.pieces.push(Piece { name, span, kind: PieceKind::Rules });
+        }
+        source.name = names.join(", ");
+        source
+    }
+
+    /// The same, with `defines` (`NAME=VALUE`) in front, called `name`.
+    #[must_use]
+    pub fn with_defines(self, name: &str, defines: &[String]) -> Source {
+        let before = defines.iter().map(|text| (name.to_owned(), PieceKind::Define, text.clone()));
+        let own = self.pieces.iter().map(|piece| {
+            let Span { start, end } = piece.span;
+            (piece.name.clone(), piece.kind, self.text[start..end].to_owned())
+        });
+        Source::of(before.chain(own).collect())
+    }
+
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// The piece that a place is in, and its line there, counted from 1.
+    pub fn line(&self, at: usize) -> (&str, usize) {
+        let piece = self.piece(at);
+        let before = self.text.get(piece.span.start..at).unwrap_or_default();
+        (&piece.name, before.matches('\n').count() + 1)
+    }
+
+    fn piece(&self, at: usize) -> &Piece {
+        let next = self.pieces.partition_point(|piece| piece.span.start <= at);
+        &self.pieces[next.saturating_sub(1)]
     }
 }
 
@@ -111,10 +183,11 @@ const WINDOW: usize = 400;
 /// All diagnostics as the user sees them, in the order given, and how many there are if more than one.
 pub fn render(source: &Source, diagnostics: &[Diagnostic], color: bool) -> String {
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-    let lines = Lines::new(&source.text);
+    let pieces = source.pieces.iter().map(|piece| Lines::new(piece, &source.text));
+    let pieces: Vec<Lines<'_>> = pieces.collect();
     let mut out = String::new();
     for diagnostic in diagnostics.iter().take(MOST_SHOWN) {
-        let drawn = renderer.render(&[group(&source.name, &lines, diagnostic)]);
+        let drawn = renderer.render(&[group(&pieces, diagnostic)]);
         // The renderer puts a header without a name between an `Origin` and its snippet.
         for line in drawn.lines().filter(|line| bare(line).trim() != ":::") {
             out += line;
@@ -154,7 +227,7 @@ fn summary(diagnostics: &[Diagnostic]) -> String {
     counts.join(", ") + &hidden
 }
 
-fn group<'a>(name: &'a str, lines: &Lines<'a>, diagnostic: &'a Diagnostic) -> Group<'a> {
+fn group<'a>(pieces: &'a [Lines<'a>], diagnostic: &'a Diagnostic) -> Group<'a> {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -166,13 +239,15 @@ fn group<'a>(name: &'a str, lines: &Lines<'a>, diagnostic: &'a Diagnostic) -> Gr
     // Labels that are close together share a snippet; the others get one each.
     let mut excerpts: Vec<Excerpt<'a>> = Vec::new();
     for (kind, label) in labels {
+        let next = pieces.partition_point(|lines| lines.piece.span.start <= label.span.start);
+        let lines = &pieces[next.saturating_sub(1)];
         match excerpts.iter_mut().find_map(|excerpt| excerpt.widened(lines, label.span)) {
             Some(excerpt) => excerpt.labels.push((kind, label)),
             None => excerpts.push(Excerpt::around(lines, kind, label)),
         }
     }
     for excerpt in &excerpts {
-        group = group.element(excerpt.origin(name, lines)).element(excerpt.snippet(lines));
+        group = group.element(excerpt.origin()).element(excerpt.snippet());
     }
     match &diagnostic.help {
         Some(help) => group.element(Level::HELP.message(help.as_str())),
@@ -180,22 +255,23 @@ fn group<'a>(name: &'a str, lines: &Lines<'a>, diagnostic: &'a Diagnostic) -> Gr
     }
 }
 
-/// A piece of the source that is short enough to be shown, and the labels in it.
+/// A part of a piece that is short enough to be shown, and the labels in it.
 struct Excerpt<'a> {
+    lines: &'a Lines<'a>,
     span: Span,
     labels: Vec<(AnnotationKind, &'a Label)>,
 }
 
 impl<'a> Excerpt<'a> {
-    fn around(lines: &Lines<'a>, kind: AnnotationKind, label: &'a Label) -> Excerpt<'a> {
-        Excerpt { span: lines.window(label.span), labels: vec![(kind, label)] }
+    fn around(lines: &'a Lines<'a>, kind: AnnotationKind, label: &'a Label) -> Excerpt<'a> {
+        Excerpt { lines, span: lines.window(label.span), labels: vec![(kind, label)] }
     }
 
     /// This excerpt, grown to hold `span` too, if that leaves it short.
     fn widened(&mut self, lines: &Lines<'a>, span: Span) -> Option<&mut Self> {
         let more = lines.window(span);
         let both = Span { start: self.span.start.min(more.start), end: self.span.end.max(more.end) };
-        let fits = both.end - both.start <= 2 * WINDOW;
+        let fits = self.lines.piece.span == lines.piece.span && both.end - both.start <= 2 * WINDOW;
         fits.then(|| {
             self.span = both;
             self
@@ -205,50 +281,56 @@ impl<'a> Excerpt<'a> {
     /// `name:line:column` of the first label.
     ///
     /// An `Origin` of its own, because a snippet's path would count columns from where a long line is cut.
-    fn origin(&self, name: &'a str, lines: &Lines<'a>) -> Origin<'a> {
+    fn origin(&self) -> Origin<'a> {
         let start = self.labels.first().map_or(0, |(_, label)| label.span.start);
-        Origin::path(name).line(lines.line(start)).char_column(lines.column(start))
+        let Lines { piece, .. } = self.lines;
+        Origin::path(piece.name.as_str()).line(self.lines.line(start)).char_column(self.lines.column(start))
     }
 
-    fn snippet(&self, lines: &Lines<'a>) -> Snippet<'a, Annotation<'a>> {
+    fn snippet(&self) -> Snippet<'a, Annotation<'a>> {
         let Span { start, end } = self.span;
         let annotations = self.labels.iter().map(|(kind, label)| {
             let from = label.span.start.clamp(start, end) - start;
             let to = label.span.end.clamp(start, end) - start;
             kind.span(from..to).label(label.text.as_str())
         });
-        Snippet::source(&lines.text[start..end]).line_start(lines.line(start)).annotations(annotations)
+        let shown = &self.lines.text[start..end];
+        Snippet::source(shown).line_start(self.lines.line(start)).annotations(annotations)
     }
 }
 
 /// Finds lines and columns without walking the text again for every diagnostic.
 struct Lines<'a> {
+    piece: &'a Piece,
+    /// Of all pieces.
     text: &'a str,
-    /// Where each line starts.
+    /// Where each line of the piece starts.
     starts: Vec<usize>,
-    /// How many characters start before each block of `BLOCK` bytes.
+    /// How many characters start before each block of `BLOCK` bytes of the piece.
     chars: Vec<usize>,
 }
 
 const BLOCK: usize = 256;
 
 impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Lines<'a> {
-        let newlines = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
-        let starts = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
+    fn new(piece: &'a Piece, text: &'a str) -> Lines<'a> {
+        let Span { start, end } = piece.span;
+        let own = &text[start..end];
+        let newlines = own.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
+        let starts = std::iter::once(start).chain(newlines.map(|(at, _)| start + at + 1)).collect();
         let mut before = 0;
         let chars = std::iter::once(0)
-            .chain(text.as_bytes().chunks(BLOCK).map(|block| {
+            .chain(own.as_bytes().chunks(BLOCK).map(|block| {
                 before += count_chars(block);
                 before
             }))
             .collect();
-        Lines { text, starts, chars }
+        Lines { piece, text, starts, chars }
     }
 
     /// Counted from 1.
     fn line(&self, at: usize) -> usize {
-        self.starts.partition_point(|&start| start <= at)
+        self.starts.partition_point(|&start| start <= at).max(1)
     }
 
     /// Counted from 1, in characters.
@@ -257,15 +339,17 @@ impl<'a> Lines<'a> {
     }
 
     fn chars_before(&self, at: usize) -> usize {
-        let block = at / BLOCK;
-        self.chars[block] + count_chars(&self.text.as_bytes()[block * BLOCK..at])
+        let Span { start, end } = self.piece.span;
+        let block = (at.clamp(start, end) - start) / BLOCK;
+        let from = start + block * BLOCK;
+        self.chars[block] + count_chars(&self.text.as_bytes()[from..at.clamp(from, end)])
     }
 
     /// The line around `span`, or what is near `span` in a long one.
     fn window(&self, span: Span) -> Span {
         let line = self.line(span.start);
         let start = self.starts[line - 1];
-        let end = self.starts.get(line).map_or(self.text.len(), |next| next - 1);
+        let end = self.starts.get(line).map_or(self.piece.span.end, |next| next - 1);
         let end = if self.text[start..end].ends_with('\r') { end - 1 } else { end };
         if end - start <= WINDOW {
             return Span { start, end };

@@ -16,6 +16,31 @@ pub struct Ruleset {
     pub rules: Vec<Rule>,
 }
 
+/// What one text says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rulesets {
+    /// One list of rules, for whichever hooks it is attached to.
+    Anywhere(Ruleset),
+    /// A list for each of some hooks, ingress before egress.
+    Chains(Vec<(Side, Ruleset)>),
+}
+
+/// Which hook of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Side {
+    Ingress,
+    Egress,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Ingress => "ingress",
+            Side::Egress => "egress",
+        })
+    }
+}
+
 /// One rule. A packet matches when every set contains the packet's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {

@@ -23,4 +23,4 @@ pub mod rule_text;
 pub mod syntax;
 pub mod tree;
 
-pub use check::{Checked, read};
+pub use check::{Checked, Lists, read, read_lists};

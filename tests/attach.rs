@@ -12,6 +12,9 @@ mod library;
 #[path = "attach/binary.rs"]
 mod binary;
 
+#[path = "attach/chains.rs"]
+mod chains;
+
 #[path = "attach/confined.rs"]
 mod confined;
 

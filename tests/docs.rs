@@ -67,7 +67,7 @@ fn root() -> &'static Path {
 /// What the user would see, if anything.
 fn talk(name: &str, rules: &str) -> String {
     let source = Source::new(name, rules);
-    match sfunnel::read(&source) {
+    match sfunnel::read_lists(&source) {
         Ok(checked) => render(&source, &checked.warnings, false),
         Err(faults) => render(&source, &faults, false),
     }
@@ -106,7 +106,7 @@ fn commands_in_examples_are_understood() {
         for block in document.blocks().filter(|block| block.mark == "sh") {
             for words in commands(block.text) {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
-                for rules in words.iter().filter_map(|word| word.strip_prefix("SFUNNEL_RULESET=")) {
+                for rules in words.iter().filter_map(|word| rules_of(word)) {
                     assert_eq!(talk(&document.name(), rules), "");
                     seen.1 += 1;
                 }
@@ -126,6 +126,13 @@ fn commands_in_examples_are_understood() {
         }
     }
     assert!(seen.0 >= 8 && seen.1 >= 6, "commands have gone: {seen:?}");
+}
+
+/// What a word sets a variable with rules to.
+fn rules_of(word: &str) -> Option<&str> {
+    ["SFUNNEL_RULESET=", "SFUNNEL_RULESET_INGRESS=", "SFUNNEL_RULESET_EGRESS="]
+        .iter()
+        .find_map(|variable| word.strip_prefix(variable))
 }
 
 /// The arguments of sfunnel in a command that runs it: by itself, by cargo, or in a container.

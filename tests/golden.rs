@@ -88,7 +88,7 @@ struct Stages {
 
 impl Stages {
     fn of(rules: &str, large: Large) -> Result<Self, Failed> {
-        let source = Source { name: "rules".into(), text: rules.into() };
+        let source = Source::new("rules", rules);
         let checked = sfunnel::read(&source).map_err(|d| diag::render(&source, &d, false))?;
         let ruleset = checked.ruleset;
         let tree = tree::build(&ruleset);

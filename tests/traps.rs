@@ -38,7 +38,7 @@ fn run(rules: &str, packets: &[(&str, Option<&str>)]) {
 /// Every one of these must be refused, with a caret in the given text and a remedy.
 fn refused(rulesets: &[(&str, &str)]) {
     for (text, at) in rulesets {
-        let source = Source { name: "rules".into(), text: (*text).into() };
+        let source = Source::new("rules", *text);
         let diagnostics = sfunnel::read(&source).err().unwrap_or_else(|| panic!("accepted: {text}"));
         let labels = diagnostics.iter().flat_map(|d| d.secondary.iter().chain([&d.primary]));
         let spans: Vec<&str> = labels.map(|l| &text[l.span.start..l.span.end]).collect();
@@ -49,7 +49,7 @@ fn refused(rulesets: &[(&str, &str)]) {
 }
 
 fn accepted(text: &str) -> usize {
-    let source = Source { name: "rules".into(), text: text.into() };
+    let source = Source::new("rules", text);
     match sfunnel::read(&source) {
         Ok(checked) => checked.ruleset.rules.len(),
         Err(diagnostics) => panic!("refused: {text}: {diagnostics:?}"),

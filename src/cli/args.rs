@@ -21,8 +21,9 @@ Examples:
   sfunnel detach -i eth0
 
 Without a command, sfunnel is the entry point of its container image: it does
-what the variables SFUNNEL_RULESET (or the file /etc/sfunnel/ruleset), IFACES,
-DIRECTION, NETNS, SFUNNEL_GSO, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
+SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), IFACES, DIRECTION,
+NETNS, SFUNNEL_GSO, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are wrong.";
 
@@ -41,6 +42,8 @@ pub enum Command {
 Examples:
   sfunnel attach -i va -d egress --ruleset 'tcp dport 80 actions funnel udp sport 540 dport 179'
   sfunnel attach -i eth0,eth1 -d both --rules rules.sf
+  sfunnel attach -i eth0 --ruleset 'chain ingress { tcp dport 23 drop }
+                                    chain egress { tcp dport 25 drop }'
   generate-rules | sfunnel attach --netns blue -i eth0 --rules -
 
 All or nothing: when one interface refuses, the others are put back as they were.
@@ -97,7 +100,7 @@ pub struct Place {
     /// Interface; repeat it, or separate with commas [variable: IFACES] [default: all, lo included]
     #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
     pub iface: Vec<String>,
-    /// Side of the interface: ingress, egress or both [variable: DIRECTION]
+    /// Side of the interface: ingress, egress or both; rules in chains say it themselves [variable: DIRECTION]
     #[arg(short, long, value_name = "SIDE", ignore_case = true)]
     pub direction: Option<Direction>,
     /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]
@@ -187,9 +190,10 @@ pub struct Compile {
     /// Interfaces the program is for: ethernet, or none for those without a link header (tun, wireguard, ipip)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
-    /// Side of the interface the program is for: packets of several segments go to another end of the pair
-    #[arg(short, long, value_enum, default_value_t = SideArg::Egress)]
-    pub direction: SideArg,
+    /// Side of the interface the program is for: the chain, and where packets of several segments go
+    /// [default: the only chain; egress, if there is none]
+    #[arg(short, long, value_enum)]
+    pub direction: Option<SideArg>,
     /// What becomes of packets of several segments; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,

@@ -3,9 +3,9 @@
 use std::thread;
 
 use super::args::{self, Strict};
-use super::counted::Counting;
+use super::counted::{Counting, Wanted};
 use super::programs::{self, Ends, Programs};
-use super::rules::Rules;
+use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
 use crate::codegen;
@@ -57,11 +57,12 @@ pub(super) fn attach_to(
     source: crate::diag::Source,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let mut rules =
-        Rules::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
+    let mut lists =
+        Lists::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
     if how.counters {
-        rules.ruleset.rules.iter_mut().for_each(|rule| rule.counter = true);
+        lists.count_everything();
     }
+    let rules = hooks(target, &lists)?;
     let mut netlink = open(target)?;
     if how.debug {
         console.say(
@@ -69,6 +70,23 @@ pub(super) fn attach_to(
         );
     }
     patiently(how.patience, console, |console| attempt_to_attach(target, &rules, how, &mut netlink, console))
+}
+
+/// The hooks to attach to, with the rules of each. Chains say which.
+fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, &'a Rules)>, Failure> {
+    let rules = |hook: Hook| Some((hook, lists.of(programs::side(hook))?));
+    if let (Some(sides), Some(said)) = (lists.sides(), target.said) {
+        let wanted = target.direction.hooks();
+        if let Some(left_out) =
+            sides.iter().find(|side| !wanted.iter().any(|hook| programs::side(*hook) == **side))
+        {
+            return Err(Failure::Usage(format!(
+                "the rules have `chain {left_out}`, which {said} leaves out: chains say themselves where they go, so leave {said} out"
+            )));
+        }
+    }
+    let hooks = if lists.sides().is_some() { &Hook::ALL } else { target.direction.hooks() };
+    Ok(hooks.iter().copied().filter_map(rules).collect())
 }
 
 /// Tries again while an interface does not exist.
@@ -149,24 +167,25 @@ pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<I
 
 fn attempt_to_attach(
     target: &Target,
-    rules: &Rules,
+    rules: &[(Hook, &Rules)],
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
     let places = places(target, netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
-    let hooks = target.direction.hooks();
+    let wanting = rules.iter().filter(|(_, rules)| codegen::wants_segments(&rules.ruleset));
+    let wanting: Vec<Hook> = wanting.map(|(hook, _)| *hook).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
-    let prepared = if how.gso != Gso::Off && codegen::wants_segments(&rules.ruleset) {
-        gso::prepare(netlink, how.gso, &interfaces, hooks, &before, &Ends::load()?.back())?
+    let prepared = if how.gso != Gso::Off && !wanting.is_empty() {
+        gso::prepare(netlink, how.gso, &interfaces, &wanting, &before, &Ends::load()?.back())?
     } else {
         Prepared::default()
     };
     for note in &prepared.notes {
         console.say(note);
     }
-    let done = match attach_prepared(&places, hooks, rules, &prepared, how, netlink, console) {
+    let done = match attach_prepared(&places, rules, &prepared, how, netlink, console) {
         Ok(done) => done,
         Err(failure) => {
             prepared.undo(netlink);
@@ -208,40 +227,66 @@ fn places(
 
 fn attach_prepared(
     places: &[(Interface, Link)],
-    hooks: &[Hook],
-    rules: &Rules,
+    rules: &[(Hook, &Rules)],
     prepared: &Prepared,
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<Vec<Attached>, Failure> {
-    let mut wanted = Vec::new();
+    // Each list of rules once, however many hooks have it.
+    let mut lists: Vec<(&Rules, Vec<Wanted<'_>>)> = Vec::new();
     for (interface, link) in places {
-        for hook in hooks {
+        for (hook, rules) in rules {
             let large = prepared.of(interface, *hook);
-            wanted.push((interface, *hook, programs::options(*link, *hook, large), large));
+            let wanted = (interface, *hook, programs::options(*link, *hook, large), large);
+            match lists.iter_mut().find(|(known, _)| std::ptr::eq(*known, *rules)) {
+                Some((_, all)) => all.push(wanted),
+                None => lists.push((rules, vec![wanted])),
+            }
         }
     }
-    if rules.ruleset.counts() {
-        let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
-        let standing = net::status(netlink, &interfaces, hooks)?;
-        let mut counting = Counting::load(rules, wanted, &standing, console)?;
-        let done = net::plan(netlink, counting.attachments())?.apply(netlink)?;
-        counting.take_over(&done, console);
-        if how.debug {
-            counting.debug(console);
-        }
-        return Ok(done);
+    let mut loaded = Vec::new();
+    for (rules, wanted) in lists {
+        loaded.push(if rules.ruleset.counts() {
+            let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
+            let standing = net::status(netlink, &interfaces, &Hook::ALL)?;
+            Loaded::Counting(Counting::load(rules, wanted, &standing, console)?)
+        } else {
+            let options = wanted.iter().map(|(_, _, options, _)| *options);
+            Loaded::Plain(Programs::load(rules, options, console)?, wanted)
+        });
     }
-    let programs = Programs::load(rules, wanted.iter().map(|(_, _, options, _)| *options), console)?;
-    let mut attachments = Vec::new();
-    for (interface, hook, options, large) in wanted {
-        let Some((program, name)) = programs.of(options, large) else { continue };
-        attachments.push(Attachment { interface: interface.clone(), hook, program, name });
-    }
+    let attachments = loaded.iter().flat_map(Loaded::attachments).collect();
     let done = net::plan(netlink, attachments)?.apply(netlink)?;
-    if how.debug {
-        programs.debug(console);
+    for loaded in &mut loaded {
+        if let Loaded::Counting(counting) = loaded {
+            counting.take_over(&done, console);
+        }
+        match loaded {
+            Loaded::Plain(programs, _) if how.debug => programs.debug(console),
+            Loaded::Counting(counting) if how.debug => counting.debug(console),
+            _ => {}
+        }
     }
     Ok(done)
+}
+
+/// The programs of one list of rules.
+enum Loaded<'a> {
+    Plain(Programs, Vec<Wanted<'a>>),
+    Counting(Counting<'a>),
+}
+
+impl Loaded<'_> {
+    fn attachments(&self) -> Vec<Attachment<'_>> {
+        let (programs, wanted) = match self {
+            Loaded::Counting(counting) => return counting.attachments(),
+            Loaded::Plain(programs, wanted) => (programs, wanted),
+        };
+        let attachment = |(interface, hook, options, large): &Wanted<'_>| {
+            let (program, name) = programs.of(*options, *large)?;
+            Some(Attachment { interface: (*interface).clone(), hook: *hook, program, name })
+        };
+        wanted.iter().filter_map(attachment).collect()
+    }
 }

@@ -4,20 +4,26 @@ use std::fs;
 use std::path::Path;
 
 use super::args::{Check, Compile, Emit, GsoArg};
-use super::rules::Rules;
+use super::rules::Lists;
 use super::settings::file_source;
 use super::{Console, Failure};
 use crate::codegen::{Large, Options};
 use crate::elf;
+use crate::ir::Side;
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = Rules::read(file_source(&args.file)?, args.strict, console)?;
-    let count = rules.ruleset.rules.len();
-    console.say(format!(
-        "{}: {count} {}, no errors",
-        rules.source.name,
-        if count == 1 { "rule" } else { "rules" }
-    ));
+    let source = file_source(&args.file)?;
+    let name = source.name.clone();
+    let lists = Lists::read(source, args.strict, console)?;
+    let counted: Vec<String> = lists
+        .each()
+        .map(|(side, rules)| {
+            let count = rules.ruleset.rules.len();
+            let side = side.map(|side| format!("{side}: ")).unwrap_or_default();
+            format!("{side}{count} {}", if count == 1 { "rule" } else { "rules" })
+        })
+        .collect();
+    console.say(format!("{name}: {}, no errors", counted.join(", ")));
     Ok(())
 }
 
@@ -26,9 +32,10 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     if args.emit == Emit::Elf && to_stdout && console.out_is_terminal {
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
-    let rules = Rules::read(file_source(&args.file)?, args.strict, console)?;
+    let wanted = args.direction.map(Side::from);
+    let (side, rules) = Lists::read(file_source(&args.file)?, args.strict, console)?.one(wanted)?;
     let large = match args.gso {
-        GsoArg::Segment => Large::Segment(args.direction.into()),
+        GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
     let compile = || rules.compile(Options { link: args.link.into(), large });

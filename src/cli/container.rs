@@ -9,8 +9,10 @@ use super::{Console, Failure};
 use crate::net::detach::Whose;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 10] = [
+const VARIABLES: [(&str, &str); 12] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
+    ("SFUNNEL_RULESET_INGRESS", "none"),
+    ("SFUNNEL_RULESET_EGRESS", "none"),
     ("IFACES", "all"),
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),
@@ -32,9 +34,11 @@ pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
         return detach_from(&target, how.patience, Whose::OursAndTheOriginals, console);
     }
     let source = settings::source(&args, console)?;
-    console.say(format!("ruleset ({}):", source.name));
-    for line in source.text.lines() {
-        console.say(format!("  {line}"));
+    for piece in source.pieces() {
+        console.say(format!("ruleset ({}):", piece.name));
+        for line in source.text[piece.span.start..piece.span.end].lines() {
+            console.say(format!("  {line}"));
+        }
     }
     attach_to(&target, how, source, console)
 }
@@ -45,10 +49,10 @@ fn banner(console: &mut Console<'_>) {
     for (name, default) in VARIABLES {
         let value = match console.variable(name) {
             // The rules are said below, a line a line.
-            Some(_) if name == "SFUNNEL_RULESET" => "set".to_owned(),
+            Some(_) if name.starts_with("SFUNNEL_RULESET") => "set".to_owned(),
             Some(value) => value,
             None => format!("{default} (not set)"),
         };
-        console.say(format!("  {name:<16} {value}"));
+        console.say(format!("  {name:<23} {value}"));
     }
 }

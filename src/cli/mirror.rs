@@ -1,14 +1,16 @@
 //! `mirror`: the rules of one place in, those of the others out, each a ruleset with comments.
 
 use super::args::{Mirror, Strict};
-use super::rules::Rules;
+use super::rules::{Lists, Rules};
 use super::settings::input_source;
 use super::{Console, Failure};
 use crate::diag::{self, Diagnostic};
+use crate::ir::Side;
 use crate::mirror::{self, Mirrored, Role};
 
 pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = Rules::read(input_source(&args.input)?, Strict::default(), console)?;
+    let lists = Lists::read(input_source(&args.input)?, Strict::default(), console)?;
+    let rules = mirrored_from(args, lists)?;
     let from = match args.from {
         Some(from) => from.role(),
         None => mirror::infer(&rules.ruleset).map_err(|faults| refuse(&rules, &faults, console))?,
@@ -22,7 +24,12 @@ pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
                 if !text.is_empty() {
                     text.push('\n');
                 }
-                text += &section(&rules, from, to, &mirrored);
+                let section = section(&rules, from, to, &mirrored);
+                text += &if args.to.is_place() {
+                    in_chain(&section, to, mirrored.rules.is_empty())
+                } else {
+                    section
+                };
             }
             Err(more) => {
                 for fault in more {
@@ -42,6 +49,27 @@ pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
     Ok(console.out.write_all(text.as_bytes())?)
 }
 
+/// Of chains, the one that `--from` is about; else that of egress, which says more: the other follows from it.
+fn mirrored_from(args: &Mirror, lists: Lists) -> Result<Rules, Failure> {
+    let side = match (args.from, lists.sides().as_deref()) {
+        (Some(from), Some(_)) if from.role().is_egress() => Some(Side::Egress),
+        (Some(_), Some(_)) => Some(Side::Ingress),
+        (None, Some([_, _])) => Some(Side::Egress),
+        _ => None,
+    };
+    Ok(lists.one(side)?.1)
+}
+
+/// The rules of one hook, to stand beside those of the other.
+fn in_chain(section: &str, role: Role, empty: bool) -> String {
+    if empty {
+        return section.to_owned();
+    }
+    let hook = if role.is_egress() { Side::Egress } else { Side::Ingress };
+    let lines: String = section.lines().map(|line| format!("    {line}\n")).collect();
+    format!("chain {hook} {{\n{lines}}}\n")
+}
+
 fn refuse(rules: &Rules, faults: &[Diagnostic], console: &mut Console<'_>) -> Failure {
     let text = diag::render(&rules.source, faults, console.color);
     console.say(text);
@@ -56,8 +84,7 @@ fn section(rules: &Rules, from: Role, to: Role, mirrored: &Mirrored) -> String {
         match note.rule {
             None => text += &format!("# {}\n", note.text),
             Some(span) => {
-                let line =
-                    rules.source.text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
+                let (_, line) = rules.source.line(span.start);
                 let rule = rules.source.text.get(span.start..span.end).unwrap_or_default();
                 let rule = rule.split_whitespace().collect::<Vec<_>>().join(" ");
                 text += &format!("# without line {line}, `{rule}`: {}\n", note.text);

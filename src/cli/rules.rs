@@ -6,13 +6,12 @@ use asm::Program;
 
 use super::args::{Deny, Strict};
 use super::{Console, Failure};
-use crate::check::Checked;
-use crate::codegen::Options;
+use crate::check;
+use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
-use crate::ir::Ruleset;
+use crate::ir::{Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
 use crate::tree::{self, Tree};
-use crate::{check, codegen};
 
 /// Rules that are right.
 #[derive(Debug)]
@@ -22,11 +21,15 @@ pub struct Rules {
     pub tree: Tree,
 }
 
-impl Rules {
+/// The rules of a text: one list for all hooks, or one for each of some.
+#[derive(Debug)]
+pub struct Lists(Vec<(Option<Side>, Rules)>);
+
+impl Lists {
     /// Reads and checks; says every diagnostic.
     pub fn read(source: Source, strict: Strict, console: &mut Console<'_>) -> Result<Self, Failure> {
-        match check::read(&source) {
-            Ok(Checked { ruleset, warnings }) => {
+        match check::read_lists(&source) {
+            Ok(check::Lists { rulesets, warnings }) => {
                 if !warnings.is_empty() {
                     let text = diag::render(&source, &warnings, console.color);
                     console.say(text);
@@ -35,8 +38,14 @@ impl Rules {
                         return Err(Failure::Rules);
                     }
                 }
-                let tree = tree::build(&ruleset);
-                Ok(Self { source, ruleset, tree })
+                let lists = match rulesets {
+                    Rulesets::Anywhere(ruleset) => vec![(None, ruleset)],
+                    Rulesets::Chains(chains) => {
+                        chains.into_iter().map(|(side, ruleset)| (Some(side), ruleset)).collect()
+                    }
+                };
+                let list = |(side, ruleset)| (side, Rules::new(source.clone(), ruleset));
+                Ok(Self(lists.into_iter().map(list).collect()))
             }
             Err(diagnostics) => {
                 let text = diag::render(&source, &diagnostics, console.color);
@@ -44,6 +53,46 @@ impl Rules {
                 Err(Failure::Rules)
             }
         }
+    }
+
+    /// The hooks that there are chains for. `None`: the rules are for any.
+    pub fn sides(&self) -> Option<Vec<Side>> {
+        self.0.iter().map(|(side, _)| *side).collect()
+    }
+
+    pub fn of(&self, side: Side) -> Option<&Rules> {
+        self.0.iter().find(|(of, _)| of.is_none_or(|of| of == side)).map(|(_, rules)| rules)
+    }
+
+    pub fn each(&self) -> impl Iterator<Item = (Option<Side>, &Rules)> {
+        self.0.iter().map(|(side, rules)| (*side, rules))
+    }
+
+    /// As if each rule said `counter`.
+    pub fn count_everything(&mut self) {
+        let rules = self.0.iter_mut().flat_map(|(_, rules)| &mut rules.ruleset.rules);
+        rules.for_each(|rule| rule.counter = true);
+    }
+
+    /// The only list, or the one of this side.
+    pub fn one(mut self, wanted: Option<Side>) -> Result<(Option<Side>, Rules), Failure> {
+        let there = self.0.iter().filter_map(|(side, _)| Some(format!("`chain {}`", (*side)?)));
+        let there = there.collect::<Vec<_>>().join(" and ");
+        self.0.retain(|(side, _)| side.is_none() || wanted.is_none() || *side == wanted);
+        match (self.0.pop(), wanted) {
+            (Some(one), _) if self.0.is_empty() => Ok(one),
+            (None, Some(wanted)) => {
+                Err(Failure::Usage(format!("the rules have no `chain {wanted}`, only {there}")))
+            }
+            _ => Err(Failure::Usage(format!("the rules have {there}: say which one, with `--direction`"))),
+        }
+    }
+}
+
+impl Rules {
+    fn new(source: Source, ruleset: Ruleset) -> Self {
+        let tree = tree::build(&ruleset);
+        Self { source, ruleset, tree }
     }
 
     pub fn compile(&self, options: Options) -> Result<Program, Failure> {
@@ -88,10 +137,9 @@ mod tests {
     #[test]
     fn a_refused_instruction_is_shown_at_its_rule() {
         let text = "tcp dport 80 actions drop\nudp dport 53 actions drop\n";
-        let source = Source { name: "rules.sf".to_owned(), text: text.to_owned() };
-        let Ok(Checked { ruleset, .. }) = check::read(&source) else { panic!("the rules are right") };
-        let tree = tree::build(&ruleset);
-        let rules = Rules { source, ruleset, tree };
+        let source = Source::new("rules.sf", text);
+        let ruleset = check::read(&source).unwrap().ruleset;
+        let rules = Rules::new(source, ruleset);
         let program = rules.compile(codegen::Link::Ethernet.into()).unwrap();
         let slot = (0..program.slots()).find(|slot| program.origin_at(*slot) == Some(1)).unwrap();
         let log = format!("{slot}: (b4) w0 = 2\nmade up\nprocessed 1 insns\n");

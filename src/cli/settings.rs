@@ -12,7 +12,7 @@ use clap::ValueEnum;
 
 use super::args::{Attach, GsoArg, Input, Place};
 use super::{Console, Failure};
-use crate::diag::Source;
+use crate::diag::{PieceKind, Source};
 use crate::net::{Gso, Hook};
 
 const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
@@ -40,17 +40,22 @@ pub struct Target {
     /// `None`: every interface there is.
     pub interfaces: Option<Vec<String>>,
     pub direction: Direction,
+    /// What `direction` was said by; `None`: by nobody, it is the default.
+    pub said: Option<&'static str>,
     pub netns: Option<String>,
 }
 
 impl Target {
     pub fn read(place: &Place, default: Direction, console: &Console<'_>) -> Result<Self, Failure> {
-        let direction = match (place.direction, console.variable("DIRECTION")) {
-            (Some(direction), _) => direction,
-            (None, None) => default,
-            (None, Some(text)) => Direction::from_str(&text, true).map_err(|_| {
-                Failure::Usage(format!("DIRECTION is `{text}`; it must be ingress, egress or both"))
-            })?,
+        let (direction, said) = match (place.direction, console.variable("DIRECTION")) {
+            (Some(direction), _) => (direction, Some("--direction")),
+            (None, None) => (default, None),
+            (None, Some(text)) => {
+                let direction = Direction::from_str(&text, true).map_err(|_| {
+                    Failure::Usage(format!("DIRECTION is `{text}`; it must be ingress, egress or both"))
+                })?;
+                (direction, Some("DIRECTION"))
+            }
         };
         let listed = if place.iface.is_empty() {
             console.variable("IFACES").into_iter().collect()
@@ -72,6 +77,7 @@ impl Target {
         Ok(Self {
             interfaces: (!names.is_empty()).then_some(names),
             direction,
+            said,
             netns: place.netns.clone().or_else(|| console.variable("NETNS")),
         })
     }
@@ -140,20 +146,33 @@ pub fn truth(name: &str, console: &Console<'_>) -> Result<bool, Failure> {
     }
 }
 
-/// The rules: `--ruleset`, `--rules`, SFUNNEL_RULESET, /etc/sfunnel/ruleset.
+/// The rules: `--ruleset`, `--rules`, SFUNNEL_RULESET or one of each hook, /etc/sfunnel/ruleset.
 pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
     if let Some(text) = &args.ruleset {
-        return Ok(Source { name: "--ruleset".to_owned(), text: text.clone() });
+        return Ok(Source::new("--ruleset", text));
     }
     if let Some(file) = &args.rules {
         return file_source(file);
     }
-    if let Some(text) = console.variable("SFUNNEL_RULESET") {
-        return Ok(Source { name: "SFUNNEL_RULESET".to_owned(), text });
+    let chains: Vec<_> =
+        [("SFUNNEL_RULESET_INGRESS", PieceKind::Ingress), ("SFUNNEL_RULESET_EGRESS", PieceKind::Egress)]
+            .into_iter()
+            .filter_map(|(name, kind)| Some((name.to_owned(), kind, console.variable(name)?)))
+            .collect();
+    match (console.variable("SFUNNEL_RULESET"), chains.first()) {
+        (Some(_), Some((name, ..))) => {
+            return Err(Failure::Usage(format!(
+                "SFUNNEL_RULESET and {name} are both set; the first is for rules without a hook of their own: use \
+                 SFUNNEL_RULESET_INGRESS and SFUNNEL_RULESET_EGRESS alone"
+            )));
+        }
+        (Some(text), None) => return Ok(Source::new("SFUNNEL_RULESET", text)),
+        (None, Some(_)) => return Ok(Source::of(chains)),
+        (None, None) => {}
     }
     let file = PathBuf::from(RULESET_FILE);
     match fs::read_to_string(&file) {
-        Ok(text) => Ok(Source { name: RULESET_FILE.to_owned(), text }),
+        Ok(text) => Ok(Source::new(RULESET_FILE, text)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Failure::File {
             what: format!(
                 "no ruleset: SFUNNEL_RULESET is empty and {RULESET_FILE} cannot be read (see `sfunnel --help`)"
@@ -167,7 +186,7 @@ pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
 /// The rules of a command that only looks at them.
 pub fn input_source(input: &Input) -> Result<Source, Failure> {
     match (&input.ruleset, &input.file) {
-        (Some(text), _) => Ok(Source { name: "--ruleset".to_owned(), text: text.clone() }),
+        (Some(text), _) => Ok(Source::new("--ruleset", text)),
         (None, Some(file)) => file_source(file),
         (None, None) => Err(Failure::Usage("no rules: name a file, or use `--ruleset TEXT`".to_owned())),
     }
@@ -182,7 +201,7 @@ pub fn file_source(file: &Path) -> Result<Source, Failure> {
         (file.display().to_string(), fs::read_to_string(file))
     };
     match text {
-        Ok(text) => Ok(Source { name, text }),
+        Ok(text) => Ok(Source::new(name, text)),
         Err(source) => Err(Failure::File { what: format!("cannot read {name}"), source }),
     }
 }

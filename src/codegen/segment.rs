@@ -20,14 +20,8 @@ use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, SHOT, SKB};
+pub use crate::ir::Side;
 use crate::packet::{ethernet, skb};
-
-/// The hook that a packet is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    Ingress,
-    Egress,
-}
 
 /// What a program does with a packet of several segments that it would have to funnel, or that may be
 /// several funneled ones which the receiver has merged.

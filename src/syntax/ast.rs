@@ -10,11 +10,28 @@ use crate::diag::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ast {
+    pub chains: Vec<Head>,
     pub rules: Vec<Rule>,
+}
+
+/// Where a chain begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    pub span: Span,
+    pub chain: Chain,
+}
+
+/// The hook that rules are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chain {
+    Ingress,
+    Egress,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
+    /// The chain that it stands in.
+    pub chain: Option<Chain>,
     /// From the first word to the last, without the comment.
     pub span: Span,
     /// The rule as it was written, blanks collapsed.
@@ -151,6 +168,15 @@ impl ActionKind {
             ActionKind::Unalias { .. } => "unalias",
             ActionKind::Mark { .. } => "mark",
             ActionKind::Counter => "counter",
+        }
+    }
+}
+
+impl Chain {
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Chain::Ingress => "ingress",
+            Chain::Egress => "egress",
         }
     }
 }

@@ -7,9 +7,9 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 20] = [
+const KEYWORDS: [&str; 21] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter",
+    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain",
 ];
 
 /// Those that start an action.
@@ -36,8 +36,7 @@ const SYNONYMS: [(&str, &str); 15] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 8] = [
-    ("chain", "write the rules without `chain`, one ruleset for each direction", Spoils::Rule),
+const PLANNED: [(&str, &str, Spoils); 7] = [
     ("define", "write the value in each rule", Spoils::Rule),
     ("include", "write all rules in one ruleset", Spoils::Rule),
     ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
@@ -99,6 +98,10 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         };
         return (Diagnostic::error(message, word.span, "not expected here").help(help), Spoils::Word);
     }
+    if word.text == "chain" {
+        let error = Diagnostic::error("`chain` inside a rule", word.span, "starts a line of its own");
+        return (error.help("end the rule in front of it with `;` or a new line"), Spoils::Rule);
+    }
     if word.text == "flags" {
         let error = Diagnostic::error("`flags` out of place", word.span, "goes to the end of `funnel tcp`");
         return (
@@ -121,7 +124,14 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
 /// The cursor behind what `spoils` says, and behind the arguments of the word that was not
 /// understood: whatever resembles no word of the language.
 pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
+    let mut depth = 0_usize;
     while let Ok((rest, word)) = word(i) {
+        match word.text {
+            "{" => depth += 1,
+            "}" if depth == 0 && i.in_chain => break,
+            "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
         let stop = match spoils {
             Spoils::Word => is_word_of_ours(word),
             Spoils::UntilAction => ACTIONS.contains(&word.text),

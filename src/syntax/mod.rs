@@ -8,6 +8,7 @@ pub mod ast;
 mod help;
 mod more;
 mod parser;
+mod ruleset;
 mod set;
 mod value;
 mod word;
@@ -27,5 +28,5 @@ pub fn parse(source: &Source) -> Result<Ast, Vec<Diagnostic>> {
 /// Whatever could be read, with rules marked [damaged](ast::Rule::damaged) where some words could
 /// not, and what is wrong with those: what is left can still be checked.
 pub fn recover(source: &Source) -> (Ast, Vec<Diagnostic>) {
-    parser::ruleset(&source.text)
+    ruleset::ruleset(source)
 }

@@ -1,48 +1,29 @@
 //! The grammar: one function per production of docs/rules.md.
 //!
 //! A production returns its node, says "not mine", or says what is wrong and where to read on
-//! (see [`Fault`](super::word::Fault)). Only [`ruleset`] and [`rule`] recover: all errors of a
-//! text are found in one pass, in time linear in its length.
+//! (see [`Fault`](super::word::Fault)). Only [`rule`] and the [`ruleset`](super::ruleset) recover: all
+//! errors of a text are found in one pass, in time linear in its length.
 
 use nom::branch::alt;
 use nom::combinator::opt;
 use nom::{Err, Parser};
 
 use super::alias;
-use super::ast::{Action, ActionKind, Ast, Match, MatchKind, Protocol, Rule, Side, Version};
+use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::help::{self, Spoils};
 use super::more;
 use super::set::{not_one, set};
 use super::value as values;
-use super::word::{Cursor, Parsed, Word, keyword, peek, separator, word, wrong};
+use super::word::{Cursor, Parsed, Word, keyword, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
-
-/// `ruleset = separator { rule separator }`
-pub(super) fn ruleset(text: &str) -> (Ast, Vec<Diagnostic>) {
-    let mut recovery = Recovery::default();
-    let mut rules = Vec::new();
-    let mut i = separator(Cursor::new(text));
-    while !i.at_end() {
-        let (rest, parsed) = rule(i, &mut recovery);
-        rules.extend(parsed);
-        i = separator(rest);
-    }
-    (Ast { rules }, recovery.diagnostics)
-}
-
-#[derive(Default)]
-struct Recovery {
-    diagnostics: Vec<Diagnostic>,
-    /// A `chain` was refused: its closing brace is no news.
-    in_chain: bool,
-}
 
 /// `rule = { match } [ "actions" ] action`
 ///
 /// Any number of actions is read, so that `check` can point at the ones too many.
-fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<Rule>) {
-    let known = recovery.diagnostics.len();
+pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> (Cursor<'a>, Option<Rule>) {
+    let known = diagnostics.len();
     let mut rule = Rule {
+        chain: None,
         span: start.here(),
         text: String::new(),
         matches: Vec::new(),
@@ -52,13 +33,12 @@ fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<R
     };
     let mut i = start;
     while let Ok((after, word)) = word(i) {
-        if recovery.in_chain && word.text == "}" {
-            i = after;
-            continue;
+        if i.in_chain && word.text == "}" {
+            break;
         }
         match item(i) {
             Ok((rest, item)) => {
-                recovery.diagnostics.extend(out_of_order(&rule, &item));
+                diagnostics.extend(out_of_order(&rule, &item));
                 match item {
                     Item::Match(m) => rule.matches.push(m),
                     Item::Actions(span) => rule.actions_word = rule.actions_word.or(Some(span)),
@@ -67,23 +47,22 @@ fn rule<'a>(start: Cursor<'a>, recovery: &mut Recovery) -> (Cursor<'a>, Option<R
                 i = rest;
             }
             Err(Err::Failure(fault)) => {
-                recovery.diagnostics.extend(fault.diagnostics);
+                diagnostics.extend(fault.diagnostics);
                 i = fault.rest;
             }
             Err(_) => {
                 let at_actions = rule.actions_word.is_some() || !rule.actions.is_empty();
                 let (diagnostic, spoils) = help::unknown_word(word, at_actions);
-                recovery.diagnostics.push(diagnostic);
+                diagnostics.push(diagnostic);
                 if help::meant(word.text) == Some("actions") {
                     rule.actions_word = rule.actions_word.or(Some(word.span));
                 }
-                recovery.in_chain |= word.text == "chain";
                 i = help::skip(after, spoils);
             }
         }
         rule.span.end = i.here().end;
     }
-    rule.damaged = recovery.diagnostics.len() > known;
+    rule.damaged = diagnostics.len() > known;
     rule.text = one_line(start.text(rule.span));
     let empty = rule.span.start == rule.span.end;
     (i, (!empty).then_some(rule))

@@ -14,6 +14,8 @@ use crate::diag::{Diagnostic, Span};
 pub(super) struct Cursor<'a> {
     source: &'a str,
     at: usize,
+    /// A `}` on its own ends what is being read.
+    pub in_chain: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,14 +142,16 @@ pub(super) fn line_end(i: Cursor<'_>) -> Cursor<'_> {
 }
 
 impl<'a> Cursor<'a> {
-    /// At the start of `source`, behind its byte order mark if some editor left one.
-    pub fn new(source: &'a str) -> Self {
-        let at = if source.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Cursor { source, at }
+    /// At the start of a piece of `source`, behind its byte order mark if some editor left one.
+    pub fn new(source: &'a str, piece: Span) -> Self {
+        let source = &source[..piece.end];
+        let mark = if source[piece.start..].starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        Cursor { source, at: piece.start + mark, in_chain: false }
     }
 
-    pub fn at_end(self) -> bool {
-        self.at == self.source.len()
+    /// The same place, read as that of a chain between braces, or not.
+    pub fn in_chain(self, in_chain: bool) -> Self {
+        Cursor { in_chain, ..self }
     }
 
     /// The empty span right here.

@@ -161,7 +161,7 @@ fn start_up() -> Result<()> {
 }
 
 fn compile(rules: &str) -> Result<Program> {
-    let source = Source { name: "rules".into(), text: rules.into() };
+    let source = Source::new("rules", rules);
     let checked = sfunnel::read(&source)
         .map_err(|diagnostics| anyhow::anyhow!(diag::render(&source, &diagnostics, false)))?;
     Ok(codegen::compile(&checked.ruleset, &tree::build(&checked.ruleset), Link::Ethernet)?)

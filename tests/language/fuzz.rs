@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 18] = [
+const GOOD: [&str; 20] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -49,12 +49,14 @@ const GOOD: [&str; 18] = [
     "udp dport 53 actions funnel tcp sport 540 dport 80 flags syn|ack mark set 0xff",
     "udp dport 54 mark set 1 accept; udp dport 55 funnel tcp dport 1 sport 2 flags { psh, ack }",
     "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
+    "chain ingress { tcp dport 80 drop }; chain egress {\n  tcp drop # }\n  udp drop\n}",
+    "chain egress\n{ tcp dport { 80, 81 } drop; }",
     "ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9 } udp drop",
     "ip daddr != {\n  10.0.0.1, # one\n  10.0.0.2 - 10.0.0.7\n} tcp dport 1 - 9 drop",
     "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 76] = [
+const WORDS: [&str; 79] = [
     "ip",
     "tcp",
     "udp",
@@ -71,6 +73,9 @@ const WORDS: [&str; 76] = [
     "decap",
     "ip6",
     "chain",
+    "ingress",
+    "egress",
+    "chain ingress {",
     "define",
     "alias",
     "unalias",
@@ -192,10 +197,10 @@ fn sane(text: &str, diagnostic: &Diagnostic) {
 
 fn one(text: &str, rendered: bool) -> bool {
     let (ok, diagnostics) = match read(text) {
-        Ok(checked) => {
-            assert!(!checked.ruleset.rules.is_empty());
-            assert!(checked.warnings.iter().all(|warning| warning.severity == Severity::Warning));
-            (true, checked.warnings)
+        Ok((rules, warnings)) => {
+            assert!(!rules.is_empty());
+            assert!(warnings.iter().all(|warning| warning.severity == Severity::Warning));
+            (true, warnings)
         }
         Err(faults) => {
             assert!(faults.iter().any(|fault| fault.severity == Severity::Error), "no error in {text:?}");
@@ -270,6 +275,8 @@ fn large_and_hostile_texts_are_read_in_linear_time() {
         format!("ip saddr 10.0.0.0/{} tcp drop", "9".repeat(long)),
         format!("ip saddr {} tcp drop", "1.".repeat(long / 2)),
         "chain a {\n".repeat(MANY),
+        "chain ingress { }\n".repeat(MANY),
+        "chain egress { tcp drop\n".repeat(MANY),
         "funnel tcp sport 1 ".repeat(long / 19),
         "tcp actions funnel tcp sport 1 dport 2\n".repeat(MANY),
         "tcp dport 0 actions drop\n".repeat(MANY),

@@ -6,17 +6,23 @@ mod errors;
 mod fuzz;
 mod valid;
 
-use sfunnel::Checked;
 use sfunnel::diag::{Diagnostic, Source, render};
+use sfunnel::ir::{Rule, Rulesets};
 
-fn read(rules: &str) -> Result<Checked, Vec<Diagnostic>> {
-    sfunnel::read(&Source::new("rules", rules))
+/// The rules of a text, chain by chain, and the warnings.
+fn read(rules: &str) -> Result<(Vec<Rule>, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let sfunnel::Lists { rulesets, warnings } = sfunnel::read_lists(&Source::new("rules", rules))?;
+    let rules = match rulesets {
+        Rulesets::Anywhere(ruleset) => ruleset.rules,
+        Rulesets::Chains(chains) => chains.into_iter().flat_map(|(_, ruleset)| ruleset.rules).collect(),
+    };
+    Ok((rules, warnings))
 }
 
 /// What the user would see, if anything.
 fn talk(name: &str, rules: &str) -> String {
     let source = Source::new(name, rules);
-    match sfunnel::read(&source) {
+    match sfunnel::read_lists(&source) {
         Ok(checked) => render(&source, &checked.warnings, false),
         Err(faults) => render(&source, &faults, false),
     }

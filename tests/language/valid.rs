@@ -5,16 +5,16 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
-use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule};
+use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule, Rulesets, Side};
 
 use super::{read, talk};
 
 /// The rules of a text that must be fine, without a warning.
 fn rules(text: &str) -> Vec<Rule> {
     match read(text) {
-        Ok(checked) => {
-            assert_eq!(checked.warnings, [], "{text}");
-            checked.ruleset.rules
+        Ok((rules, warnings)) => {
+            assert_eq!(warnings, [], "{text}");
+            rules
         }
         Err(faults) => panic!("{}", render(&Source::new("rules", text), &faults, false)),
     }
@@ -256,9 +256,9 @@ fn not_equal_to_a_set_is_outside_of_all_of_it() {
 
 #[test]
 fn what_overlaps_is_merged() {
-    let checked = read("tcp dport { 1-10, 5-20, 7, 21 } drop").unwrap();
-    assert_eq!(checked.warnings.len(), 2);
-    assert_eq!(checked.ruleset.rules[0].dport.to_string(), "1..=21");
+    let (rules, warnings) = read("tcp dport { 1-10, 5-20, 7, 21 } drop").unwrap();
+    assert_eq!(warnings.len(), 2);
+    assert_eq!(rules[0].dport.to_string(), "1..=21");
 }
 
 #[test]
@@ -380,4 +380,41 @@ proptest! {
         let shuffled = written.join(" ");
         prop_assert_eq!(meaning(&format!("{shuffled} actions drop")), meaning(&format!("{tidy} actions drop")));
     }
+}
+
+/// What stands in each chain, by the ports of its rules.
+fn chains(text: &str) -> Vec<(Side, Vec<u16>)> {
+    let lists = sfunnel::read_lists(&Source::new("rules", text))
+        .unwrap_or_else(|_| panic!("{}", talk("rules", text)));
+    let Rulesets::Chains(chains) = lists.rulesets else { panic!("no chains in {text}") };
+    let ports = |rules: Vec<Rule>| rules.iter().filter_map(|rule| rule.dport.first()).collect();
+    chains.into_iter().map(|(side, ruleset)| (side, ports(ruleset.rules))).collect()
+}
+
+#[test]
+fn a_chain_is_the_list_of_its_hook_wherever_its_lines_end() {
+    let both = [(Side::Ingress, vec![1, 2]), (Side::Egress, vec![3])];
+    for text in [
+        "chain ingress { tcp dport 1 drop; tcp dport 2 drop } chain egress { tcp dport 3 drop }",
+        "chain ingress{tcp dport 1 drop;tcp dport 2 drop}chain egress{tcp dport 3 drop}",
+        "chain egress { tcp dport 3 drop; }; chain ingress {\n\ttcp dport 1 drop\n\ttcp dport 2 drop\n}\n",
+        "chain ingress # { }\r\n{ # }\r\n tcp dport 1 drop # }\r\n tcp dport 2 drop }\r\nchain egress { tcp dport { 3 } drop}",
+    ] {
+        assert_eq!(chains(text), both, "{text}");
+    }
+    assert_eq!(chains("chain egress { tcp dport 9 drop }"), [(Side::Egress, vec![9])]);
+}
+
+#[test]
+fn rules_of_one_chain_are_not_in_the_way_of_the_other() {
+    let shadow = "tcp drop; tcp dport 80 accept";
+    assert!(talk("rules", shadow).contains("never reached"));
+    rules("chain ingress { tcp drop }; chain egress { tcp dport 80 accept }");
+}
+
+#[test]
+fn where_one_list_is_wanted_a_chain_is_refused() {
+    let source = Source::new("rules", "chain ingress { tcp drop }");
+    let faults = sfunnel::read(&source).unwrap_err();
+    assert!(render(&source, &faults, false).contains("a chain, where one list of rules is wanted"));
 }

@@ -34,7 +34,7 @@ pub struct Compiled {
 
 /// Text to object, as `sfunnel compile` does it.
 pub fn compile(text: &str, link: Link) -> Result<Compiled> {
-    let source = Source { name: "test".into(), text: text.into() };
+    let source = Source::new("test", text);
     let checked = sfunnel::read(&source).map_err(|diagnostics| {
         let all: Vec<String> = diagnostics.iter().map(|d| d.message.clone()).collect();
         anyhow!("refused: {}", all.join("; "))

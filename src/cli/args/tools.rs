@@ -10,6 +10,7 @@ pub const MIRROR: &str = "\
 Examples:
   sfunnel mirror rules.sf
   sfunnel mirror rules.sf --to pod-ingress > pod-ingress.sf
+  sfunnel mirror rules.sf --to pod > pod.sf
   sfunnel mirror --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
   sfunnel mirror --from pod-ingress --to client-ingress --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
 
@@ -56,6 +57,10 @@ pub enum To {
     PodIngress,
     PodEgress,
     ClientIngress,
+    /// Both of the client, as chains
+    Client,
+    /// Both of the pod, as chains
+    Pod,
     /// All four, one after the other
     All,
 }
@@ -78,7 +83,14 @@ impl To {
             To::PodIngress => vec![Role::PodIngress],
             To::PodEgress => vec![Role::PodEgress],
             To::ClientIngress => vec![Role::ClientIngress],
+            To::Client => vec![Role::ClientIngress, Role::ClientEgress],
+            To::Pod => vec![Role::PodIngress, Role::PodEgress],
             To::All => Role::ALL.to_vec(),
         }
+    }
+
+    /// Whether this is both hooks of one end.
+    pub fn is_place(self) -> bool {
+        matches!(self, To::Client | To::Pod)
     }
 }

@@ -1,0 +1,157 @@
+//! Rulesets: the pieces of a text, the chains in them, and rules.
+//!
+//! Comes in: a source. Goes out: everything that could be read, and what is wrong with the rest. Never looks
+//! into a rule.
+
+use super::ast::{Ast, Chain, Head};
+use super::help::{self, Spoils};
+use super::parser::rule;
+use super::word::{Cursor, Word, keyword, lines, peek, separator, word};
+use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
+
+/// `ruleset = separator { ( rule | chain ) separator }`
+pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
+    let mut reader = Reader::default();
+    for piece in source.pieces() {
+        let i = Cursor::new(&source.text, piece.span);
+        let chain = match piece.kind {
+            PieceKind::Rules | PieceKind::Define => None,
+            PieceKind::Ingress => Some(Chain::Ingress),
+            PieceKind::Egress => Some(Chain::Egress),
+        };
+        let open = chain.map(|chain| {
+            let span = i.here();
+            reader.ast.chains.push(Head { span, chain });
+            Open { chain, span, known: true, braces: false }
+        });
+        reader.statements(i, open);
+    }
+    (reader.ast, reader.faults)
+}
+
+#[derive(Default)]
+struct Reader {
+    ast: Ast,
+    faults: Vec<Diagnostic>,
+}
+
+/// The chain that is being read.
+#[derive(Clone, Copy)]
+struct Open {
+    chain: Chain,
+    span: Span,
+    /// False if nobody knows which one it is.
+    known: bool,
+    /// Ends with a brace, not with the piece.
+    braces: bool,
+}
+
+const CHAINS: &str = "write `chain ingress { ... }` or `chain egress { ... }`";
+
+impl Reader {
+    /// Up to the end of the text, or of the chain.
+    fn statements<'a>(&mut self, mut i: Cursor<'a>, open: Option<Open>) -> Cursor<'a> {
+        let known = self.faults.len();
+        i = separator(i);
+        while let Ok((after, first)) = word(i) {
+            let clean = self.faults.len() == known;
+            match (open, first.text) {
+                (Some(Open { braces: true, .. }), "}") => return after.in_chain(false),
+                (Some(open), "chain") => {
+                    if clean {
+                        self.faults.push(nested(first.span, open));
+                    }
+                    if open.braces {
+                        return i.in_chain(false);
+                    }
+                    i = self.chain(after, first.span);
+                }
+                (None, "chain") => i = self.chain(after, first.span),
+                (None, _) if opens_chain(first, after) => {
+                    self.faults.push(help::unknown_word(first, false).0);
+                    i = self.chain(after, first.span);
+                }
+                _ => i = self.rule(i, open),
+            }
+            i = separator(i);
+        }
+        if let Some(Open { span, braces: true, .. }) = open
+            && self.faults.len() == known
+        {
+            let error = Diagnostic::error("the chain is not closed", span, "has no `}`");
+            self.faults.push(error.help("write `}` behind its last rule"));
+        }
+        i
+    }
+
+    fn rule<'a>(&mut self, i: Cursor<'a>, open: Option<Open>) -> Cursor<'a> {
+        let (rest, rule) = rule(i, &mut self.faults);
+        if let Some(mut rule) = rule {
+            rule.chain = open.map(|open| open.chain);
+            rule.damaged |= open.is_some_and(|open| !open.known);
+            self.ast.rules.push(rule);
+        }
+        rest
+    }
+
+    /// `chain = "chain" ( "ingress" | "egress" ) "{" separator { rule separator } "}"`
+    fn chain<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
+        let mut i = i;
+        let mut span = key;
+        let found = peek(i).filter(|found| found.text != "{");
+        let chain = found.and_then(|found| match found.text {
+            "ingress" => Some(Chain::Ingress),
+            "egress" => Some(Chain::Egress),
+            _ => None,
+        });
+        match (found, chain) {
+            (Some(found), Some(_)) => span = key.to(found.span),
+            (Some(found), None) => self.faults.push(
+                Diagnostic::error(format!("no chain {}", quote(found.text)), found.span, "not a hook")
+                    .help(CHAINS),
+            ),
+            (None, _) => {
+                let message = "expected `ingress` or `egress` after `chain`";
+                self.faults.push(Diagnostic::error(message, key, "which hook?").help(CHAINS));
+            }
+        }
+        if found.is_some()
+            && let Ok((rest, _)) = word(i)
+        {
+            i = rest;
+        }
+        let Ok((rest, brace)) = keyword("{")(lines(i)) else {
+            if chain.is_some() {
+                let error =
+                    Diagnostic::error("expected `{` behind the name of the chain", span, "has no rules");
+                self.faults.push(error.help(CHAINS));
+            }
+            return help::skip(i, Spoils::Rule);
+        };
+        if let Some(chain) = chain {
+            self.ast.chains.push(Head { span, chain });
+        }
+        // What rules are checked for does not depend on the hook.
+        let open = Open {
+            chain: chain.unwrap_or(Chain::Ingress),
+            span: span.to(brace.span),
+            known: chain.is_some(),
+            braces: true,
+        };
+        self.statements(rest.in_chain(true), Some(open))
+    }
+}
+
+/// `chian ingress {`
+fn opens_chain(first: Word<'_>, after: Cursor<'_>) -> bool {
+    help::meant(first.text) == Some("chain")
+        && peek(after).is_some_and(|next| matches!(next.text, "ingress" | "egress"))
+}
+
+fn nested(span: Span, open: Open) -> Diagnostic {
+    let error = Diagnostic::error("a chain in a chain", span, "begins inside another one");
+    if open.braces {
+        return error.with(open.span, "is not closed before").help("write `}` in front of it");
+    }
+    error.help("leave `chain` and its braces out: this text is that of one chain already")
+}
