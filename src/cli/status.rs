@@ -5,8 +5,7 @@ use serde::Serialize;
 use super::attach::{interfaces, open};
 use super::settings::{Direction, Target};
 use super::{Console, Failure, args, counted};
-use crate::codegen::counters::Reason;
-use crate::kernel::counters::{Count, Counts, ReasonCount, RuleCount};
+use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::{self, Filter, Hook, Mark, pair};
@@ -117,19 +116,17 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     Ok(())
 }
 
-/// A line for each rule that counts, then one for each reason that there was.
+/// A line for each rule that counts, and below it one for each reason that there was.
 fn show(entry: &Entry<'_>, console: &mut Console<'_>) -> Result<(), Failure> {
     if let Some(error) = &entry.counters_error {
         writeln!(console.out, "  {error}")?;
     }
-    let Some(Counts { rules, reasons }) = &entry.counters else { return Ok(()) };
-    for RuleCount { rule, text, count } in rules {
+    let Some(Counts { rules }) = &entry.counters else { return Ok(()) };
+    for RuleCount { about: About { rule, text }, count, reasons } in rules {
         writeln!(console.out, "  rule {rule}: {}: {text}", said(*count))?;
-    }
-    for ReasonCount { reason, count } in reasons.iter().filter(|reason| reason.count.packets > 0) {
-        let known = Reason::ALL.into_iter().find(|known| known.key() == reason);
-        let text = known.map_or(reason.as_str(), |known| known.text());
-        writeln!(console.out, "  {text}: {}", said(*count))?;
+        for ReasonCount { reason, count } in reasons {
+            writeln!(console.out, "    {}: {}", reason.text(), said(*count))?;
+        }
     }
     Ok(())
 }

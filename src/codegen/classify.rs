@@ -5,7 +5,7 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::emit::{Emit, PORTS, UNSPEC, Window};
-use super::{Routine, Routines, Variant, Verb, counters};
+use super::{Routine, Routines, Variant, Verb};
 use crate::ir::{Action, Family, Funnel, Proto, Rule};
 use crate::packet::{ipv4, ipv6};
 use crate::tree::{Field, Node, Op};
@@ -95,8 +95,8 @@ impl Walk<'_> {
         // Without one, this is a tree of another ruleset: no rule, no action.
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
         let variant = Variant { mark: rule.mark, counted: rule.counter, ..Variant::default() };
-        if rule.counter {
-            self.e.choose_counter(counters::of_rule(number));
+        if let Some(counter) = self.routines.counters.get(number).copied().flatten() {
+            self.e.choose_counter(counter);
         }
         match &rule.action {
             Action::Accept if variant == Variant::default() => self.e.exit(UNSPEC),

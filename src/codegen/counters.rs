@@ -4,8 +4,9 @@
 //! nothing, and the program has no map: a rule that counts ends in a routine of its own, never in one
 //! that it shares with a rule that does not.
 //!
-//! A leaf writes the number of its counter to the frame, the end of the routine looks the counter up and
-//! adds to it. Reasons have a cold block each at the end of the program, which does the same.
+//! Each rule that counts has an entry in a map. Its leaf writes the number of the entry to the frame, the end
+//! of the routine looks the entry up and adds to it. Reasons have a cold block each at the end of the program,
+//! which does the same, at another place of the same entry.
 //!
 //! * The number is written in two halves that do not begin on a multiple of eight: the verifier keeps what it
 //!   knows of values that do, and 6.14 and later then tell by the number whether a lookup can fail
@@ -19,6 +20,7 @@ use asm::{Cond, Helper, Insn, Label, Reg::*, Size};
 
 use super::emit::{Emit, FP, SHOT, Slot, UNSPEC};
 use super::frame::COUNTER;
+use crate::ir::Rule;
 use crate::packet::skb;
 
 /// Why a packet that a rule matched was left alone, answered, or dropped.
@@ -97,22 +99,22 @@ impl Reason {
         }
     }
 
-    /// The number of its counter. 0 is nobody's.
-    pub const fn counter(self) -> u32 {
+    /// Where it stands among a rule's numbers, 1 to 15.
+    pub const fn place(self) -> u8 {
         match self {
             Reason::Fragment => 1,
             Reason::Gso => 2,
-            Reason::TooLong => 4,
-            Reason::Malformed => 5,
-            Reason::FunneledAlready => 6,
-            Reason::NotFunneled => 7,
-            Reason::NotAliasable => 8,
-            Reason::NotListed => 9,
-            Reason::NoRoom => 10,
-            Reason::Failed => 11,
-            Reason::MtuTold => 3,
-            Reason::MtuUntold => 12,
-            Reason::Guarded => 13,
+            Reason::TooLong => 3,
+            Reason::Malformed => 4,
+            Reason::FunneledAlready => 5,
+            Reason::NotFunneled => 6,
+            Reason::NotAliasable => 7,
+            Reason::NotListed => 8,
+            Reason::NoRoom => 9,
+            Reason::MtuTold => 10,
+            Reason::MtuUntold => 11,
+            Reason::Guarded => 12,
+            Reason::Failed => 13,
         }
     }
 
@@ -124,12 +126,17 @@ impl Reason {
     }
 }
 
-/// The number of the first rule's counter. What is below is for reasons, some of them still to come.
-pub const FIRST_RULE: u32 = 32;
+/// How many counters a rule has, each of packets and of bytes: what its action was carried out on, then by
+/// reason. Some places are still free.
+pub const PLACES: usize = 16;
 
-/// The number of a rule's counter. (There are no rulesets with so many rules that it would not fit.)
-pub fn of_rule(rule: usize) -> u32 {
-    u32::try_from(rule).unwrap_or(u32::MAX).saturating_add(FIRST_RULE)
+/// What its action was carried out on.
+const DONE: u8 = 0;
+
+/// For each rule the number of its entry, if it counts.
+pub fn numbers(rules: &[Rule]) -> Vec<Option<u32>> {
+    let mut next = 0..;
+    rules.iter().map(|rule| rule.counter.then(|| next.next()).flatten()).collect()
 }
 
 /// The program's own numbers of its maps, until descriptors take their place: the counters, and what is
@@ -168,7 +175,7 @@ impl Emit {
         self.jump_if_note(cond, pass, note);
     }
 
-    /// The rule whose leaf this is will be counted.
+    /// From here on, what is counted is counted for the rule whose entry has this `number`.
     pub(super) fn choose_counter(&mut self, number: u32) {
         let Slot { offset, .. } = COUNTER;
         let [low, high] = halves(number);
@@ -176,57 +183,44 @@ impl Emit {
         self.op(Insn::store_imm(Size::H, FP, offset + 2, high));
     }
 
-    /// Adds the packet to the counter that has been chosen; it has `grown` since it came. Uses R0 to R5.
+    /// Counts the packet, which the action has been carried out on, and which has `grown`. Uses R0 to R5.
     pub(super) fn count(&mut self, grown: i16) {
         if self.variant.counted {
-            self.add_to_counter(grown);
+            self.add_to_counter(DONE, grown);
         }
     }
 
     /// Counts the packet, which is as it came, for this reason. Uses R0 to R5.
     pub(super) fn count_as(&mut self, reason: Reason) {
         if self.variant.counted {
-            self.choose_counter(reason.counter());
-            self.add_to_counter(0);
+            self.add_to_counter(reason.place(), 0);
         }
     }
 
-    fn add_to_counter(&mut self, grown: i16) {
+    fn add_to_counter(&mut self, place: u8, grown: i16) {
         let counted = self.label("counted");
+        let offset = i16::from(place) * 16;
         self.op_note(Insn::ld_map(R1, RULES), "held on to");
         self.op_note(Insn::ld_map(R1, COUNTERS), "counters");
-        self.op(Insn::mov64(R2, FP));
-        self.op(Insn::add64(R2, i32::from(COUNTER.offset)));
+        self.address_of(R2, COUNTER);
         self.op(Insn::call(Helper::MapLookupElem));
         self.jump_if_note(Cond::eq64(R0, 0), counted, "never");
         self.op(Insn::mov32(R1, 1_u32));
-        self.op_note(Insn::atomic_add(Size::D, R0, 0, R1), "packets");
+        self.op_note(Insn::atomic_add(Size::D, R0, offset, R1), "packets");
         self.load_skb(R1, skb::LEN);
         if grown != 0 {
             self.op_note(Insn::sub32(R1, i32::from(grown)), "as it came");
         }
-        self.op_note(Insn::atomic_add(Size::D, R0, 8, R1), "bytes");
+        self.op_note(Insn::atomic_add(Size::D, R0, offset + 8, R1), "bytes");
         self.bind(counted);
     }
 
-    /// The cold blocks, one for each reason that there was.
+    /// The cold blocks, one for each reason that there may be.
     pub(super) fn finish_counting(&mut self) {
-        let reasons = std::mem::take(&mut self.reasons);
-        for (verdict, name) in [(UNSPEC, "count_and_pass"), (SHOT, "count_and_drop")] {
-            let mut all = None;
-            for (reason, label) in reasons.iter().filter(|(reason, _)| reason.verdict() == verdict) {
-                match all {
-                    None => all = Some(self.label(name)),
-                    Some(all) => self.goto(all),
-                }
-                self.bind(*label);
-                self.choose_counter(reason.counter());
-            }
-            if let Some(all) = all {
-                self.bind(all);
-                self.add_to_counter(0);
-                self.exit(verdict);
-            }
+        for (reason, label) in std::mem::take(&mut self.reasons) {
+            self.bind(label);
+            self.add_to_counter(reason.place(), 0);
+            self.exit(reason.verdict());
         }
     }
 }

@@ -180,6 +180,8 @@ struct Routines {
     /// What `unalias` and `unfunnel` may restore, each list once.
     lists: Vec<RangeSetBlaze<u16>>,
     by_list: HashMap<RangeSetBlaze<u16>, usize>,
+    /// The entries of rules that count.
+    counters: Vec<Option<u32>>,
 }
 
 impl Routines {
@@ -221,7 +223,7 @@ impl Routines {
 /// The program is larger than a kernel can address; anything else is a bug of this module.
 pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> Result<Program, asm::Error> {
     let mut e = Emit::new(options.into());
-    let mut routines = Routines::default();
+    let mut routines = Routines { counters: counters::numbers(&ruleset.rules), ..Routines::default() };
     let [v4, v6] = Family::ALL.map(|family| {
         Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()
     });

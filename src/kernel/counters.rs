@@ -1,13 +1,14 @@
 //! The maps of a program that counts: made before it is loaded, found again when whoever made them is gone.
 //!
-//! Two arrays for a program. One is the program's: packets and bytes by the number of a counter. The other is
-//! for people, and no program can write to it: what the counters are of, and what they stood at in the
-//! program that this one has replaced. It is JSON, in pieces.
+//! Two arrays for a program. One has two entries for each rule that counts: the program's, and what that stood at
+//! in the program that this one has replaced. The other is for people, and no program can write to it: which rules
+//! these are. It is JSON, in pieces.
 //!
 //! Made with `MapData::create`, their descriptors put into the program, rather than by way of a `maps` section:
 //! each hook wants counters of its own for one and the same code, and an object would have to be written and
 //! read again for each in any case. Needs CAP_BPF. Finding maps by their number needs CAP_SYS_ADMIN.
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,47 +16,61 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::loaded_programs;
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{LoadError, permission, raise_memlock};
-use crate::codegen::counters::{FIRST_RULE, MAPS, Reason, of_rule};
+use crate::codegen::counters::{MAPS, PLACES, Reason};
 use crate::ir::Ruleset;
 
 /// Packets and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Count {
     pub packets: u64,
     pub bytes: u64,
 }
 
+/// What a rule did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RuleCount {
+    #[serde(flatten)]
+    pub about: About,
+    /// What its action was carried out on.
+    #[serde(flatten)]
+    pub count: Count,
+    /// What it was not carried out on; without reasons that there were not.
+    pub reasons: Vec<ReasonCount>,
+}
+
 /// A rule that counts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleCount {
+pub struct About {
     /// Its number in the ruleset.
     pub rule: usize,
     pub text: String,
+}
+
+/// What was left alone, answered or dropped, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReasonCount {
+    #[serde(serialize_with = "key")]
+    pub reason: Reason,
     #[serde(flatten)]
     pub count: Count,
 }
 
-/// What was left alone, or lost, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReasonCount {
-    pub reason: String,
-    #[serde(flatten)]
-    pub count: Count,
+fn key<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.key())
 }
 
 /// What counters stand at.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub rules: Vec<RuleCount>,
-    pub reasons: Vec<ReasonCount>,
 }
 
 /// The maps of one program.
 pub struct Counters {
-    counters: Array<MapData, [u64; 2]>,
+    counters: Array<MapData, Entry>,
     about: Array<MapData, Piece>,
     /// Theirs, open for as long as they are.
     descriptors: [i32; 2],
@@ -78,6 +93,8 @@ pub enum Unreadable {
 
 const PIECE: usize = 1024;
 type Piece = [u8; PIECE];
+/// Packets and bytes, at each place.
+type Entry = [u64; 2 * PLACES];
 /// `BPF_F_RDONLY_PROG`: no program can write to the map.
 const RDONLY_PROG: u32 = 1 << 7;
 
@@ -85,15 +102,18 @@ impl Counters {
     /// All at zero, for the rules of the set that count.
     pub fn create(ruleset: &Ruleset) -> Result<Self, LoadError> {
         raise_memlock();
-        let fresh = Counts::of(ruleset);
-        // Numbers get longer when they are carried over: as long as two 64-bit numbers for each entry.
-        let room = fresh.text()?.len() + 40 * (fresh.rules.len() + fresh.reasons.len());
-        let pieces = u32::try_from(room.div_ceil(PIECE)).unwrap_or(u32::MAX);
+        let rules = ruleset.rules.iter().enumerate().filter(|(_, rule)| rule.counter);
+        let rules: Vec<About> = rules.map(|(rule, ir)| About { rule, text: ir.text.clone() }).collect();
+        let text = serde_json::to_vec(&rules).map_err(|error| LoadError::Maps(error.into()))?;
         let [counters, about] = MAPS;
-        let counters = create(counters, 16, of_rule(ruleset.rules.len()), 0)?;
-        let about = create(about, u32::try_from(PIECE).unwrap_or(0), pieces, RDONLY_PROG)?;
+        let counters = create(counters, size_of::<Entry>(), 2 * rules.len(), 0)?;
+        let about = create(about, PIECE, text.len().div_ceil(PIECE), RDONLY_PROG)?;
         let mut made = Self::from([counters, about]).map_err(refused)?;
-        made.write(&fresh)?;
+        for (number, bytes) in (0..).zip(text.chunks(PIECE)) {
+            let mut piece = [0; PIECE];
+            piece[..bytes.len()].copy_from_slice(bytes);
+            made.about.set(number, piece, 0).map_err(refused)?;
+        }
         Ok(made)
     }
 
@@ -108,23 +128,21 @@ impl Counters {
         Ok(Self { counters: Array::try_from(counters)?, about: Array::try_from(about)?, descriptors })
     }
 
-    /// From here on the counters start from what those of a program that has been replaced stood at: the
-    /// reasons, and rules with the same text.
+    /// From here on the counters start from what those of a program that has been replaced stood at, where the
+    /// text of a rule is the same.
     pub fn carry_over(&mut self, before: &Counts) -> Result<(), LoadError> {
-        let mut about = self.about().map_err(|error| LoadError::Maps(io::Error::other(error.to_string())))?;
-        let mut left: Vec<&RuleCount> = before.rules.iter().collect();
-        for rule in &mut about.rules {
-            // Of rules with the same text only the first is ever reached, but each keeps its own.
-            if let Some(at) = left.iter().position(|old| old.text == rule.text) {
-                rule.count = left.remove(at).count;
+        let about = self.about().map_err(|error| LoadError::Maps(io::Error::other(error.to_string())))?;
+        // Of rules with the same text only the first is ever reached, but each keeps its own.
+        let mut old: HashMap<&str, VecDeque<&RuleCount>> = HashMap::new();
+        for rule in &before.rules {
+            old.entry(&rule.about.text).or_default().push_back(rule);
+        }
+        for (number, rule) in (self.counters.len() / 2..).zip(&about) {
+            if let Some(old) = old.get_mut(rule.text.as_str()).and_then(VecDeque::pop_front) {
+                self.counters.set(number, old.entry(), 0).map_err(refused)?;
             }
         }
-        for reason in &mut about.reasons {
-            if let Some(old) = before.reasons.iter().find(|old| old.reason == reason.reason) {
-                reason.count = old.count;
-            }
-        }
-        self.write(&about)
+        Ok(())
     }
 
     /// The counters of a program that somebody has loaded; none if it has none.
@@ -151,24 +169,22 @@ impl Counters {
 
     /// What they stand at, with what they stood at before.
     pub fn read(&self) -> Result<Counts, Unreadable> {
-        let mut counts = self.about()?;
-        for RuleCount { rule, count, .. } in &mut counts.rules {
-            count.add(self.at(of_rule(*rule))?);
-        }
-        for ReasonCount { reason, count } in &mut counts.reasons {
-            if let Some(known) = Reason::ALL.into_iter().find(|known| known.key() == reason) {
-                count.add(self.at(known.counter())?);
-            }
-        }
-        Ok(counts)
+        let rules = (0..).zip(self.about()?).map(|(number, about)| {
+            let now = self.counters.get(&number, 0).map_err(unreadable)?;
+            let before = self.counters.get(&(self.counters.len() / 2 + number), 0).map_err(unreadable)?;
+            let at = |place: u8| {
+                let number = |at: usize| now[at].saturating_add(before[at]);
+                let at = 2 * usize::from(place);
+                Count { packets: number(at), bytes: number(at + 1) }
+            };
+            let reasons = Reason::ALL.map(|reason| ReasonCount { reason, count: at(reason.place()) });
+            let reasons = reasons.into_iter().filter(|reason| reason.count != Count::default()).collect();
+            Ok(RuleCount { about, count: at(0), reasons })
+        });
+        Ok(Counts { rules: rules.collect::<Result<_, _>>()? })
     }
 
-    fn at(&self, number: u32) -> Result<Count, Unreadable> {
-        let [packets, bytes] = self.counters.get(&number, 0).map_err(unreadable)?;
-        Ok(Count { packets, bytes })
-    }
-
-    fn about(&self) -> Result<Counts, Unreadable> {
+    fn about(&self) -> Result<Vec<About>, Unreadable> {
         let mut text = Vec::new();
         for piece in self.about.iter() {
             text.extend(piece.map_err(unreadable)?);
@@ -176,42 +192,24 @@ impl Counters {
         let end = text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
         serde_json::from_slice(&text[..end]).map_err(|error| Unreadable::Other(error.to_string()))
     }
+}
 
-    fn write(&mut self, counts: &Counts) -> Result<(), LoadError> {
-        let text = counts.text()?;
-        let mut pieces = text.chunks(PIECE);
-        for number in 0..self.about.len() {
-            let mut piece = [0; PIECE];
-            let bytes = pieces.next().unwrap_or_default();
-            piece[..bytes.len()].copy_from_slice(bytes);
-            self.about.set(number, piece, 0).map_err(refused)?;
+impl RuleCount {
+    fn entry(&self) -> Entry {
+        let mut entry = [0; 2 * PLACES];
+        let reasons = self.reasons.iter().map(|reason| (reason.reason.place(), reason.count));
+        for (place, Count { packets, bytes }) in reasons.chain([(0, self.count)]) {
+            let at = 2 * usize::from(place);
+            entry[at] = packets;
+            entry[at + 1] = bytes;
         }
-        Ok(())
+        entry
     }
 }
 
-impl Counts {
-    fn of(ruleset: &Ruleset) -> Self {
-        let counted = ruleset.rules.iter().enumerate().filter(|(_, rule)| rule.counter);
-        let count = Count::default();
-        let rules = counted.map(|(rule, ir)| RuleCount { rule, text: ir.text.clone(), count });
-        let reasons = Reason::ALL.iter().map(|reason| ReasonCount { reason: reason.key().to_owned(), count });
-        Self { rules: rules.collect(), reasons: reasons.collect() }
-    }
-
-    fn text(&self) -> Result<Vec<u8>, LoadError> {
-        serde_json::to_vec(self).map_err(|error| LoadError::Maps(error.into()))
-    }
-}
-
-impl Count {
-    fn add(&mut self, more: Count) {
-        self.packets = self.packets.saturating_add(more.packets);
-        self.bytes = self.bytes.saturating_add(more.bytes);
-    }
-}
-
-fn create(name: &str, value: u32, entries: u32, flags: u32) -> Result<MapData, LoadError> {
+fn create(name: &str, value: usize, entries: usize, flags: u32) -> Result<MapData, LoadError> {
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (value, entries) = (number(value), number(entries));
     const ARRAY: u32 = 2; // BPF_MAP_TYPE_ARRAY
     const KEY: u32 = 4;
     let definition = aya_obj::Map::new_from_params(ARRAY, KEY, value, entries, flags);
@@ -243,5 +241,3 @@ fn unreadable(error: impl std::error::Error) -> Unreadable {
     }
     Unreadable::Other(error.to_string())
 }
-
-const _: () = assert!(Reason::ALL.len() < FIRST_RULE as usize, "rules' counters begin behind the reasons'");

@@ -5,6 +5,11 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::confined::with_capabilities;
 use super::support::*;
@@ -36,6 +41,14 @@ fn packets(counters: &serde_json::Value, rule: usize) -> u64 {
     counters["rules"][rule]["packets"].as_u64().unwrap()
 }
 
+/// Of a rule: each reason with its packets and bytes.
+fn reasons(counters: &serde_json::Value, rule: usize) -> Vec<(String, u64, u64)> {
+    let reasons = counters["rules"][rule]["reasons"].as_array().unwrap();
+    let number = |reason: &serde_json::Value, what: &str| reason[what].as_u64().unwrap();
+    let name = |reason: &serde_json::Value| reason["reason"].as_str().unwrap().to_owned();
+    reasons.iter().map(|r| (name(r), number(r, "packets"), number(r, "bytes"))).collect()
+}
+
 #[test]
 fn status_shows_what_was_counted_after_the_process_has_gone() {
     in_netns(|_| {
@@ -53,14 +66,12 @@ fn status_shows_what_was_counted_after_the_process_has_gone() {
             [
                 "  rule 0: 3 packets, 138 bytes: udp dport 4739 actions counter drop",
                 "  rule 2: 0 packets, 0 bytes: udp dport 4741 actions unfunnel tcp counter",
-                "  passed: not a funneled packet: 1 packet, 46 bytes",
+                "    passed: not a funneled packet: 1 packet, 46 bytes",
             ]
         );
         let json = counters();
         assert_eq!((packets(&json, 0), json["rules"][1]["rule"].as_u64()), (3, Some(2)));
-        let reasons = json["reasons"].as_array().unwrap();
-        let reason = reasons.iter().find(|reason| reason["reason"] == "not-funneled").unwrap();
-        assert_eq!((reason["packets"].as_u64(), reason["bytes"].as_u64()), (Some(1), Some(46)));
+        assert_eq!(reasons(&json, 1), [("not-funneled".to_owned(), 1, 46)]);
     });
 }
 
@@ -153,5 +164,106 @@ fn two_capabilities_count_and_say_that_they_cannot_read() {
         let zero = "counters of lo ingress start from zero: reading counters needs CAP_SYS_ADMIN\n";
         assert!(said.contains(zero), "{said}");
         assert_eq!(packets(&counters(), 0), 0);
+    });
+}
+
+/// IPv4 and UDP headers, behind an Ethernet header.
+const HEADERS: u64 = 14 + 20 + 8;
+
+#[test]
+fn what_does_not_fit_is_counted_by_whether_its_sender_was_told() {
+    in_netns(|netlink| {
+        let lo = interface(netlink, "lo").index.unsigned_abs();
+        let message = LinkUnspec::new_with_index(lo).mtu(1500).build();
+        netlink.request(RouteNetlinkMessage::SetLink(message), 0).expect("lo with an MTU of 1500");
+        let rules = "udp dport 4739 actions counter funnel tcp sport 540 dport 179";
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--ruleset", rules]));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let most = 1500 - 20 - 28;
+        socket.send_to(&vec![0; most], "127.0.0.1:4739").unwrap();
+        socket.send_to(&vec![0; most + 1], "127.0.0.1:4739").unwrap();
+        let json = counters();
+        let expected = [("mtu-told".to_owned(), 1, most as u64 + 1 + HEADERS)];
+        assert_eq!((packets(&json, 0), reasons(&json, 0)), (1, expected.to_vec()));
+
+        // A socket that leaves fragmenting to routers. It also knows of no MTU.
+        std::fs::write("/proc/sys/net/ipv4/ip_no_pmtu_disc", "1").expect("a sysctl of the namespace");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(&vec![0; most + 2], ("127.0.0.2", 4739)).unwrap();
+        let [told] = expected;
+        let expected = vec![told, ("mtu-untold".to_owned(), 1, most as u64 + 2 + HEADERS)];
+        assert_eq!(reasons(&counters(), 0), expected);
+        let said = status();
+        assert!(
+            said.contains(
+                "\n    answered: over the MTU once funneled, the sender was told (ICMP): 1 packet, "
+            )
+        );
+        assert!(said.contains("\n    dropped: over the MTU once funneled, and nobody to tell: 1 packet, "));
+    });
+}
+
+#[test]
+fn the_way_through_a_funnel_is_counted_at_both_ends_and_what_a_guard_drops() {
+    in_netns(|_| {
+        let out = "udp dport 4739-4740 actions counter funnel tcp sport 540 dport 179";
+        let back = "tcp sport 540 dport 179 actions unfunnel udp dport 4739 counter";
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--ruleset", out]));
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "ingress", "--ruleset", back]));
+        let receiver = UdpSocket::bind("127.0.0.1:4739").unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        send(4739, 3);
+        send(4740, 2);
+        let mut buffer = [0; 16];
+        for _ in 0..3 {
+            assert_eq!(receiver.recv(&mut buffer).unwrap(), 4);
+        }
+        let json: serde_json::Value =
+            serde_json::from_slice(&succeed(sfunnel().args(["status", "--json"])).stdout).unwrap();
+        for entry in json.as_array().unwrap() {
+            let counted = &entry["counters"];
+            let bytes = counted["rules"][0]["bytes"].as_u64().unwrap();
+            let found = (packets(counted, 0), bytes, reasons(counted, 0));
+            // Each hook counts packets as they came to it.
+            let funneled = 4 + HEADERS + 20;
+            let expected = match entry["hook"].as_str().unwrap() {
+                "egress" => (5, 5 * (4 + HEADERS), vec![]),
+                _ => (3, 3 * funneled, vec![("guarded".to_owned(), 2, 2 * funneled)]),
+            };
+            assert_eq!(found, expected, "{entry}");
+        }
+    });
+}
+
+#[test]
+fn fragments_are_counted_one_by_one() {
+    in_netns(|netlink| {
+        let lo = interface(netlink, "lo").index.unsigned_abs();
+        let message = LinkUnspec::new_with_index(lo).mtu(1500).build();
+        netlink.request(RouteNetlinkMessage::SetLink(message), 0).expect("lo with an MTU of 1500");
+        // Later fragments have payload where ports would be: these ones match as well.
+        let rules = "udp actions counter funnel tcp sport 540 dport 179";
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--ruleset", rules]));
+        UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[1; 4000], "127.0.0.1:4739").unwrap();
+        let json = counters();
+        let bytes = 8 + 4000 + 3 * (14 + 20);
+        let expected = vec![("fragment".to_owned(), 3, bytes)];
+        assert_eq!((packets(&json, 0), reasons(&json, 0)), (0, expected.clone()));
+        // Reasons are carried over, as what was done is.
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--ruleset", rules]));
+        assert_eq!(reasons(&counters(), 0), expected);
+    });
+}
+
+#[test]
+fn gso_off_says_how_many_packets_it_leaves_alone() {
+    in_netns(|_| {
+        let rules = "udp dport 4739 actions counter funnel tcp sport 540 dport 179";
+        succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--gso", "off", "--ruleset", rules]));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        setsockopt(&sender, sockopt::UdpGsoSegment, &100).expect("UDP_SEGMENT");
+        sender.send_to(&[1; 1000], "127.0.0.1:4739").unwrap();
+        let json = counters();
+        assert_eq!((packets(&json, 0), reasons(&json, 0)), (0, vec![("gso".to_owned(), 1, 1000 + HEADERS)]));
     });
 }

@@ -7,7 +7,7 @@ use std::thread;
 use super::support::lab::{Ns, find_tool};
 use super::support::world::{NEEDS, Way, World};
 use super::support::{flows, require};
-use super::{IPERF3, attach, funnel_strictly, interfaces};
+use super::{IPERF3, attach, funnel_strictly, interfaces, sfunnel};
 
 /// An iperf3 server, stopped when this is dropped.
 struct Iperf(Child);
@@ -98,6 +98,23 @@ fn udp_segments_of_one_send_arrive_byte_for_byte() {
         }
         world.no_checksum_errors();
     }
+}
+
+#[test]
+fn each_segment_of_what_is_cut_is_counted_once() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let world = World::new(Way::Direct);
+    attach(&world.client, "vc", "egress", "udp dport 4739 actions counter funnel udp dport 179 sport 540");
+    attach(&world.server, "vs", "ingress", "udp dport 179 sport 540 actions unfunnel udp");
+    assert_eq!(flows::udp_gso(&world.client, &world.server, world.to(4739), 20, 1000), 20);
+    let output = sfunnel(&world.client, &["status", "--json"]).stdout;
+    let status: serde_json::Value = serde_json::from_slice(&output).expect("JSON");
+    let rule = &status[0]["counters"]["rules"][0];
+    let headers = 14 + 20 + 8;
+    assert_eq!((&rule["packets"], &rule["bytes"]), (&20.into(), &(20 * (1000 + headers)).into()), "{status}");
+    assert_eq!(rule["reasons"], serde_json::json!([]));
 }
 
 #[test]

@@ -35,7 +35,8 @@ fn model_and_kernel_agree_on_what_is_counted() {
     }
     let seen = agree_on_random(300);
     for reason in ["fragment", "gso", "malformed", "not-funneled", "not-aliasable", "not-listed", "guarded"] {
-        assert!(seen.contains(&Counted::Reason(reason)), "no packet was left alone because: {reason}");
+        let known = |counted: &Counted| matches!(counted, Counted::Reason(_, known) if *known == reason);
+        assert!(seen.iter().any(known), "no packet was left alone because: {reason}");
     }
 }
 

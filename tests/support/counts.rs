@@ -1,5 +1,5 @@
 //! What counters should stand at, from the packets that went through: a second model, beside the one of the
-//! bytes, that says which rule a packet is counted for, or which reason.
+//! bytes, that says which rule a packet is counted for, and as what.
 //!
 //! In: rules, which of them count, a packet and what the model made of it. Out: one counter, or none.
 //! Reads the packet on its own: rules are also asked about packets that turn out to be fragments or damaged.
@@ -12,7 +12,8 @@ use super::rules::{Action, Key, Rule};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counted {
     Rule(usize),
-    Reason(&'static str),
+    /// Not done, by the rule of this number.
+    Reason(usize, &'static str),
 }
 
 /// For Ethernet frames.
@@ -40,7 +41,7 @@ pub fn of(
         return Some(Counted::Rule(index));
     }
     let pushes = matches!(rule.action, Action::Funnel { .. } | Action::Unfunnel { .. });
-    Some(Counted::Reason(match &rule.action {
+    let reason = match &rule.action {
         _ if pushes && gso != 0 => "gso",
         _ if packet.fragment => "fragment",
         _ if packet.claims > packet.has => "malformed",
@@ -53,7 +54,8 @@ pub fn of(
         Action::Unalias { .. } if packet.urgent(frame) => "not-aliasable",
         Action::Unalias { .. } => "not-listed",
         Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
-    }))
+    };
+    Some(Counted::Reason(index, reason))
 }
 
 /// As much of a packet as it takes to ask the rules, whatever else is wrong with it.

@@ -87,15 +87,17 @@ pub fn agree_on_counts(
         }
     }
     let counts = counters.read()?;
-    let rules = counts.rules.iter().map(|rule| (Counted::Rule(rule.rule), rule.count));
-    let reasons = counts.reasons.iter().map(|reason| (reason.reason.as_str(), reason.count));
-    let known = |name: &str| expected.keys().copied().find(|c| matches!(c, Counted::Reason(r) if *r == name));
-    let reasons = reasons.map(|(name, count)| (known(name).unwrap_or(Counted::Reason("unexpected")), count));
-    let found: BTreeMap<Counted, (u64, u64)> = rules
-        .chain(reasons)
-        .filter(|(_, count)| count.packets > 0)
-        .map(|(counted, count)| (counted, (count.packets, count.bytes)))
-        .collect();
+    let mut found = BTreeMap::new();
+    for rule in &counts.rules {
+        let number = rule.about.rule;
+        let reasons = rule.reasons.iter();
+        let reasons = reasons.map(|r| (Counted::Reason(number, r.reason.key()), r.count));
+        for (counted, count) in reasons.chain([(Counted::Rule(number), rule.count)]) {
+            if count.packets > 0 {
+                found.insert(counted, (count.packets, count.bytes));
+            }
+        }
+    }
     ensure!(found == expected, "kernel counted {found:?}\nmodel  counted {expected:?}");
     Ok(expected.into_keys().collect())
 }
