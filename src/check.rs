@@ -15,7 +15,7 @@ use range_set_blaze::RangeSetBlaze;
 
 use crate::diag::{Diagnostic, Severity, Source, Span};
 use crate::ir;
-use crate::syntax::ast::{ActionKind, Ast, Match, MatchKind};
+use crate::syntax::ast::{ActionKind, Ast, Define, Match, MatchKind, Values};
 use crate::syntax::{self, ast};
 
 /// A list of rules that can be compiled, and what is odd about it.
@@ -58,6 +58,7 @@ pub fn read_lists(source: &Source) -> Result<Lists, Vec<Diagnostic>> {
 pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     let mut faults = Vec::new();
     chains::heads(ast, &mut faults);
+    ast.defines.iter().for_each(|define| faults.extend(defined(define)));
     if ast.rules.is_empty() && ast.chains.is_empty() {
         faults.push(
             Diagnostic::error("the ruleset has no rules", Span::default(), "nothing to attach").help(
@@ -88,6 +89,21 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
         return Err(faults);
     }
     Ok(Lists { rulesets: chains::rulesets(lists), warnings: faults })
+}
+
+/// What is odd about a name.
+fn defined(define: &Define) -> Vec<Diagnostic> {
+    let mut found = match &define.values {
+        Values::Ports(set) => set::overlaps(set),
+        Values::Addresses(set) => set::overlaps(set),
+        Values::Unknown => Vec::new(),
+    };
+    if !define.used && define.values != Values::Unknown {
+        let name = &define.name;
+        let unused = Diagnostic::warning(format!("`{name}` is never used"), define.span, "no rule says it");
+        found.push(unused.help(format!("remove it, or write `${name}` in a rule")));
+    }
+    found
 }
 
 fn sort(diagnostics: &mut [Diagnostic]) {

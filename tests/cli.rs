@@ -313,3 +313,15 @@ fn check_and_compile_need_no_privilege_and_attach_says_what_it_lacks() {
     let status = run(as_nobody(directory.path(), &["status", "-i", "lo"]), "");
     assert_eq!(code(&status), 0, "looking needs no privilege: {}", talk(&status));
 }
+
+#[test]
+fn names_of_the_command_line_are_those_of_the_rules() {
+    for command in ["check", "compile", "mirror"] {
+        let rules = "udp dport $PORT actions funnel tcp sport 540 dport 179\n";
+        let output = run(sfunnel(&[command, "-", "--define", "PORT=4739"]), rules);
+        assert_eq!(code(&output), 0, "{command}: {}", talk(&output));
+        let output = run(sfunnel(&[command, "-", "--define", "PORT=10.0.0.1"]), rules);
+        assert_eq!(code(&output), 2, "{command}");
+        assert!(talk(&output).contains("::: --define:1:1"), "{}", talk(&output));
+    }
+}

@@ -50,8 +50,9 @@ pub(super) fn overlaps<T: Copy + Ord + Shown>(set: &Set<T>) -> Vec<Diagnostic> {
     let mut sorted = sorted.into_iter();
     let Some(mut widest) = sorted.next() else { return found };
     for item in sorted {
+        // What a name stands for is looked at where it is defined.
         if item.first <= widest.last {
-            if found.len() < MOST_TOLD {
+            if item.span != widest.span && found.len() < MOST_TOLD {
                 found.push(overlap(widest, item));
             }
             if item.last <= widest.last {

@@ -45,6 +45,7 @@ Examples:
   sfunnel attach -i eth0 --ruleset 'chain ingress { tcp dport 23 drop }
                                     chain egress { tcp dport 25 drop }'
   generate-rules | sfunnel attach --netns blue -i eth0 --rules -
+  sfunnel attach -i eth0 --define WEB='{ 80, 443 }' --ruleset 'tcp dport $WEB drop'
 
 All or nothing: when one interface refuses, the others are put back as they were.
 The filter stays after sfunnel has exited.
@@ -135,7 +136,17 @@ pub struct Attach {
     #[arg(long)]
     pub debug: bool,
     #[command(flatten)]
+    pub defines: Defines,
+    #[command(flatten)]
     pub strict: Strict,
+}
+
+/// Names that rules use.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
+pub struct Defines {
+    /// What `$NAME` stands for in the rules, as if they began with `define NAME = VALUE`; repeat it
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub define: Vec<String>,
 }
 
 /// What is not let pass.
@@ -174,6 +185,8 @@ pub struct Check {
     /// File with the rules, `-` for standard input
     pub file: PathBuf,
     #[command(flatten)]
+    pub defines: Defines,
+    #[command(flatten)]
     pub strict: Strict,
 }
 
@@ -197,6 +210,8 @@ pub struct Compile {
     /// What becomes of packets of several segments; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,
+    #[command(flatten)]
+    pub defines: Defines,
     #[command(flatten)]
     pub strict: Strict,
 }

@@ -38,7 +38,7 @@ impl How {
 pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Failure> {
     let target = Target::read(&args.place, Direction::Ingress, console)?;
     let how = How::read(args, console)?;
-    let source = settings::source(args, console)?;
+    let source = settings::defined(settings::source(args, console)?, &args.defines);
     attach_to(&target, how, source, console)
 }
 

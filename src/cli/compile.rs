@@ -5,14 +5,14 @@ use std::path::Path;
 
 use super::args::{Check, Compile, Emit, GsoArg};
 use super::rules::Lists;
-use super::settings::file_source;
+use super::settings::{defined, file_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Options};
 use crate::elf;
 use crate::ir::Side;
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
-    let source = file_source(&args.file)?;
+    let source = defined(file_source(&args.file)?, &args.defines);
     let name = source.name.clone();
     let lists = Lists::read(source, args.strict, console)?;
     let counted: Vec<String> = lists
@@ -33,7 +33,8 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
     let wanted = args.direction.map(Side::from);
-    let (side, rules) = Lists::read(file_source(&args.file)?, args.strict, console)?.one(wanted)?;
+    let (side, rules) =
+        Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?.one(wanted)?;
     let large = match args.gso {
         GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
         GsoArg::Limit | GsoArg::Off => Large::Pass,

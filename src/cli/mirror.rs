@@ -2,14 +2,14 @@
 
 use super::args::{Mirror, Strict};
 use super::rules::{Lists, Rules};
-use super::settings::input_source;
+use super::settings::{defined, input_source};
 use super::{Console, Failure};
 use crate::diag::{self, Diagnostic};
 use crate::ir::Side;
 use crate::mirror::{self, Mirrored, Role};
 
 pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
-    let lists = Lists::read(input_source(&args.input)?, Strict::default(), console)?;
+    let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
     let rules = mirrored_from(args, lists)?;
     let from = match args.from {
         Some(from) => from.role(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Attach, GsoArg, Input, Place};
+use super::args::{Attach, Defines, GsoArg, Input, Place};
 use super::{Console, Failure};
 use crate::diag::{PieceKind, Source};
 use crate::net::{Gso, Hook};
@@ -181,6 +181,11 @@ pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
         }),
         Err(source) => Err(Failure::File { what: format!("cannot read {RULESET_FILE}"), source }),
     }
+}
+
+/// With what `--define` says in front.
+pub fn defined(source: Source, defines: &Defines) -> Source {
+    if defines.define.is_empty() { source } else { source.with_defines("--define", &defines.define) }
 }
 
 /// The rules of a command that only looks at them.

@@ -10,8 +10,27 @@ use crate::diag::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ast {
+    pub defines: Vec<Define>,
     pub chains: Vec<Head>,
     pub rules: Vec<Rule>,
+}
+
+/// A name for values. Where it is used, they stand instead of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Define {
+    pub name: String,
+    /// Of the name.
+    pub span: Span,
+    pub values: Values,
+    pub used: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Values {
+    Ports(Set<u16>),
+    Addresses(Set<IpAddr>),
+    /// They could not be read.
+    Unknown,
 }
 
 /// Where a chain begins.
@@ -66,7 +85,8 @@ pub struct Set<T> {
     pub items: Vec<Item<T>>,
 }
 
-/// One element of a set: from `first` to `last`, which are of one kind and in order.
+/// One element of a set: from `first` to `last`, which are of one kind and in order. All those that a name
+/// stands for have the place of the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Item<T> {
     pub span: Span,

@@ -7,9 +7,9 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 21] = [
+const KEYWORDS: [&str; 22] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain",
+    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain", "define",
 ];
 
 /// Those that start an action.
@@ -36,8 +36,7 @@ const SYNONYMS: [(&str, &str); 15] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 7] = [
-    ("define", "write the value in each rule", Spoils::Rule),
+const PLANNED: [(&str, &str, Spoils); 6] = [
     ("include", "write all rules in one ruleset", Spoils::Rule),
     ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
@@ -98,8 +97,9 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         };
         return (Diagnostic::error(message, word.span, "not expected here").help(help), Spoils::Word);
     }
-    if word.text == "chain" {
-        let error = Diagnostic::error("`chain` inside a rule", word.span, "starts a line of its own");
+    if let "chain" | "define" = word.text {
+        let message = format!("`{}` inside a rule", word.text);
+        let error = Diagnostic::error(message, word.span, "starts a line of its own");
         return (error.help("end the rule in front of it with `;` or a new line"), Spoils::Rule);
     }
     if word.text == "flags" {
@@ -154,11 +154,13 @@ fn is_word_of_ours(word: Word<'_>) -> bool {
     is_keyword(word) || PLANNED.iter().any(|(name, ..)| *name == word.text) || remedy(word.text).is_some()
 }
 
-/// Names, which the language does not have yet, and what no eye can see.
+/// Names, where no value is expected, and what no eye can see.
 pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
     if word.text.starts_with('$') {
-        let error = Diagnostic::error("names are not supported in this version", word.span, "a name");
-        return Some(error.help("write the value itself"));
+        let error = Diagnostic::error("a name out of place", word.span, "stands for ports or addresses");
+        return Some(
+            error.help("write it where ports or addresses are: `dport $NAME`, `saddr { $NAME, 10.0.0.1 }`"),
+        );
     }
     invisible(word)
 }

@@ -5,6 +5,7 @@
 
 mod alias;
 pub mod ast;
+mod define;
 mod help;
 mod more;
 mod parser;

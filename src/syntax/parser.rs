@@ -10,6 +10,7 @@ use nom::{Err, Parser};
 
 use super::alias;
 use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Version};
+use super::define;
 use super::help::{self, Spoils};
 use super::more;
 use super::set::{not_one, set};
@@ -21,7 +22,7 @@ use crate::diag::{Diagnostic, Span, quote};
 ///
 /// Any number of actions is read, so that `check` can point at the ones too many.
 pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> (Cursor<'a>, Option<Rule>) {
-    let known = diagnostics.len();
+    let mut damaged = false;
     let mut rule = Rule {
         chain: None,
         span: start.here(),
@@ -38,7 +39,9 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
         }
         match item(i) {
             Ok((rest, item)) => {
-                diagnostics.extend(out_of_order(&rule, &item));
+                let disorder = out_of_order(&rule, &item);
+                damaged |= disorder.is_some();
+                diagnostics.extend(disorder);
                 match item {
                     Item::Match(m) => rule.matches.push(m),
                     Item::Actions(span) => rule.actions_word = rule.actions_word.or(Some(span)),
@@ -48,9 +51,11 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
             }
             Err(Err::Failure(fault)) => {
                 diagnostics.extend(fault.diagnostics);
+                damaged = true;
                 i = fault.rest;
             }
             Err(_) => {
+                damaged = true;
                 let at_actions = rule.actions_word.is_some() || !rule.actions.is_empty();
                 let (diagnostic, spoils) = help::unknown_word(word, at_actions);
                 diagnostics.push(diagnostic);
@@ -62,7 +67,7 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
         }
         rule.span.end = i.here().end;
     }
-    rule.damaged = diagnostics.len() > known;
+    rule.damaged = damaged;
     rule.text = one_line(start.text(rule.span));
     let empty = rule.span.start == rule.span.end;
     (i, (!empty).then_some(rule))
@@ -225,7 +230,15 @@ pub(super) fn argument<'a, T>(
     if let Some((rest, error)) = not_one(i, key, what) {
         return wrong(help::skip(rest, Spoils::Word), vec![error]);
     }
-    match read(found, key.text) {
+    let meant = match found.text.starts_with('$') {
+        false => found,
+        true => match define::single(i, found) {
+            Ok(Some(meant)) => meant,
+            Ok(None) => return wrong(rest, Vec::new()),
+            Err(diagnostic) => return wrong(help::skip(rest, Spoils::Word), vec![diagnostic]),
+        },
+    };
+    match read(meant, key.text) {
         Ok(value) => Ok((rest, (value, found.span))),
         Err(diagnostic) => wrong(help::skip(rest, Spoils::Word), vec![diagnostic]),
     }

@@ -3,19 +3,27 @@
 //! Comes in: a source. Goes out: everything that could be read, and what is wrong with the rest. Never looks
 //! into a rule.
 
+use nom::Err;
+
 use super::ast::{Ast, Chain, Head};
+use super::define::{Names, define};
 use super::help::{self, Spoils};
 use super::parser::rule;
 use super::word::{Cursor, Word, keyword, lines, peek, separator, word};
 use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
 
-/// `ruleset = separator { ( rule | chain ) separator }`
+/// `ruleset = separator { ( rule | chain | define ) separator }`
 pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
     let mut reader = Reader::default();
+    let names = Names::default();
     for piece in source.pieces() {
-        let i = Cursor::new(&source.text, piece.span);
+        let i = Cursor::new(&source.text, piece.span, &names);
         let chain = match piece.kind {
-            PieceKind::Rules | PieceKind::Define => None,
+            PieceKind::Define => {
+                reader.define(i, i.here());
+                continue;
+            }
+            PieceKind::Rules => None,
             PieceKind::Ingress => Some(Chain::Ingress),
             PieceKind::Egress => Some(Chain::Egress),
         };
@@ -26,6 +34,7 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
         });
         reader.statements(i, open);
     }
+    reader.ast.defines = names.into_defines();
     (reader.ast, reader.faults)
 }
 
@@ -67,6 +76,7 @@ impl Reader {
                     i = self.chain(after, first.span);
                 }
                 (None, "chain") => i = self.chain(after, first.span),
+                (_, "define") => i = self.define(after, first.span),
                 (None, _) if opens_chain(first, after) => {
                     self.faults.push(help::unknown_word(first, false).0);
                     i = self.chain(after, first.span);
@@ -94,7 +104,18 @@ impl Reader {
         rest
     }
 
-    /// `chain = "chain" ( "ingress" | "egress" ) "{" separator { rule separator } "}"`
+    fn define<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
+        match define(i, key) {
+            Ok((rest, ())) => rest,
+            Err(Err::Error(fault) | Err::Failure(fault)) => {
+                self.faults.extend(fault.diagnostics);
+                fault.rest
+            }
+            Err(Err::Incomplete(_)) => i,
+        }
+    }
+
+    /// `chain = "chain" ( "ingress" | "egress" ) "{" separator { ( rule | define ) separator } "}"`
     fn chain<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
         let mut i = i;
         let mut span = key;

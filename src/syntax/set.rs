@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::ast::{Item, Set};
+use super::ast::{Item, Set, Values};
+use super::define;
 use super::help::{self, Spoils};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, line_end, lines, peek, piece, word, wrong};
@@ -25,6 +26,9 @@ pub(super) trait Value: Copy {
 
     /// One end of a range.
     fn end(word: Word<'_>, key: &str) -> Result<Self, Diagnostic>;
+
+    /// Values of this kind.
+    fn of(values: &Values) -> Option<&[Item<Self>]>;
 
     /// Why the two are not the ends of a range.
     fn range(first: Self, last: Self) -> Result<(), NoRange>;
@@ -51,6 +55,13 @@ impl Value for u16 {
         values::port(word, key)
     }
 
+    fn of(values: &Values) -> Option<&[Item<u16>]> {
+        match values {
+            Values::Ports(set) => Some(&set.items),
+            Values::Addresses(_) | Values::Unknown => None,
+        }
+    }
+
     fn range(first: u16, last: u16) -> Result<(), NoRange> {
         if first <= last { Ok(()) } else { Err(NoRange::Backwards) }
     }
@@ -72,6 +83,13 @@ impl Value for IpAddr {
                 .help(format!("write `{key} 10.0.0.0-10.0.0.9`, or a set of prefixes")));
         }
         values::address(word, key).map(|(first, _)| first)
+    }
+
+    fn of(values: &Values) -> Option<&[Item<IpAddr>]> {
+        match values {
+            Values::Addresses(set) => Some(&set.items),
+            Values::Ports(_) | Values::Unknown => None,
+        }
     }
 
     fn range(first: IpAddr, last: IpAddr) -> Result<(), NoRange> {
@@ -99,13 +117,16 @@ pub(super) fn set<'a, T: Value>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<
             wrong(i, vec![missing.help(help)])
         }
         Some(open) if open.text == "{" => braces(i, key),
-        Some(_) => {
+        Some(found) => {
             if let Some((rest, error)) = bare_list(i, key) {
                 return wrong(rest, vec![error]);
             }
             match element(i, key, false) {
-                (rest, Ok(item)) => Ok((rest, Set { span: item.span, items: vec![item] })),
-                (rest, Err(error)) => wrong(help::skip(rest, Spoils::Word), vec![error]),
+                (rest, Ok(items)) => {
+                    let span = items.iter().fold(found.span, |span, item| span.to(item.span));
+                    Ok((rest, Set { span, items }))
+                }
+                (rest, Err(faults)) => wrong(help::skip(rest, Spoils::Word), faults),
             }
         }
     }
@@ -146,14 +167,14 @@ fn bare_list<'a>(start: Cursor<'a>, key: Word<'_>) -> Option<(Cursor<'a>, Diagno
     Some((i, Diagnostic::error("a set needs braces", span, "several values").help(help)))
 }
 
-/// `element = value [ "-" value ]`
+/// `element = value [ "-" value ] | NAME`; a name may stand for several, or be known to be wrong.
 fn element<'a, T: Value>(
     i: Cursor<'a>,
     key: Word<'_>,
     inside: bool,
-) -> (Cursor<'a>, Result<Item<T>, Diagnostic>) {
+) -> (Cursor<'a>, Result<Vec<Item<T>>, Vec<Diagnostic>>) {
     let next = |i| piece(if inside { lines(i) } else { i });
-    let Ok((rest, found)) = piece(i) else { return (i, Err(not_closed(i.here(), key, ""))) };
+    let Ok((rest, found)) = piece(i) else { return (i, Err(vec![not_closed(i.here(), key, "")])) };
     let split = match found.text.find('-').filter(|at| *at > 0) {
         Some(at) if looks_like_a_value(found.text) && !found.text[..at].ends_with('/') => {
             let (first, last) = (part(found, 0, at), part(found, at + 1, found.text.len()));
@@ -177,15 +198,30 @@ fn element<'a, T: Value>(
         Some(range @ (_, _, last)) if is_value(last) => range,
         Some((_, first, _)) => {
             let error = Diagnostic::error("the range has no end", found.span, "up to what?");
-            return (rest, Err(error.help(format!("write {}", quote(&format!("{}-LAST", first.text))))));
+            return (
+                rest,
+                Err(vec![error.help(format!("write {}", quote(&format!("{}-LAST", first.text))))]),
+            );
+        }
+        None if found.text.starts_with('$') => {
+            let items = i.names.values(found).map_err(|error| vec![error]);
+            return (rest, items.and_then(|items| items.ok_or_else(Vec::new)));
         }
         None => {
             let item = T::read(found, key.text).map(|(first, last)| Item { span: found.span, first, last });
-            return (rest, item);
+            return (rest, item.map(|item| vec![item]).map_err(|error| vec![error]));
         }
     };
     let span = first.span.to(last.span);
-    let ends = T::end(first, key.text).and_then(|first| Ok((first, T::end(last, key.text)?)));
+    let [meant_first, meant_last] = [first, last].map(|end| match end.text.starts_with('$') {
+        false => Ok(end),
+        true => define::single(i, end).map_err(|e| vec![e]).and_then(|end| end.ok_or_else(Vec::new)),
+    });
+    let (meant_first, meant_last) = match (meant_first, meant_last) {
+        (Ok(first), Ok(last)) => (first, last),
+        (Err(faults), _) | (_, Err(faults)) => return (rest, Err(faults)),
+    };
+    let ends = T::end(meant_first, key.text).and_then(|first| Ok((first, T::end(meant_last, key.text)?)));
     let item = ends.map_err(|error| range_remedy(error, first, last)).and_then(|(from, to)| {
         T::range(from, to).map(|()| Item { span, first: from, last: to }).map_err(|why| match why {
             NoRange::Backwards => {
@@ -196,7 +232,7 @@ fn element<'a, T: Value>(
                 .help("write two addresses of one version"),
         })
     });
-    (rest, item)
+    (rest, item.map(|item| vec![item]).map_err(|error| vec![error]))
 }
 
 /// "Leave it out" is no remedy for one end of a range.
@@ -245,6 +281,7 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
     let mut diagnostics = Vec::new();
     let mut depth = 1;
     let mut comma = true;
+    let mut wrong_element = false;
     let close = loop {
         i = lines(i);
         let found = match piece(i) {
@@ -290,8 +327,11 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
                 comma = false;
                 let (rest, item) = element(i, key, true);
                 match item {
-                    Ok(item) => items.push(item),
-                    Err(error) => diagnostics.push(in_set(error)),
+                    Ok(more) => items.extend(more),
+                    Err(faults) => {
+                        wrong_element = true;
+                        diagnostics.extend(faults.into_iter().map(in_set));
+                    }
                 }
                 i = rest;
                 continue;
@@ -301,12 +341,12 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
     };
     i = piece(i)?.0;
     let span = open.span.to(close.span);
-    if items.is_empty() && diagnostics.is_empty() {
+    if items.is_empty() && diagnostics.is_empty() && !wrong_element {
         let error = Diagnostic::error("the set is empty", span, format!("no {}", T::KIND));
         let help = format!("write for example `{} {}`", key.text, T::MANY);
         diagnostics.push(error.help(help));
     }
-    if !diagnostics.is_empty() {
+    if wrong_element || !diagnostics.is_empty() {
         return wrong(i, diagnostics);
     }
     Ok((i, Set { span, items }))

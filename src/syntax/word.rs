@@ -7,6 +7,7 @@
 use nom::error::{ErrorKind, ParseError};
 use nom::{Err, IResult};
 
+use super::define::Names;
 use crate::diag::{Diagnostic, Span};
 
 /// A place in the source. All productions take one and return the one where they stopped.
@@ -14,6 +15,7 @@ use crate::diag::{Diagnostic, Span};
 pub(super) struct Cursor<'a> {
     source: &'a str,
     at: usize,
+    pub names: &'a Names,
     /// A `}` on its own ends what is being read.
     pub in_chain: bool,
 }
@@ -143,15 +145,20 @@ pub(super) fn line_end(i: Cursor<'_>) -> Cursor<'_> {
 
 impl<'a> Cursor<'a> {
     /// At the start of a piece of `source`, behind its byte order mark if some editor left one.
-    pub fn new(source: &'a str, piece: Span) -> Self {
+    pub fn new(source: &'a str, piece: Span, names: &'a Names) -> Self {
         let source = &source[..piece.end];
         let mark = if source[piece.start..].starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Cursor { source, at: piece.start + mark, in_chain: false }
+        Cursor { source, at: piece.start + mark, names, in_chain: false }
     }
 
     /// The same place, read as that of a chain between braces, or not.
     pub fn in_chain(self, in_chain: bool) -> Self {
         Cursor { in_chain, ..self }
+    }
+
+    /// Further on in the same text.
+    pub fn skip_to(self, at: usize) -> Self {
+        Cursor { at: at.clamp(self.at, self.source.len()), ..self }
     }
 
     /// The empty span right here.

@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 20] = [
+const GOOD: [&str; 22] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -50,13 +50,15 @@ const GOOD: [&str; 20] = [
     "udp dport 54 mark set 1 accept; udp dport 55 funnel tcp dport 1 sport 2 flags { psh, ack }",
     "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
     "chain ingress { tcp dport 80 drop }; chain egress {\n  tcp drop # }\n  udp drop\n}",
+    "define A = 80; define B = { $A, 90-99 }\ntcp dport { $B, $A-81 } sport != $A drop; tcp sport 3 alias sport $A",
+    "define N={10.0.0.0/8,::1}\ndefine P = 5\nsaddr $N tcp dport $P funnel udp sport $P dport $P",
     "chain egress\n{ tcp dport { 80, 81 } drop; }",
     "ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9 } udp drop",
     "ip daddr != {\n  10.0.0.1, # one\n  10.0.0.2 - 10.0.0.7\n} tcp dport 1 - 9 drop",
     "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 79] = [
+const WORDS: [&str; 81] = [
     "ip",
     "tcp",
     "udp",
@@ -77,6 +79,8 @@ const WORDS: [&str; 79] = [
     "egress",
     "chain ingress {",
     "define",
+    "define X = 80\n",
+    "define X = { 10.0.0.1 }\n",
     "alias",
     "unalias",
     "mark",
@@ -275,6 +279,10 @@ fn large_and_hostile_texts_are_read_in_linear_time() {
         format!("ip saddr 10.0.0.0/{} tcp drop", "9".repeat(long)),
         format!("ip saddr {} tcp drop", "1.".repeat(long / 2)),
         "chain a {\n".repeat(MANY),
+        "define X = 80\n".repeat(MANY),
+        "define X = { 80, \n".repeat(MANY),
+        "tcp dport $X drop\n".repeat(MANY),
+        (0..MANY).map(|n| format!("define X{n} = {n}\n")).collect(),
         "chain ingress { }\n".repeat(MANY),
         "chain egress { tcp drop\n".repeat(MANY),
         "funnel tcp sport 1 ".repeat(long / 19),
@@ -284,8 +292,10 @@ fn large_and_hostile_texts_are_read_in_linear_time() {
         "tcp dport 80 actions drop\n".repeat(1999) + "udp drop",
         "tcp dport 80 actions drop; ".repeat(MANY) + "tcp",
     ];
+    let doubled = |n: usize| format!("define X{} = {{ $X{n}, $X{n} }}\n", n + 1);
+    let doubled = "define X0 = 80\n".to_owned() + &(0..40).map(doubled).collect::<String>();
     let own_output = |n: usize| format!("saddr 10.{}.{}.1 tcp funnel tcp sport 1 dport 2\n", n >> 8, n & 255);
-    let texts = texts.into_iter().chain([(0..65_536).map(own_output).collect()]);
+    let texts = texts.into_iter().chain([(0..65_536).map(own_output).collect(), doubled]);
     for text in texts {
         one(&text, true);
     }

@@ -418,3 +418,42 @@ fn where_one_list_is_wanted_a_chain_is_refused() {
     let faults = sfunnel::read(&source).unwrap_err();
     assert!(render(&source, &faults, false).contains("a chain, where one list of rules is wanted"));
 }
+
+#[test]
+fn a_name_means_what_stands_behind_it() {
+    for (with, without) in [
+        ("define P = 80\ntcp dport $P drop", "tcp dport 80 drop"),
+        ("define P={ 80, 90-99 }; tcp dport != $P drop", "tcp dport != { 80, 90-99 } drop"),
+        ("define P = {\n80, # one\n443\n}\ntcp dport { $P, 22 } drop", "tcp dport { 22, 80, 443 } drop"),
+        ("define A = 8; define P = { $A, 9 }; tcp dport $P sport $A drop", "tcp dport { 8, 9 } sport 8 drop"),
+        ("define A = 8; define B = $A; tcp dport $B-10 drop", "tcp dport 8-10 drop"),
+        (
+            "define N = { 10.0.0.0/8, 2001:db8::/32 }; daddr $N tcp drop",
+            "daddr { 10.0.0.0/8, 2001:db8::/32 } tcp drop",
+        ),
+        (
+            "define N = 10.0.0.1; define M = { $N, 10.0.0.3 }; ip saddr $M tcp drop",
+            "ip saddr { 10.0.0.1, 10.0.0.3 } tcp drop",
+        ),
+        (
+            "define S = 540; define D = 80; udp funnel tcp sport $S dport $D",
+            "udp funnel tcp sport 540 dport 80",
+        ),
+        ("define D = 80; tcp dport 8080 alias dport $D", "tcp dport 8080 alias dport 80"),
+        ("define P = { 1, 2 }; tcp dport 80 unalias $P", "tcp dport 80 unalias { 1, 2 }"),
+        ("define P = { 1, 2 }; tcp unfunnel udp dport != $P", "tcp unfunnel udp dport != { 1, 2 }"),
+    ] {
+        assert_eq!(meaning(with), meaning(without), "{with}");
+    }
+}
+
+#[test]
+fn names_that_are_given_apart_stand_in_front_and_are_named_in_errors() {
+    let source = Source::new("rules.sf", "tcp dport $WEB drop");
+    let given = source.clone().with_defines("--define", &["WEB={ 80, 443 }".to_owned()]);
+    assert!(sfunnel::read(&given).is_ok());
+    let wrong = source.with_defines("--define", &["LB = 10.0.0.1".to_owned(), "WEB=0".to_owned()]);
+    let told = render(&wrong, &sfunnel::read(&wrong).unwrap_err(), false);
+    assert!(told.contains("--> --define:1:5\n") && told.contains("1 | WEB=0\n"), "{told}");
+    assert!(told.contains("`LB` is never used") && !told.contains("rules.sf"), "{told}");
+}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::Defines;
 use crate::mirror::Role;
 
 pub const MIRROR: &str = "\
@@ -32,6 +33,8 @@ pub struct Input {
 pub struct Mirror {
     #[command(flatten)]
     pub input: Input,
+    #[command(flatten)]
+    pub defines: Defines,
     /// Where these rules are attached [default: what they tell]
     #[arg(long, value_name = "PLACE", value_enum)]
     pub from: Option<From>,

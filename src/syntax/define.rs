@@ -1,0 +1,276 @@
+//! Names: `define NAME = VALUE`, and what `$NAME` stands for.
+//!
+//! A definition goes in, the rules behind it find its values. A wrong value is told where it is defined,
+//! not wherever it is used. Never knows what a value is for: that is in the match or action around `$NAME`.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use super::ast::{Define, Item, Set, Values};
+use super::help;
+use super::set::{Value, set};
+use super::word::{Cursor, Parsed, Word, lines, peek, piece, word, wrong};
+use crate::diag::{Diagnostic, Span, quote};
+
+/// What is defined so far.
+#[derive(Debug, Default)]
+pub(super) struct Names(RefCell<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    defines: Vec<Define>,
+    by_name: HashMap<String, usize>,
+    /// For those that stand for one value: where it is written.
+    single: Vec<Option<Span>>,
+    /// How many values names have stood for so far.
+    values: usize,
+}
+
+const EXAMPLE: &str = "write for example `define WEB = { 80, 443 }`";
+/// Beyond this many, a misspelled name is not compared with the others.
+const MOST_COMPARED: usize = 100;
+/// A few lines of names that stand for two others each would be gigabytes.
+const MOST_VALUES: usize = 1_000_000;
+
+impl Names {
+    pub(super) fn into_defines(self) -> Vec<Define> {
+        self.0.into_inner().defines
+    }
+
+    /// What is `read` from the definition, used now.
+    fn find<T>(
+        &self,
+        found: Word<'_>,
+        read: impl FnOnce(&Define, Option<Span>) -> Result<T, Diagnostic>,
+    ) -> Result<T, Diagnostic> {
+        let mut state = self.0.borrow_mut();
+        let name = name_of(found)?;
+        let Some(index) = state.by_name.get(name).copied() else {
+            return Err(undefined(&state, found, name));
+        };
+        state.defines[index].used = true;
+        read(&state.defines[index], state.single[index])
+    }
+
+    /// What `$NAME` stands for, each value with the place of `$NAME`. Nothing: it is known to be wrong.
+    pub(super) fn values<T: Value>(&self, found: Word<'_>) -> Result<Option<Vec<Item<T>>>, Diagnostic> {
+        let before = self.0.borrow().values;
+        let items = self.find(found, |define, _| match T::of(&define.values) {
+            Some(items) if before + items.len() > MOST_VALUES => Err(too_many(found)),
+            Some(items) => {
+                Ok(Some(items.iter().map(|item| Item { span: found.span, ..*item }).collect::<Vec<_>>()))
+            }
+            None if define.values == Values::Unknown => Ok(None),
+            None => Err(Diagnostic::error(
+                format!("expected {}, found `{}`", T::WHAT, found.text),
+                found.span,
+                format!("stands for {}", kind(&define.values)),
+            )
+            .with(define.span, "defined here")
+            .help(format!("use a name that stands for {}", T::WHAT))),
+        })?;
+        self.0.borrow_mut().values += items.as_ref().map_or(0, Vec::len);
+        Ok(items)
+    }
+
+    fn add(&self, define: Define, single: Option<Span>) -> Result<(), Diagnostic> {
+        let mut state = self.0.borrow_mut();
+        if let Some(first) = state.by_name.get(&define.name) {
+            let first = state.defines[*first].span;
+            return Err(Diagnostic::error(
+                format!("`{}` is defined twice", define.name),
+                define.span,
+                "second one",
+            )
+            .with(first, "first one")
+            .help("keep one of them, or choose another name"));
+        }
+        let index = state.defines.len();
+        state.by_name.insert(define.name.clone(), index);
+        state.defines.push(define);
+        state.single.push(single);
+        Ok(())
+    }
+}
+
+/// `$NAME` without the `$`.
+fn name_of<'a>(found: Word<'a>) -> Result<&'a str, Diagnostic> {
+    let name = found.text.strip_prefix('$').unwrap_or_default();
+    if !name.is_empty() && name.len() == name_len(name) {
+        return Ok(name);
+    }
+    let inner = name.strip_prefix('{').and_then(|name| name.strip_suffix('}')).unwrap_or(name);
+    let inner = &inner[..name_len(inner)];
+    let error = Diagnostic::error(format!("{} is not a name", quote(found.text)), found.span, "not `$NAME`");
+    Err(match inner {
+        "" => error.help("names are made of letters, digits and `_`, and do not begin with a digit"),
+        inner => error.help(format!("write `${inner}`, all of the value being in its definition")),
+    })
+}
+
+/// How many bytes of the text are a name.
+fn name_len(text: &str) -> usize {
+    let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    match text.starts_with(|c: char| c.is_ascii_digit()) {
+        true => 0,
+        false => text.find(|c| !part(c)).unwrap_or(text.len()),
+    }
+}
+
+fn undefined(state: &State, found: Word<'_>, name: &str) -> Diagnostic {
+    let shown = quote(found.text);
+    let error = Diagnostic::error(format!("{shown} is not defined"), found.span, "stands for nothing");
+    let known = state.defines.iter().take(MOST_COMPARED).map(|define| define.name.as_str());
+    let near =
+        known.map(|known| (strsim::osa_distance(&name.to_lowercase(), &known.to_lowercase()), known)).min();
+    match near {
+        Some((slips, known)) if slips <= 2 && name.len() <= 40 => {
+            error.help(format!("did you mean `${known}`?"))
+        }
+        _ => error.help(format!(
+            "define it in front: {}, or on the command line with `--define`",
+            quote(&format!("define {name} = VALUE"))
+        )),
+    }
+}
+
+const PORTS: &str = "ports";
+const ADDRESSES: &str = "addresses";
+const NOTHING: &str = "nothing";
+
+fn kind(values: &Values) -> &'static str {
+    match values {
+        Values::Ports(_) => PORTS,
+        Values::Addresses(_) => ADDRESSES,
+        Values::Unknown => NOTHING,
+    }
+}
+
+fn too_many(found: Word<'_>) -> Diagnostic {
+    Diagnostic::error(
+        format!("names stand for more than {MOST_VALUES} values in all"),
+        found.span,
+        "one set too many",
+    )
+    .help("use ranges and prefixes in place of many values, or larger sets in fewer rules")
+}
+
+/// The one value that `$NAME` stands for, as if it were written here. Nothing: it is known to be wrong.
+pub(super) fn single<'a>(i: Cursor<'a>, found: Word<'a>) -> Result<Option<Word<'a>>, Diagnostic> {
+    i.names.find(found, |define, single| match single {
+        Some(span) => Ok(Some(Word { text: i.text(span), span: found.span })),
+        None if define.values == Values::Unknown => Ok(None),
+        None => Err(Diagnostic::error(
+            format!("expected one value, found `{}`", found.text),
+            found.span,
+            format!("stands for several {}", kind(&define.values)),
+        )
+        .with(define.span, "defined here")
+        .help("use a name that stands for one value")),
+    })
+}
+
+/// `define = "define" NAME "=" ( addresses | ports )`, behind the keyword.
+pub(super) fn define<'a>(i: Cursor<'a>, key: Span) -> Parsed<'a, ()> {
+    let refuse =
+        |rest: Cursor<'a>, error: Diagnostic| wrong(help::skip(rest, help::Spoils::Rule), vec![error]);
+    let Ok((rest, found)) = word(i) else {
+        return refuse(
+            i,
+            Diagnostic::error("expected a name after `define`", key, "defines what?").help(EXAMPLE),
+        );
+    };
+    let len = name_len(found.text);
+    let name = &found.text[..len];
+    let span = Span { start: found.span.start, end: found.span.start + len };
+    if len == 0 || !found.text[len..].is_empty() && !found.text[len..].starts_with('=') {
+        let error =
+            Diagnostic::error(format!("{} is not a name", quote(found.text)), found.span, "not a name");
+        let help = match found.text.strip_prefix('$').filter(|name| name_len(name) > 0) {
+            Some(name) => {
+                format!("write `define {} = VALUE`; the `$` is for where it is used", &name[..name_len(name)])
+            }
+            None => "names are made of letters, digits and `_`, and do not begin with a digit".to_owned(),
+        };
+        return refuse(rest, error.help(help));
+    }
+    let i = i.skip_to(span.end);
+    let i = match word(i) {
+        Ok((_, equal)) if equal.text.starts_with('=') => i.skip_to(equal.span.start + 1),
+        _ => {
+            let message = format!("expected `=` behind `{name}`");
+            let error = Diagnostic::error(message, span, "has no value");
+            return refuse(i, error.help(format!("write `define {name} = VALUE`")));
+        }
+    };
+    let (rest, values, single, faults) = value(i, name, span);
+    let define = Define { name: name.to_owned(), span, values, used: false };
+    let mut faults = faults;
+    faults.extend(i.names.add(define, single).err());
+    if !faults.is_empty() {
+        return wrong(help::skip(rest, help::Spoils::Rule), faults);
+    }
+    match word(rest).ok().filter(|(_, more)| !(rest.in_chain && more.text == "}")) {
+        Some((after, more)) => {
+            let error = Diagnostic::error("expected the end of the definition", more.span, "too much");
+            refuse(
+                after,
+                error.help(format!(
+                    "write one value, or `{name} = {{ several, values }}`, and rules in lines of their own"
+                )),
+            )
+        }
+        None => Ok((rest, ())),
+    }
+}
+
+/// What stands behind `=`, and where its only value is written.
+fn value<'a>(i: Cursor<'a>, name: &str, span: Span) -> (Cursor<'a>, Values, Option<Span>, Vec<Diagnostic>) {
+    let text = format!("{name} =");
+    let key = Word { text: &text, span };
+    let first = match piece(i) {
+        Ok((rest, open)) if open.text == "{" => piece(lines(rest)).ok(),
+        other => other.ok(),
+    };
+    let first = first.map(|(_, first)| first);
+    let like = |first| i.names.find(first, |define, _| Ok(kind(&define.values)));
+    let kind = match first.filter(|first| first.text.starts_with('$')).map(like) {
+        None if first.is_some_and(|first| first.text.contains(['.', ':'])) => ADDRESSES,
+        None => PORTS,
+        Some(Ok(kind)) => kind,
+        Some(Err(error)) => return (i, Values::Unknown, None, vec![error]),
+    };
+    if kind == NOTHING {
+        return (i, Values::Unknown, None, Vec::new());
+    }
+    let is_address = kind == ADDRESSES;
+    if is_address { read::<IpAddr>(i, key, Values::Addresses) } else { read::<u16>(i, key, Values::Ports) }
+}
+
+fn read<'a, T: Value>(
+    i: Cursor<'a>,
+    key: Word<'_>,
+    make: fn(Set<T>) -> Values,
+) -> (Cursor<'a>, Values, Option<Span>, Vec<Diagnostic>) {
+    use nom::Err::{Error, Failure, Incomplete};
+
+    match set::<T>(i, key) {
+        Ok((rest, set)) => {
+            let single = match peek(i).filter(|one| one.text.starts_with('$')) {
+                Some(one) => i.names.find(one, |_, single| Ok(single)).ok().flatten(),
+                None => Some(set.span).filter(|_| set.items.len() == 1 && !i.text(set.span).starts_with('{')),
+            };
+            (rest, make(set), single, Vec::new())
+        }
+        Err(Error(fault) | Failure(fault)) => {
+            let told = fault.diagnostics.into_iter().map(|diagnostic| {
+                let leave_out =
+                    diagnostic.help.as_deref().is_some_and(|help| help.starts_with("to match any"));
+                if leave_out { diagnostic.help("list ports from 1 to 65535") } else { diagnostic }
+            });
+            (fault.rest, Values::Unknown, None, told.collect())
+        }
+        Err(Incomplete(_)) => (i, Values::Unknown, None, Vec::new()),
+    }
+}
