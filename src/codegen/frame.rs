@@ -8,7 +8,7 @@
 //! FP - 496  CHUNK     payload on its way to bpf_csum_diff                    384
 //!           REPLY     in it: the answer to a packet that does not fit        152
 //!           FIB       in it: what bpf_fib_lookup is asked                     64
-//! FP - 504  MTU       what bpf_check_mtu says                                  8
+//! FP - 500  MTU       what bpf_check_mtu says                                  4
 //! FP - 508  COUNTER   the number of the rule's counter, if it counts           4
 //! ```
 
@@ -26,8 +26,9 @@ pub(super) const SAVED: Slot = Slot { offset: -112, len: 8 };
 pub(super) const CHUNK: Slot = Slot { offset: -496, len: 384 };
 pub(super) const REPLY: Slot = Slot { offset: CHUNK.offset, len: 152 };
 pub(super) const FIB: Slot = Slot { offset: CHUNK.offset + REPLY.len, len: fib::LEN };
-pub(super) const MTU: Slot = Slot { offset: -504, len: 8 };
-
+/// Not on a multiple of eight: there, without `CAP_PERFMON`, 6.1 takes what a helper writes to four bytes that
+/// have been stored for an attempt to corrupt a spilled pointer.
+pub(super) const MTU: Slot = Slot { offset: -500, len: 4 };
 /// Not on a multiple of eight: see [`counters`](super::counters).
 pub(super) const COUNTER: Slot = Slot { offset: -508, len: 4 };
 
