@@ -36,10 +36,11 @@ failed=
 step() { echo "-- $*"; "$@" || failed="$failed $2"; }
 two="/bin/setpriv --bounding-set -all,+bpf,+net_admin"
 step $two /bin/sfunnel attach -i lo -d both --rules /rules
+step $two /bin/sfunnel attach -i lo -d both --counters --rules /rules
 step $two /bin/vectors
 step /bin/sfunnel demo
 step /bin/vectors
-step /bin/kernel --test-threads 1 every model_tree addresses without cases alias_and unalias
+step /bin/kernel --test-threads 1 every what_is_counted model_tree addresses without cases alias_and unalias
 [ -z "$failed" ] && echo "GUEST: ok" || echo "GUEST: failed:$failed"
 /bin/busybox poweroff -f
 "#;
