@@ -171,7 +171,7 @@ fn two_capabilities_count_and_say_that_they_cannot_read() {
 const HEADERS: u64 = 14 + 20 + 8;
 
 #[test]
-fn what_does_not_fit_is_counted_by_whether_its_sender_was_told() {
+fn upstream_trap_over_the_mtu_is_counted_by_whether_the_sender_was_told() {
     in_netns(|netlink| {
         let lo = interface(netlink, "lo").index.unsigned_abs();
         let message = LinkUnspec::new_with_index(lo).mtu(1500).build();
@@ -236,7 +236,7 @@ fn the_way_through_a_funnel_is_counted_at_both_ends_and_what_a_guard_drops() {
 }
 
 #[test]
-fn fragments_are_counted_one_by_one() {
+fn upstream_trap_fragments_are_counted_one_by_one() {
     in_netns(|netlink| {
         let lo = interface(netlink, "lo").index.unsigned_abs();
         let message = LinkUnspec::new_with_index(lo).mtu(1500).build();
@@ -256,7 +256,7 @@ fn fragments_are_counted_one_by_one() {
 }
 
 #[test]
-fn gso_off_says_how_many_packets_it_leaves_alone() {
+fn upstream_trap_gso_off_says_how_many_packets_it_leaves_alone() {
     in_netns(|_| {
         let rules = "udp dport 4739 actions counter funnel tcp sport 540 dport 179";
         succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--gso", "off", "--ruleset", rules]));

@@ -17,6 +17,7 @@ use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::{self, Source};
+use sfunnel::kernel::Counters;
 use sfunnel::{elf, tree};
 
 const ROUNDS: usize = 9;
@@ -59,6 +60,8 @@ fn cost_per_packet() -> Result<()> {
     println!();
     both_versions(&empty, &eight_rules)?;
     println!();
+    counted(&empty, &eight_rules)?;
+    println!();
     for (name, rules, list, packet) in [
         ("alias and unalias in turn", ALIAS, "{ 8080, 8443 }", (8080, 0)),
         ("the same, 64 ports on the list", ALIAS, "MANY", (8080, 0)),
@@ -87,6 +90,23 @@ fn both_versions(empty: &Ebpf, rules: &str) -> Result<()> {
         ("ipv6, udp in udp: funnel and unfunnel", frame6(17, 4740)),
         ("ipv6, tcp in tcp: funnel and unfunnel", frame6(6, 8080)),
         ("ipv6, tcp in udp: funnel and unfunnel", frame6(6, 8081)),
+    ] {
+        side_by_side(name, empty, &program, &frame)?;
+    }
+    Ok(())
+}
+
+/// The same eight rules, each of which counts.
+fn counted(empty: &Ebpf, rules: &str) -> Result<()> {
+    let rules = rules.replace(" actions ", " actions counter ");
+    let source = Source::new("rules", &rules);
+    let checked = sfunnel::read(&source).map_err(|_| anyhow::anyhow!("no rules"))?;
+    let counters = Counters::create(&checked.ruleset)?;
+    let program = load(&compile(&rules)?.with_maps(&counters.descriptors()))?;
+    for (name, frame) in [
+        ("counted: udp, no rule matches", frame(17, 9999)),
+        ("counted, udp in tcp: funnel and unfunnel", frame(17, 4739)),
+        ("counted, tcp in tcp: funnel and unfunnel", frame(6, 8080)),
     ] {
         side_by_side(name, empty, &program, &frame)?;
     }

@@ -123,7 +123,7 @@ fn alias_over_ipv6_carries_bulk_tcp_both_ways() {
 
 /// Neither rule says which version: one attachment serves both, at the same time.
 #[test]
-fn one_ruleset_serves_both_versions() {
+fn upstream_trap_ipv6_does_not_leak_as_one_ruleset_serves_both_versions() {
     if !require(&NEEDS) {
         return;
     }
