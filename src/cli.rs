@@ -8,6 +8,9 @@ mod attach;
 mod compile;
 mod container;
 mod counted;
+mod doctor;
+mod explain;
+mod generate;
 mod mirror;
 mod programs;
 mod rules;
@@ -22,6 +25,7 @@ use clap::error::ErrorKind;
 
 pub use args::{Cli, Command};
 
+use crate::explain::capture;
 use crate::{demo, kernel, net};
 
 /// The world outside, as much of it as a command may see.
@@ -67,6 +71,11 @@ pub enum Failure {
     Load(#[from] kernel::LoadError),
     #[error(transparent)]
     Demo(#[from] demo::Error),
+    /// What `doctor` has found.
+    #[error("{0}")]
+    Unfit(String),
+    #[error("{file}: {error}")]
+    Capture { file: String, error: capture::Error },
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     #[error(
@@ -115,7 +124,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),
         Some(Command::Compile(args)) => (compile::compile(&args, console), false),
+        Some(Command::Explain(args)) => (explain::run(&args, console), false),
         Some(Command::Mirror(args)) => (mirror::run(&args, console), false),
+        Some(Command::Doctor(args)) => (doctor::run(&args, console), false),
+        Some(Command::Completions(args)) => (generate::completions(&args, console), false),
+        Some(Command::Man(args)) => (generate::man(&args, console), false),
         Some(Command::Demo) => (show(console), false),
     };
     let result = result.and_then(|()| console.out.flush().map_err(Failure::from));

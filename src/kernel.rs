@@ -9,12 +9,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use aya::EbpfLoader;
-use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, loaded_programs};
+use aya::{Ebpf, EbpfLoader};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 pub mod counters;
+pub mod trial;
 mod verdict;
 
 pub use counters::Counters;
@@ -82,15 +83,10 @@ pub fn prepare() {
 
 /// Loads the named programs of one object, in the order of `names`: all of them, or none.
 pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
-    raise_memlock();
-    let object = LOADER.lock().unwrap_or_else(PoisonError::into_inner).load(elf);
-    let mut object = object.map_err(|error| LoadError::Object(format!("{error:?}")))?;
+    let mut object = open(elf)?;
     let mut loaded: HashMap<&str, Program> = HashMap::new();
     for name in names {
-        let program: &mut SchedClassifier = object
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| LoadError::Object(format!("no program `{name}` in the object")))?;
+        let program = classifier(&mut object, name)?;
         program.load().map_err(|error| explain(name, error))?;
         let broken = |error: &dyn std::fmt::Display| LoadError::Object(format!("program `{name}`: {error}"));
         let info = program.info().map_err(|error| broken(&error))?;
@@ -103,10 +99,42 @@ pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
     Ok(names.iter().filter_map(|name| loaded.remove(name)).collect())
 }
 
+/// Reads an object, and makes ready to load what is in it.
+fn open(elf: &[u8]) -> Result<Ebpf, LoadError> {
+    raise_memlock();
+    let object = LOADER.lock().unwrap_or_else(PoisonError::into_inner).load(elf);
+    object.map_err(|error| LoadError::Object(format!("{error:?}")))
+}
+
+fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, LoadError> {
+    object
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| LoadError::Object(format!("no program `{name}` in the object")))
+}
+
 /// A program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
 pub fn program_by_id(id: u32) -> Option<OwnedFd> {
     let info = loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))?;
     info.fd().ok()?.as_fd().try_clone_to_owned().ok()
+}
+
+/// The programs on an interface's TCX hook, which run before tc's filters; `None` if there are none, or if the
+/// kernel does not have the hook.
+pub fn tcx(interface: &str, egress: bool) -> Option<String> {
+    let side = if egress { TcAttachType::Egress } else { TcAttachType::Ingress };
+    match SchedClassifier::query_tcx(interface, side) {
+        Ok((_, programs)) if programs.is_empty() => None,
+        Ok((_, programs)) => {
+            let names: Vec<&str> = programs.iter().map(|info| info.name_as_str().unwrap_or("?")).collect();
+            Some(names.join(", "))
+        }
+        // It has found some, and was not allowed to look at them.
+        Err(ProgramError::SyscallError(error)) if error.call == "bpf_prog_get_fd_by_id" => {
+            Some("programs (CAP_SYS_ADMIN is needed to see their names)".to_owned())
+        }
+        Err(_) => None,
+    }
 }
 
 /// Kernels before 5.11 count a program against RLIMIT_MEMLOCK. Later ones do not care, so failing is fine.

@@ -7,28 +7,27 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use range_set_blaze::{Integer, RangeSetBlaze};
 
-use crate::ir::{Action, Family, Funnel, Rule};
+use crate::ir::{Action, Addresses, Family, Funnel, Rule};
 use crate::syntax::FLAGS;
 
 /// The rule on one line, without its end.
 pub fn rule(rule: &Rule) -> String {
     let mut words: Vec<String> = Vec::new();
-    for (word, set) in [("saddr", &rule.saddr), ("daddr", &rule.daddr)] {
-        let text = match (set.has(Family::V4), set.has(Family::V6)) {
-            _ if *set == set.widened() => continue,
-            (_, false) => matched(word, &set.v4, prefixes4),
-            _ => matched(word, &set.v6, prefixes6),
-        };
-        words.push(text);
+    // The word for a version of IP, unless the rule is about both.
+    match Family::ALL.map(|family| rule.is_about(family)) {
+        [true, false] => words.push(Family::V4.to_string()),
+        [false, true] => words.push(Family::V6.to_string()),
+        _ => {}
     }
-    if !words.is_empty() || !rule.is_about(Family::V4) {
-        let family = if rule.is_about(Family::V4) { Family::V4 } else { Family::V6 };
-        words.insert(0, family.to_string());
+    for (word, set) in [("saddr", &rule.saddr), ("daddr", &rule.daddr)] {
+        if *set != set.widened() {
+            words.push(format!("{word} {}", addresses(set)));
+        }
     }
     words.push(rule.proto.to_string());
     let ports = [("sport", &rule.sport), ("dport", &rule.dport)];
     for (word, set) in ports.into_iter().filter(|(_, set)| !set.is_universal()) {
-        words.push(matched(word, set, port_ranges));
+        words.push(format!("{word} {}", self::ports(set)));
     }
     let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
     let counter = if rule.counter { "counter " } else { "" };
@@ -62,20 +61,40 @@ pub fn action(action: &Action) -> String {
     }
 }
 
-/// `dport 80`, `dport != 80`, `dport { 80, 90-99 }`: whichever of a set and its complement is shorter.
-fn matched<T: Integer>(
-    word: &str,
-    set: &RangeSetBlaze<T>,
-    items: fn(&RangeSetBlaze<T>) -> Vec<String>,
-) -> String {
-    let (inside, outside) = (items(set), items(&!set));
-    // A range is two numbers. Sets with port 0, which cannot be written, are shorter from outside.
-    let numbers = |items: &[String]| items.iter().map(|item| 1 + item.matches('-').count()).sum::<usize>();
-    if numbers(&inside) <= numbers(&outside) {
-        format!("{word} {}", listed(inside))
-    } else {
-        format!("{word} != {}", listed(outside))
+/// What stands behind `saddr` or `daddr`.
+fn addresses(set: &Addresses) -> String {
+    match Family::ALL.map(|family| set.has(family)) {
+        [_, false] => return addresses4(&set.v4),
+        [false, true] => return addresses6(&set.v6),
+        [true, true] => {}
     }
+    let both = |v4: &RangeSetBlaze<u32>, v6: &RangeSetBlaze<u128>| [prefixes4(v4), prefixes6(v6)].concat();
+    let (inside, outside) = (both(&set.v4, &set.v6), both(&!&set.v4, &!&set.v6));
+    // From outside, both versions must be named, too.
+    let named = !set.v4.is_universal() && !set.v6.is_universal();
+    if inside.len() <= outside.len() || !named { listed(inside) } else { format!("!= {}", listed(outside)) }
+}
+
+/// What stands there for IPv4 alone.
+pub fn addresses4(set: &RangeSetBlaze<u32>) -> String {
+    shorter(set, prefixes4)
+}
+
+/// The same for IPv6.
+pub fn addresses6(set: &RangeSetBlaze<u128>) -> String {
+    shorter(set, prefixes6)
+}
+
+/// What stands behind `sport` or `dport`.
+pub fn ports(set: &RangeSetBlaze<u16>) -> String {
+    // Port 0 cannot be written: of a set and its complement, it is in one.
+    if set.contains(0) { format!("!= {}", listed(port_ranges(&!set))) } else { listed(port_ranges(set)) }
+}
+
+/// `10.0.0.1`, `!= 10.0.0.1`, `{ 10.0.0.1, 10.0.0.8/29 }`: whichever of a set and its complement is shorter.
+fn shorter<T: Integer>(set: &RangeSetBlaze<T>, items: fn(&RangeSetBlaze<T>) -> Vec<String>) -> String {
+    let (inside, outside) = (items(set), items(&!set));
+    if inside.len() <= outside.len() { listed(inside) } else { format!("!= {}", listed(outside)) }
 }
 
 fn listed(items: Vec<String>) -> String {
@@ -148,12 +167,21 @@ mod tests {
         let cases = [
             ("udp dport 53 drop", "udp dport 53 actions drop"),
             (
-                "dport 53 ip udp actions funnel encap tcp dport 2 sport 1",
+                "dport 53 udp actions funnel encap tcp dport 2 sport 1",
                 "udp dport 53 actions funnel tcp sport 1 dport 2",
             ),
+            ("dport 53 ip udp drop", "ip udp dport 53 actions drop"),
             ("daddr 10.1.2.3/255.0.0.0 tcp accept", "ip daddr 10.0.0.0/8 tcp actions accept"),
             ("saddr != 0.0.0.1/32 tcp accept", "ip saddr != 0.0.0.1 tcp actions accept"),
-            ("saddr 1.1.1.1/0 tcp sport != 9 accept", "tcp sport != 9 actions accept"),
+            ("saddr 2001:db8:0::/32 tcp accept", "ip6 saddr 2001:db8::/32 tcp actions accept"),
+            ("saddr { ::1, 10.0.0.1 } tcp accept", "saddr { 10.0.0.1, ::1 } tcp actions accept"),
+            ("saddr != { ::1, 10.0.0.1 } tcp accept", "saddr != { 10.0.0.1, ::1 } tcp actions accept"),
+            ("saddr 1.1.1.1/0 tcp sport != 9 accept", "ip tcp sport != 9 actions accept"),
+            (
+                "tcp dport 1-65535 sport != { 1, 2, 7 } accept",
+                "tcp sport != { 1-2, 7 } dport 1-65535 actions accept",
+            ),
+            ("tcp dport { 3, 1-2, 9 } accept", "tcp dport { 1-3, 9 } actions accept"),
             ("tcp dport 80 unalias { 9, 8, }", "tcp dport 80 actions unalias { 8, 9 }"),
             ("tcp dport 80 unalias {8}", "tcp dport 80 actions unalias 8"),
         ];

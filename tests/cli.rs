@@ -170,7 +170,7 @@ fn help_and_version_are_data() {
 fn every_flag_is_in_the_help_of_its_command() {
     use clap::CommandFactory;
     let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
-    let expected: [(&str, &[&str]); 6] = [
+    let expected: [(&str, &[&str]); 10] = [
         (
             "attach",
             &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug", "--deny", "--counters"],
@@ -179,12 +179,17 @@ fn every_flag_is_in_the_help_of_its_command() {
         ("status", &["--json"]),
         ("check", &["<FILE>", "--deny"]),
         ("compile", &["<FILE>", "--emit", "--output", "--link", "--deny"]),
+        ("explain", &["[FILE]", "--ruleset", "--packet", "--pcap", "--write", "--brief"]),
+        ("doctor", &["[FILE]", "--ruleset"]),
+        ("completions", &["<SHELL>"]),
+        ("man", &["[COMMAND]"]),
         ("mirror", &["[FILE]", "--ruleset", "--from", "--to", "--no-nat"]),
     ];
     let definition = sfunnel::cli::Cli::command();
     for (name, flags) in expected {
         let help = out(&run(sfunnel(&[name, "--help"]), ""));
-        let everywhere: &[&str] = if ["attach", "detach", "status"].contains(&name) { &place } else { &[] };
+        let everywhere: &[&str] =
+            if ["attach", "detach", "status", "doctor"].contains(&name) { &place } else { &[] };
         for flag in flags.iter().chain(everywhere) {
             assert!(help.contains(flag), "{name} {flag}: {help}");
         }
@@ -261,6 +266,34 @@ fn a_comment_does_not_swallow_the_lines_behind_it() {
 }
 
 #[test]
+fn explain_without_privileges_explains_the_rules_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let packet = "udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100";
+    let args = ["explain", "-", "--packet", packet];
+    let output = run(as_nobody(directory.path(), &args), RULES);
+    assert_eq!(code(&output), 0, "{}", talk(&output));
+    assert!(talk(&output).starts_with("not run in the kernel"), "{}", talk(&output));
+    for part in ["rule 0: matches", "  would funnel tcp sport 540 dport 179\n", "  UDP, 8 bytes\n"] {
+        assert!(out(&output).contains(part), "{part}: {}", out(&output));
+    }
+    // What the kernel did not make cannot be written.
+    let output = run(as_nobody(directory.path(), &[&args[..], &["-w", "/tmp/x"]].concat()), RULES);
+    assert_eq!((code(&output), out(&output).as_str()), (1, ""), "{}", talk(&output));
+}
+
+#[test]
+fn explain_refuses_words_and_files_that_it_cannot_read() {
+    let output = run(sfunnel(&["explain", "-", "--packet", "udp 10.0.0.1 > 10.0.0.2:53"]), RULES);
+    assert_eq!((code(&output), out(&output).as_str()), (2, ""));
+    assert!(talk(&output).contains("`10.0.0.1` is not a value for `source`"), "{}", talk(&output));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "no capture").unwrap();
+    let output = run(sfunnel(&["explain", "-", "--pcap", file.path().to_str().unwrap()]), RULES);
+    assert_eq!((code(&output), out(&output).as_str()), (1, ""));
+    assert!(talk(&output).contains("neither pcap nor pcapng"), "{}", talk(&output));
+}
+
+#[test]
 fn an_unreadable_file_is_a_system_error() {
     for command in ["check", "compile"] {
         let output = run(sfunnel(&[command, "/nonexistent/rules.sf"]), "");
@@ -275,11 +308,10 @@ fn as_nobody(directory: &Path, args: &[&str]) -> Command {
     let binary: PathBuf = directory.join("sfunnel");
     if !binary.exists() {
         fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-        // By another process: a file open for writing here is inherited by whatever other tests are starting,
-        // and cannot be executed until they have.
-        assert!(
-            Command::new("cp").arg(env!("CARGO_BIN_EXE_sfunnel")).arg(&binary).status().unwrap().success()
-        );
+        // By another process: while a file is open for writing here, what other tests start has it open, too, and
+        // nobody can run it ("text file busy").
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_sfunnel")).arg(&binary).status().unwrap();
+        assert!(copied.success());
     }
     let mut command = if nix::unistd::geteuid().is_root() {
         let mut command = Command::new("setpriv");

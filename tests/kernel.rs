@@ -18,6 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use range_set_blaze::RangeSetBlaze;
 use sfunnel::codegen::Link;
+use sfunnel::explain;
 use sfunnel::ir;
 use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
@@ -229,6 +230,37 @@ fn ipv6_packets_that_are_not_plain_pass_unchanged() {
         let frame = Packet::parse(&format!("ip 2001:db8::1 > 2001:db8::2 {words}")).expect("words").frame();
         let (verdict, after) = loaded.run(&frame, SkBuff::default()).expect("a run");
         assert_eq!((verdict, hex(&after)), (-1, hex(&frame)), "{words}");
+    }
+}
+
+/// No kernel needed: what `explain` says about a packet against the model.
+#[test]
+fn explain_names_the_rule_that_matches() {
+    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&arb::case(1..12usize), |case| {
+        let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
+        let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+        for packet in &case.packets {
+            let outcome = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
+            let key = explain::key(&packet.frame);
+            prop_assert_eq!(key.is_ok(), outcome.key.is_some(), "{}: {:?}", packet.words, key);
+            let Ok(key) = key else { continue };
+            let matching = explain::matching(&compiled.ruleset, &key);
+            prop_assert_eq!(matching.rule, outcome.rule, "{}", packet.words);
+            prop_assert_eq!(matching.misses.len(), outcome.rule.unwrap_or(case.rules.len()));
+            // A reason why the packet is left alone is there if, and only if, it is.
+            if let Some(rule) = outcome.rule
+                && !matches!(case.rules[rule].action, Action::Accept | Action::Drop)
+            {
+                let action = &compiled.ruleset.rules[rule].action;
+                let why = explain::reluctance(action, &packet.frame, packet.gso);
+                prop_assert_eq!(why.is_some(), outcome.frame == packet.frame, "{}: {:?}", packet.words, why);
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::tools::{Input, Mirror};
+pub use self::tools::{Completions, Doctor, Explain, Input, Manual, Mirror};
 use super::settings::Direction;
 use crate::codegen::Side;
 use crate::net::{Gso, Link};
@@ -78,8 +78,12 @@ Examples:
 Examples:
   sfunnel compile rules.sf
   sfunnel compile rules.sf --emit tree
+  sfunnel compile rules.sf --emit json | jq '.rules[].normal'
   sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
     Compile(Compile),
+    /// Say which rule takes a packet, which do not and why, and show its headers before and after
+    #[command(after_help = tools::EXPLAIN)]
+    Explain(Explain),
     /// From the rules of one end and hook, write those of the other three; needs no privilege
     #[command(after_help = tools::MIRROR)]
     Mirror(Mirror),
@@ -93,6 +97,15 @@ Makes two network namespaces without a name and a veth pair between them, attach
 rules at both ends, and sends UDP and TCP through real sockets. Nothing outside is
 touched, and nothing is left behind, however it ends.")]
     Demo,
+    /// Say whether rules can be attached here, and what is in the way
+    #[command(after_help = tools::DOCTOR)]
+    Doctor(Doctor),
+    /// Write what makes a shell complete commands and flags
+    #[command(after_help = tools::COMPLETIONS)]
+    Completions(Completions),
+    /// Write a manual page
+    #[command(after_help = tools::MAN)]
+    Man(Manual),
 }
 
 /// Which hooks.
@@ -241,6 +254,8 @@ pub enum Emit {
     Elf,
     /// The decision tree
     Tree,
+    /// All of it, for other tools: docs/tools.md
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

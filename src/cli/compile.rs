@@ -8,8 +8,8 @@ use super::rules::Lists;
 use super::settings::{defined, file_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Options};
-use crate::elf;
 use crate::ir::Side;
+use crate::{elf, json};
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
@@ -48,6 +48,14 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         Emit::Tree => rules.tree.to_string().into_bytes(),
         Emit::Asm => compile()?.listing(&titles).into_bytes(),
         Emit::Hex => compile()?.hex(&titles).into_bytes(),
+        Emit::Json => {
+            let (link, program) = (args.link.into(), compile()?);
+            let document = json::document(&rules.source, &rules.ruleset, &rules.tree, &program, link);
+            let mut text = serde_json::to_vec_pretty(&document)
+                .map_err(|error| Failure::Internal(format!("cannot write JSON: {error}")))?;
+            text.push(b'\n');
+            text
+        }
         Emit::Elf => elf::wrap(&[("sfunnel", &compile()?)])?,
     };
     match &args.output {

@@ -1,20 +1,9 @@
-//! Reads frames: the headers of one packet, and whether its checksums are right.
+//! Reads frames of the demo's flows: funneled or not, and whether their checksums are right.
 //!
-//! Comes in: bytes and the flow they may belong to. Goes out: slices. Independent of `codegen`: it judges
-//! what that has made, and sums every byte to do so.
+//! Comes in: bytes and the flow they may belong to. Goes out: slices.
 
 use super::flow::Flow;
-use crate::ir::Proto;
-
-const ETHERNET: usize = 14;
-
-/// A TCP or UDP header with all that follows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment<'a> {
-    pub proto: Proto,
-    pub bytes: &'a [u8],
-    header_len: usize,
-}
+use crate::dissect::{Ip, Segment, Sum, add, fold};
 
 /// A packet of one of the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,105 +15,20 @@ pub struct Packet<'a> {
     pub inner: Segment<'a>,
 }
 
-/// What a checksum field holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sum {
-    Right,
-    /// The sum of the pseudo-header only: whatever sends the packet to a cable adds up the rest.
-    Unfinished,
-    Wrong,
-}
-
-impl<'a> Segment<'a> {
-    fn read(proto: Proto, bytes: &'a [u8]) -> Option<Self> {
-        let header_len = match proto {
-            Proto::Tcp => usize::from(bytes.get(12)? >> 4) * 4,
-            Proto::Udp => 8,
-        };
-        (header_len >= usize::from(proto.header_len()) && bytes.len() >= header_len).then_some(Self {
-            proto,
-            bytes,
-            header_len,
-        })
-    }
-
-    pub fn sport(&self) -> u16 {
-        half(self.bytes, 0)
-    }
-
-    pub fn dport(&self) -> u16 {
-        half(self.bytes, 2)
-    }
-
-    pub fn header(&self) -> &'a [u8] {
-        self.bytes.get(..self.header_len).unwrap_or_default()
-    }
-
-    pub fn payload(&self) -> &'a [u8] {
-        self.bytes.get(self.header_len..).unwrap_or_default()
-    }
-
-    pub fn checksum(&self) -> u16 {
-        half(self.bytes, self.checksum_at())
-    }
-
-    fn checksum_at(&self) -> usize {
-        match self.proto {
-            Proto::Tcp => 16,
-            Proto::Udp => 6,
-        }
-    }
-
-    /// The pseudo-header's sum (RFC 9293 section 3.1); `addresses` are eight bytes.
-    fn pseudo(&self, addresses: &[u8]) -> u64 {
-        let length = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
-        add(addresses) + u64::from(self.proto.number()) + length
-    }
-
-    fn sum(&self, addresses: &[u8]) -> Sum {
-        let pseudo = self.pseudo(addresses);
-        match fold(pseudo + add(self.bytes)) {
-            0xffff => Sum::Right,
-            _ if self.checksum() == fold(pseudo) => Sum::Unfinished,
-            _ => Sum::Wrong,
-        }
-    }
-
-    /// The same bytes with the checksum finished.
-    fn finished(&self, addresses: &[u8]) -> Vec<u8> {
-        let mut bytes = self.bytes.to_vec();
-        let at = self.checksum_at();
-        if self.sum(addresses) == Sum::Unfinished {
-            // The field holds the pseudo-header's sum already.
-            let sum = !fold(add(&bytes));
-            if let Some(field) = bytes.get_mut(at..at + 2) {
-                field.copy_from_slice(&sum.to_be_bytes());
-            }
-        }
-        bytes
-    }
-}
-
 impl<'a> Packet<'a> {
     /// The packet in an Ethernet frame, if it belongs to the flow.
     pub fn read(frame: &'a [u8], flow: &Flow) -> Option<Self> {
-        if half(frame, 12) != 0x0800 {
-            return None;
-        }
-        let packet = frame.get(ETHERNET..)?;
-        let ip_len = usize::from(packet.first()? & 0xf) * 4;
-        let (ip, rest) = packet.get(..usize::from(half(packet, 2)))?.split_at_checked(ip_len)?;
-        let proto = Proto::ALL.into_iter().find(|proto| ip.get(9) == Some(&proto.number()))?;
-        let segment = Segment::read(proto, rest)?;
-        let (sport, dport) = (segment.sport(), segment.dport());
+        let packet = Ip::in_frame(frame).ok()?;
+        let segment = packet.segment().ok()?;
+        let (proto, sport, dport) = (segment.proto, segment.sport(), segment.dport());
         if flow.is_plain(proto, sport, dport) {
-            return Some(Self { ip, outer: None, inner: segment });
+            return Some(Self { ip: packet.header, outer: None, inner: segment });
         }
         if !flow.is_funneled(proto, sport, dport) {
             return None;
         }
         let inner = Segment::read(flow.inner, segment.payload())?;
-        Some(Self { ip, outer: Some(segment), inner })
+        Some(Self { ip: packet.header, outer: Some(segment), inner })
     }
 
     fn addresses(&self) -> &'a [u8] {
@@ -161,34 +65,6 @@ impl<'a> Packet<'a> {
         let outer = self.outer.map(|outer| outer.header()).unwrap_or_default();
         [self.ip, outer, &self.inner.finished(self.inner_addresses())].concat()
     }
-}
-
-/// Two bytes in host order; 0 beyond the end.
-pub fn half(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |&two| u16::from_be_bytes(two))
-}
-
-/// Four bytes in host order; 0 beyond the end.
-pub fn word(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |&four| u32::from_be_bytes(four))
-}
-
-/// The sum of all 16-bit words (RFC 1071), not folded.
-fn add(bytes: &[u8]) -> u64 {
-    (0..bytes.len())
-        .step_by(2)
-        .map(|at| match bytes.get(at..) {
-            Some([last]) => u64::from(*last) << 8,
-            _ => u64::from(half(bytes, at)),
-        })
-        .sum()
-}
-
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

@@ -7,37 +7,14 @@ use std::time::Duration;
 
 use super::flow::{FLOWS, Flow, Place};
 use super::lab::{Installation, Installed};
-use super::life::{self, Block, Row, UNFINISHED};
-use super::packet::{Packet, Segment};
+use super::life::{self, Block, Row};
+use super::packet::Packet;
 use super::wire::{Life, Sighting};
 use super::{Run, lab};
+use crate::dissect::Segment;
+use crate::dissect::fields::{self, UNFINISHED};
 use crate::ir::Proto;
-
-/// Colours, if wanted. Text goes in padded already: what colours add has no width.
-#[derive(Debug, Clone, Copy)]
-struct Paint(bool);
-
-impl Paint {
-    fn title(self, text: &str) -> String {
-        self.with("1", text)
-    }
-
-    fn changed(self, text: &str) -> String {
-        self.with("33", text)
-    }
-
-    fn pushed(self, text: &str) -> String {
-        self.with("32", text)
-    }
-
-    fn faint(self, text: &str) -> String {
-        self.with("2", text)
-    }
-
-    fn with(self, code: &str, text: &str) -> String {
-        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
-    }
-}
+use crate::paint::Paint;
 
 /// A run that went well.
 #[derive(Debug)]
@@ -126,7 +103,7 @@ impl Report {
             writeln!(out, "  The {} bytes pushed, from byte {offset} of the frame:", header.len())?;
             for (number, line) in header.chunks(16).enumerate() {
                 let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-                let text: String = line.iter().map(|&byte| life::printable(byte)).collect();
+                let text: String = line.iter().map(|&byte| fields::printable(byte)).collect();
                 let hex = paint.pushed(&format!("{:<48}", hex.join(" ")));
                 writeln!(out, "    {:04x}  {hex}  {text}", number * 16)?;
             }
@@ -228,7 +205,7 @@ fn line(out: &mut dyn Write, paint: Paint, flow: &Flow, sighting: &Sighting) -> 
         |segment: &Segment<'_>| format!("{} {} > {}", segment.proto, segment.sport(), segment.dport());
     let outer = paint.pushed(&format!("{:<16}", ports(&outer)));
     let inner = ports(&packet.inner);
-    let flags = life::flags(packet.inner.header());
+    let flags = fields::flags(packet.inner.header());
     let bytes = packet.inner.payload().len();
     let data = if bytes == 0 { String::new() } else { format!("{bytes} bytes of data") };
     let text = format!("  {way}    {outer}  {inner:<20}{flags:<9}{data}");

@@ -40,7 +40,7 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
             },
             Action::Unfunnel { .. } => faults.push(unguarded(rule, written)),
             Action::Unalias { end, ports } => {
-                for alias in aliases(&bare, *end, ports) {
+                if let Some(alias) = alias(&bare, *end, ports) {
                     sent.push((rule, alias.clone(), alias));
                 }
             }
@@ -129,18 +129,15 @@ fn unalias(rule: &Rule, bare: &Rule, end: End, port: u16) -> Result<Option<(Rule
     Ok(Some((Rule { action: action.clone(), ..arrives }, Rule { action, ..restores })))
 }
 
-/// The rules that hide what this one restores, one for each port.
-fn aliases(rule: &Rule, end: End, ports: &RangeSetBlaze<u16>) -> Vec<Rule> {
+/// The rule that hides what this one restores.
+fn alias(rule: &Rule, end: End, ports: &RangeSetBlaze<u16>) -> Option<Rule> {
     let matched = match end {
         End::Sport => &rule.sport,
         End::Dport => &rule.dport,
     };
-    let Some(port) = matched.first() else { return Vec::new() };
+    let port = matched.first()?;
     let hidden = ports - &only(port);
-    hidden
-        .iter()
-        .map(|hidden| Rule { action: Action::Alias { end, port }, ..with_port(rule, end, only(hidden)) })
-        .collect()
+    Some(Rule { action: Action::Alias { end, port }, ..with_port(rule, end, hidden) })
 }
 
 fn with_port(rule: &Rule, end: End, ports: RangeSetBlaze<u16>) -> Rule {

@@ -51,6 +51,7 @@ impl Interface {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     pub interface: Interface,
+    pub mtu: Option<u32>,
     /// Administratively up, and packets can pass.
     pub running: bool,
     /// How many segments a packet of a local TCP socket may hold.
@@ -68,6 +69,7 @@ pub fn list(netlink: &mut Netlink) -> Result<Vec<Interface>> {
 pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const HEADER: usize = 16; // struct ifinfomsg
     const IFLA_IFNAME: u16 = 3;
+    const IFLA_MTU: u16 = 4;
     const IFLA_OPERSTATE: u16 = 16;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_GSO_MAX_SEGS: u16 = 40;
@@ -82,6 +84,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
                 name: String::new(),
                 link_type: u16::from_ne_bytes([t0, t1]),
             },
+            mtu: None,
             running: false,
             gso_max_segs: None,
             per_packet: false,
@@ -89,6 +92,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
         for (kind, value) in answer.attributes(HEADER) {
             match kind {
                 IFLA_IFNAME => device.interface.name = netlink::text(&value),
+                IFLA_MTU => device.mtu = netlink::word(&value),
                 IFLA_OPERSTATE => device.running = value.first() == Some(&IF_OPER_UP),
                 IFLA_LINKINFO => device.per_packet = is_per_packet(&value),
                 IFLA_GSO_MAX_SEGS => device.gso_max_segs = netlink::word(&value),

@@ -232,7 +232,7 @@ mod tests {
 
     fn device(index: i32, name: &str) -> Device {
         let interface = Interface { index, name: name.to_owned(), link_type: 1 };
-        Device { interface, running: true, gso_max_segs: None, per_packet: false }
+        Device { interface, mtu: None, running: true, gso_max_segs: None, per_packet: false }
     }
 
     fn ends(interface: &Interface) -> [Device; 2] {

@@ -23,7 +23,8 @@ cargo xtask COMMAND
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 7] = ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo"];
+const KERNEL_TESTS: [&str; 9] =
+    ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo", "mirror", "tools"];
 
 /// Programs that some tests use, and the Debian packages they come in.
 const TOOLS: [(&str, &str); 11] = [

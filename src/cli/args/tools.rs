@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::Defines;
+use super::{Defines, Place};
 use crate::mirror::Role;
 
 pub const MIRROR: &str = "\
@@ -17,6 +17,71 @@ Examples:
 
 What cannot be known at the other end is left out, and a comment says so, or it is an
 error that says what to write: docs/tools.md. Ports are taken to be the same at both ends.";
+
+pub const EXPLAIN: &str = "\
+Examples:
+  sfunnel explain rules.sf --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100'
+  sfunnel explain rules.sf --packet 'tcp [2001:db8::1]:5000 > [2001:db8::2]:80 syn' --brief
+  sfunnel explain --ruleset 'tcp dport 179 sport 540 actions unfunnel udp' \
+      --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 in tcp 540 > 179 len 100'
+  sfunnel explain rules.sf --pcap in.pcap -w out.pcap --brief
+
+A packet in words is PROTO SRC:PORT > DST:PORT, then any of
+  in PROTO PORT > PORT             in a funnel of these ports
+  len N, ttl N, tos N, id N, df    bytes of data; of the IP header
+  syn, ack, fin, rst, psh, urg     TCP flags; ack if none is named
+  seq N, ackno N, window N, urgent N
+  nosum                            UDP without a checksum
+  gso N                            still to be cut into segments of N bytes
+
+Packets run through the real program in the kernel, which attaches nothing and needs
+CAP_BPF and CAP_NET_ADMIN. Without them, the rules alone are explained.";
+
+pub const DOCTOR: &str = "\
+Examples:
+  sfunnel doctor
+  sfunnel doctor -i eth0 --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
+  sfunnel doctor -i eth0 rules.sf
+
+Tries what `attach` does, in a network namespace of its own, and looks at the interfaces:
+link headers, qdiscs, filters and programs in front. With rules, says how many bytes they
+add and what fits into the MTU. Exit code 1 when something would not work.";
+
+/// What doctor looks at.
+#[derive(Debug, Default, Args)]
+pub struct Doctor {
+    #[command(flatten)]
+    pub place: Place,
+    /// File with the rules to reckon with, `-` for standard input
+    pub file: Option<PathBuf>,
+    /// The rules themselves
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    pub ruleset: Option<String>,
+}
+
+pub const COMPLETIONS: &str = "\
+Examples:
+  sfunnel completions bash > /etc/bash_completion.d/sfunnel
+  sfunnel completions zsh > ~/.zfunc/_sfunnel
+  sfunnel completions fish > ~/.config/fish/completions/sfunnel.fish";
+
+pub const MAN: &str = "\
+Examples:
+  sfunnel man | man -l -
+  sfunnel man explain > /usr/local/share/man/man8/sfunnel-explain.8";
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// For which shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct Manual {
+    /// The page of one command [default: the page of the program]
+    pub command: Option<String>,
+}
 
 /// Rules to look at.
 #[derive(Debug, Default, Args)]
@@ -44,6 +109,24 @@ pub struct Mirror {
     /// Addresses are the same at both ends: keep them
     #[arg(long)]
     pub no_nat: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[command(flatten)]
+    pub input: Input,
+    /// A packet in words; repeat it for more
+    #[arg(long, value_name = "WORDS", required_unless_present = "pcap")]
+    pub packet: Vec<String>,
+    /// Packets from a file, pcap or pcapng, of an Ethernet or IP interface
+    #[arg(long, value_name = "FILE", conflicts_with = "packet")]
+    pub pcap: Option<PathBuf>,
+    /// Write what is passed on to this file, as pcap
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// One line a packet
+    #[arg(long)]
+    pub brief: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,47 @@
+//! `doctor`: findings, one a line; exit code 1 if something would not work.
+
+use super::args::{Doctor, Input, Strict};
+use super::attach::{interfaces, open};
+use super::rules::Rules;
+use super::settings::{Direction, Target, input_source};
+use super::{Console, Failure};
+use crate::doctor::{self, Finding, Level, size};
+use crate::net::links;
+use crate::paint::Paint;
+
+pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
+    let rules = match (&args.ruleset, &args.file) {
+        (None, None) => None,
+        (ruleset, file) => {
+            let input = Input { ruleset: ruleset.clone(), file: file.clone() };
+            Some(Rules::read(input_source(&input)?, Strict::default(), console)?)
+        }
+    };
+    let target = Target::read(&args.place, Direction::Both, console)?;
+    let mut netlink = open(&target)?;
+    let mut found = doctor::programs();
+    let wanted = interfaces(&target, &mut netlink)?;
+    for device in links::devices(&mut netlink)?.iter().filter(|device| wanted.contains(&device.interface)) {
+        found.extend(doctor::interface(&mut netlink, device)?);
+        if let (Some(rules), Some(mtu)) = (&rules, device.mtu) {
+            found.extend(size::findings(&rules.ruleset, &device.interface.name, mtu));
+        }
+    }
+    let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
+    let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
+    for Finding { level, about, text } in &found {
+        let level_text = format!("{level:<4}");
+        let level_text = match level {
+            Level::Good => paint.pushed(&level_text),
+            Level::Note => paint.changed(&level_text),
+            Level::Bad => paint.popped(&level_text),
+        };
+        writeln!(console.out, "{level_text}  {about:<width$}  {text}")?;
+    }
+    let bad = found.iter().filter(|finding| finding.level == Level::Bad).count();
+    match bad {
+        0 => Ok(()),
+        1 => Err(Failure::Unfit("one finding is bad".to_owned())),
+        n => Err(Failure::Unfit(format!("{n} findings are bad"))),
+    }
+}

@@ -1,0 +1,180 @@
+//! `sfunnel doctor`: is this a place where rules can be attached, and what do they ask of the network?
+//!
+//! Comes in: interfaces, a ruleset if there is one. Goes out: findings. Asks the kernel by trying, never by its
+//! version. Changes nothing: what it attaches to try it, it attaches in a network namespace of its own.
+
+pub mod size;
+
+use std::fmt;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::codegen::Link;
+use crate::diag::Source;
+use crate::net::links::Device;
+use crate::net::qdisc::{self, Qdisc};
+use crate::net::{self, Attachment, Hook, Netlink, filter, links};
+use crate::{check, codegen, elf, kernel, tree};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Good,
+    /// Worth knowing.
+    Note,
+    /// `attach` would fail, or packets would not meet the rules.
+    Bad,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Level::Good => "ok",
+            Level::Note => "note",
+            Level::Bad => "BAD",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub level: Level,
+    pub about: String,
+    pub text: String,
+}
+
+impl Finding {
+    fn new(level: Level, about: impl Into<String>, text: impl Into<String>) -> Self {
+        Finding { level, about: about.into(), text: text.into() }
+    }
+}
+
+/// One ruleset for each kind of program, since what they ask of a kernel differs.
+const SAMPLES: [(&str, &str); 3] = [
+    (
+        "funnel",
+        "udp dport 1 actions funnel tcp sport 2 dport 3\ntcp dport 1 actions funnel udp sport 2 dport 3\n",
+    ),
+    ("unfunnel", "tcp sport 2 dport 3 actions unfunnel udp\nudp sport 2 dport 3 actions unfunnel tcp\n"),
+    ("alias", "tcp dport 1 actions alias dport 2\ntcp dport 2 actions unalias { 1, 3 }\n"),
+];
+const PROGRAM: &str = "sfunnel_doctor";
+
+/// Whether the kernel takes our programs, and takes them where `attach` puts them.
+pub fn programs() -> Vec<Finding> {
+    let mut found = Vec::new();
+    for (name, rules) in SAMPLES {
+        match load(rules) {
+            Ok(_) => found.push(Finding::new(Level::Good, name, "the kernel takes its programs")),
+            Err(why) => {
+                found.push(Finding::new(Level::Bad, name, why));
+                // The others would fail for the same reason, mostly a missing capability.
+                return found;
+            }
+        }
+    }
+    let attached = thread::spawn(attach).join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+    found.push(match attached {
+        Ok(()) => Finding::new(Level::Good, "attaching", "to clsact, on ingress and egress (in a namespace of its own)"),
+        Err(Attaching::NotTried(errno)) => Finding::new(
+            Level::Note,
+            "attaching",
+            format!("not tried: making a network namespace to try it in: {errno} (needs CAP_SYS_ADMIN, `attach` does not)"),
+        ),
+        Err(Attaching::Failed(why)) => Finding::new(Level::Bad, "attaching", why),
+    });
+    found
+}
+
+fn load(rules: &str) -> Result<kernel::Program, String> {
+    let internal = |what: &dyn fmt::Display| format!("internal error, please report: {what}");
+    let Ok(checked) = check::read(&Source::new("doctor", rules)) else { return Err(internal(&"refused")) };
+    let tree = tree::build(&checked.ruleset);
+    let program =
+        codegen::compile(&checked.ruleset, &tree, Link::Ethernet).map_err(|error| internal(&error))?;
+    let object = elf::wrap(&[(PROGRAM, &program)]).map_err(|error| internal(&error))?;
+    let loaded = kernel::load(&object, &[PROGRAM]).map_err(|error| error.to_string())?;
+    loaded.into_iter().next().ok_or_else(|| internal(&"nothing was loaded"))
+}
+
+enum Attaching {
+    NotTried(nix::errno::Errno),
+    Failed(String),
+}
+
+/// In a thread of its own, whose namespace goes with it.
+fn attach() -> Result<(), Attaching> {
+    unshare(CloneFlags::CLONE_NEWNET).map_err(Attaching::NotTried)?;
+    let [(_, rules), ..] = SAMPLES;
+    let program = load(rules).map_err(Attaching::Failed)?;
+    let failed = |error: net::Error| Attaching::Failed(error.to_string());
+    let mut netlink = Netlink::open().map_err(|error| Attaching::Failed(error.to_string()))?;
+    let interfaces = links::list(&mut netlink).map_err(failed)?;
+    let attachments = interfaces.into_iter().flat_map(|interface| {
+        Hook::ALL.map(|hook| Attachment {
+            interface: interface.clone(),
+            hook,
+            program: std::os::fd::AsFd::as_fd(&program),
+            name: PROGRAM.to_owned(),
+        })
+    });
+    let plan = net::plan(&mut netlink, attachments.collect()).map_err(failed)?;
+    plan.apply(&mut netlink).map(|_| ()).map_err(failed)
+}
+
+/// What stands on an interface, as far as it is in the way.
+pub fn interface(netlink: &mut Netlink, device: &Device) -> net::Result<Vec<Finding>> {
+    let interface = &device.interface;
+    let about = interface.name.as_str();
+    let mut found = Vec::new();
+    let mtu = device.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
+    match interface.link() {
+        Some(Link::Ethernet) => found.push(Finding::new(Level::Good, about, format!("Ethernet{mtu}"))),
+        Some(Link::None) => found.push(Finding::new(Level::Good, about, format!("no link header (L3){mtu}"))),
+        None => found.push(Finding::new(
+            Level::Bad,
+            about,
+            format!(
+                "a link header that sfunnel does not know (ARPHRD {}): attach above or below it",
+                interface.link_type
+            ),
+        )),
+    }
+    let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+    match qdisc {
+        Qdisc::Legacy => found.push(Finding::new(
+            Level::Bad,
+            about,
+            format!("the legacy `ingress` qdisc stands where clsact goes: `tc qdisc del dev {about} ingress`, once nobody needs it"),
+        )),
+        Qdisc::Clsact { shared: true } => {
+            found.push(Finding::new(Level::Note, about, "clsact with a shared block: filters concern other interfaces, too"));
+        }
+        Qdisc::Absent | Qdisc::Clsact { shared: false } => {}
+    }
+    for hook in Hook::ALL {
+        let about = format!("{about} {hook}");
+        for filter in filter::list(netlink, interface, hook, qdisc)? {
+            let name = filter.name.as_deref().unwrap_or("without a name");
+            let what = format!("{} {name}", filter.kind);
+            if filter.is_ours() {
+                found.push(Finding::new(Level::Good, &about, format!("{name} is attached")));
+            } else if filter.priority == filter::PRIORITY {
+                let text =
+                    format!("a filter of somebody else at sfunnel's priority, {}: {what}", filter::PRIORITY);
+                found.push(Finding::new(Level::Bad, &about, text));
+            } else if filter.priority < filter::PRIORITY {
+                let text = format!(
+                    "a filter in front, at priority {}: {what}; what it decides on does not meet the rules",
+                    filter.priority
+                );
+                found.push(Finding::new(Level::Note, &about, text));
+            }
+        }
+        if let Some(programs) = kernel::tcx(&interface.name, hook == Hook::Egress) {
+            let text = format!("{programs} (TCX) in front; packets that it decides on do not meet the rules");
+            found.push(Finding::new(Level::Note, &about, text));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,104 @@
+//! Runs packets through a program in the kernel without attaching it (`BPF_PROG_TEST_RUN`).
+//!
+//! Comes in: an ELF object, Ethernet frames. Goes out: the program's verdict and the frame as it left it.
+
+use std::io;
+
+use aya::Ebpf;
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
+use nix::errno::Errno;
+
+use super::{LoadError, classifier, open};
+
+/// The most that kernels take (`bpf_prog_test_run_skb`): a page of 4 KiB less head room and `skb_shared_info`.
+pub const LONGEST: usize = 3520;
+
+/// The least that kernels take: an Ethernet header, and the fixed IP header if the type says that one follows.
+pub fn shortest(frame: &[u8]) -> usize {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => 14 + 20,
+        Some([0x86, 0xdd]) => 14 + 40,
+        _ => 14,
+    }
+}
+
+/// A program that is loaded and attached nowhere. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Trial {
+    object: Ebpf,
+    name: String,
+}
+
+/// What came of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// `TC_ACT_UNSPEC` (-1) or `TC_ACT_SHOT` (2).
+    pub verdict: i32,
+    pub frame: Vec<u8>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    #[error("{length} bytes are more than the kernel takes for a trial run ({LONGEST})")]
+    TooLong { length: usize },
+    #[error("{length} bytes are fewer than the kernel takes for a trial run ({shortest})")]
+    TooShort { length: usize, shortest: usize },
+    #[error("cannot run a packet through the program: {0}")]
+    Kernel(io::Error),
+    #[error("internal error, please report: {0}")]
+    Internal(String),
+}
+
+impl Trial {
+    /// Loads the program `name` of an object.
+    pub fn load(elf: &[u8], name: &str) -> Result<Self, LoadError> {
+        let mut object = open(elf)?;
+        let program = classifier(&mut object, name)?;
+        program.load().map_err(|error| super::explain(name, error))?;
+        Ok(Self { object, name: name.to_owned() })
+    }
+
+    /// Runs one frame. `gso_size`: that of a packet which is still to be segmented, else 0.
+    pub fn run(&self, frame: &[u8], gso_size: u32) -> Result<Outcome, TrialError> {
+        const SK_BUFF_LEN: usize = 192; // struct __sk_buff
+        const GSO_SIZE: usize = 176;
+        const ROOM: usize = 128; // what a program may add
+        let (length, shortest) = (frame.len(), shortest(frame));
+        if length < shortest {
+            return Err(TrialError::TooShort { length, shortest });
+        }
+        let mut context = [0; SK_BUFF_LEN];
+        if let Some(field) = context.get_mut(GSO_SIZE..GSO_SIZE + 4) {
+            field.copy_from_slice(&gso_size.to_ne_bytes());
+        }
+        let mut out = vec![0; length + ROOM];
+        let internal = |error: &dyn std::fmt::Display| TrialError::Internal(error.to_string());
+        let program: &SchedClassifier = self
+            .object
+            .program(&self.name)
+            .ok_or_else(|| internal(&"the program is gone"))?
+            .try_into()
+            .map_err(|error: ProgramError| internal(&error))?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        });
+        let result = match result {
+            Ok(result) => result,
+            Err(ProgramError::SyscallError(error)) => {
+                let errno = error.io_error.raw_os_error().map(Errno::from_raw);
+                let too_long = errno == Some(Errno::EINVAL) && length > LONGEST;
+                return Err(if too_long {
+                    TrialError::TooLong { length }
+                } else {
+                    TrialError::Kernel(error.io_error)
+                });
+            }
+            Err(error) => return Err(internal(&error)),
+        };
+        out.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
+        Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out })
+    }
+}
