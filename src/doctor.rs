@@ -147,13 +147,19 @@ pub fn interface(netlink: &mut Netlink, device: &Device) -> net::Result<Vec<Find
             about,
             format!("the legacy `ingress` qdisc stands where clsact goes: `tc qdisc del dev {about} ingress`, once nobody needs it"),
         )),
-        Qdisc::Clsact { shared: true } => {
-            found.push(Finding::new(Level::Note, about, "clsact with a shared block: filters concern other interfaces, too"));
-        }
-        Qdisc::Absent | Qdisc::Clsact { shared: false } => {}
+        Qdisc::Absent | Qdisc::Clsact(_) => {}
     }
     for hook in Hook::ALL {
         let about = format!("{about} {hook}");
+        if let Qdisc::Clsact(blocks) = qdisc
+            && let Some(block) = blocks.of(hook)
+        {
+            let text = format!(
+                "its filters are in the shared block {block}, and would concern other interfaces, too"
+            );
+            found.push(Finding::new(Level::Bad, &about, text));
+            continue;
+        }
         for filter in filter::list(netlink, interface, hook, qdisc)? {
             let name = filter.name.as_deref().unwrap_or("without a name");
             let what = format!("{} {name}", filter.kind);
