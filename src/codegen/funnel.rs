@@ -209,18 +209,17 @@ impl Tcp {
     }
 }
 
-/// A TCP header with the constants of a funneling one is not wrapped in another. Real connections may
-/// come across the sequence number, but do not open with an acknowledgement and no options. Goes to
-/// `innocent`, or falls through.
+/// A TCP header with the constants of a funneling one is not wrapped in another, whatever its flags. Real
+/// connections may come across one of the numbers, but hardly both at once. Goes to `innocent`, or falls through.
 fn pass_if_funneled(e: &mut Emit, tcp: Offset, innocent: Label) {
-    e.load_bytes(tcp, PEEK, Len::Const(tcp::FLAGS.offset + 1));
+    e.load_bytes(tcp, PEEK, Len::Const(tcp::DATA_OFFSET.offset + 1));
     e.load(R1, &PEEK.window(), tcp::SEQUENCE);
     e.jump_if(Cond::ne32(R1, marker::SEQUENCE), innocent);
     e.load(R1, &PEEK.window(), tcp::ACKNOWLEDGEMENT);
     e.jump_if(Cond::ne32(R1, marker::ACKNOWLEDGEMENT), innocent);
-    e.load(R1, &PEEK.window(), tcp::OFFSET_FLAGS);
-    let flags = marker::with_flags(e.variant.flags) >> 16;
-    e.pass_if(Cond::eq32(R1, flags), Reason::FunneledAlready, "funneled already");
+    e.load(R1, &PEEK.window(), tcp::DATA_OFFSET);
+    e.op(Insn::rsh32(R1, 4_u32));
+    e.pass_if(Cond::eq32(R1, 5_u32), Reason::FunneledAlready, "funneled already");
 }
 
 /// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a

@@ -12,8 +12,8 @@ use super::rules::{Action, Key, Rule};
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// A funneling TCP header from its fifth byte on: sequence, acknowledgement, no options, SYN.
-const FUNNELED: [u8; 10] = [0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe, 0x50, 0x02];
+/// A funneling TCP header from its fifth byte on: sequence, acknowledgement, no options.
+const FUNNELED: [u8; 9] = [0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe, 0x50];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
@@ -132,7 +132,7 @@ pub fn funneling_checksum_is_right(frame: &[u8], inner: u8) -> bool {
 }
 
 /// Whether a TCP may have sent it: looked at where nothing else tells a funneled packet.
-fn plausible(tcp: &[u8]) -> bool {
+pub fn plausible(tcp: &[u8]) -> bool {
     let [fin, syn, rst, ack, urg] = [0x01, 0x02, 0x04, 0x10, 0x20].map(|flag| tcp[13] & flag != 0);
     let one_at_most = [fin, syn, rst].iter().filter(|set| **set).count() <= 1;
     let starts_or_acknowledges = ack || syn || rst;
@@ -214,8 +214,6 @@ impl Packet {
     }
 
     fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16, flags: u8) -> Option<Vec<u8>> {
-        let mut funneled = FUNNELED;
-        funneled[9] = flags;
         let mut inner = frame[self.l4..self.end].to_vec();
         let absent = self.proto == UDP && be16(&inner, 6) == 0;
         let pushed = if outer == TCP { 20 } else { 8 };
@@ -225,7 +223,7 @@ impl Packet {
             || (absent && self.six)
             || (self.proto == UDP && usize::from(be16(&inner, 4)) != inner.len())
             || (absent && outer == TCP && inner.len() > 9216)
-            || (self.proto == TCP && inner[4..14] == funneled)
+            || (self.proto == TCP && inner[4..12] == FUNNELED[..8] && inner[12] >> 4 == 5)
         {
             return None;
         }
@@ -246,8 +244,8 @@ impl Packet {
         segment.extend(sport.to_be_bytes());
         segment.extend(dport.to_be_bytes());
         if outer == TCP {
-            segment.extend(funneled);
-            segment.extend([0x04, 0x00, 0, 0, 0, 0]); // window 1024
+            segment.extend(FUNNELED);
+            segment.extend([flags, 0x04, 0x00, 0, 0, 0, 0]); // window 1024
         } else {
             segment.extend(((8 + inner.len()) as u16).to_be_bytes());
             segment.extend([0, 0]);
