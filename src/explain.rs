@@ -148,7 +148,7 @@ pub fn reluctance(action: &Action, frame: &[u8], gso_size: u32) -> Option<String
                 None
             }
         }
-        Action::Unfunnel { inner } => not_funneled(&segment, *inner, length, udp_length),
+        Action::Unfunnel { inner, .. } => not_funneled(&segment, *inner, ip.family),
         Action::Alias { .. } | Action::Unalias { .. } if word(segment.bytes, 12) >> 16 & 0x20 != 0 => {
             Some("it has URG: its urgent pointer means something".to_owned())
         }
@@ -167,9 +167,9 @@ pub fn reluctance(action: &Action, frame: &[u8], gso_size: u32) -> Option<String
     }
 }
 
-/// Sequence, acknowledgement, data offset and flags as `funnel` writes them.
+/// Sequence, acknowledgement and data offset as `funnel` writes them.
 fn is_funneling(tcp: &[u8]) -> bool {
-    word(tcp, 4) == 0xcafe_babe && word(tcp, 8) == 0xbabe_cafe && half(tcp, 12) == 0x5002
+    word(tcp, 4) == 0xcafe_babe && word(tcp, 8) == 0xbabe_cafe && half(tcp, 12) >> 12 == 5
 }
 
 fn end_port(segment: &Segment<'_>, end: End) -> u16 {
@@ -179,8 +179,9 @@ fn end_port(segment: &Segment<'_>, end: End) -> u16 {
     }
 }
 
-fn not_funneled(segment: &Segment<'_>, inner: Proto, length: usize, udp_length: usize) -> Option<String> {
+fn not_funneled(segment: &Segment<'_>, inner: Proto, family: Family) -> Option<String> {
     let bytes = segment.bytes;
+    let (length, udp_length) = (bytes.len(), usize::from(half(bytes, 4)));
     match segment.proto {
         Proto::Tcp if word(bytes, 4) != 0xcafe_babe || word(bytes, 8) != 0xbabe_cafe => {
             return Some("it is real TCP: sequence and acknowledgement are not funnel's mark".to_owned());
@@ -196,5 +197,31 @@ fn not_funneled(segment: &Segment<'_>, inner: Proto, length: usize, udp_length: 
         Proto::Tcp => Segment::read(Proto::Tcp, below).is_some(),
         Proto::Udp => below.len() >= 8 && usize::from(half(below, 4)) == below.len(),
     };
-    (!whole).then(|| format!("what it carries is not a whole {inner} packet"))
+    if !whole {
+        return Some(format!("what it carries is not a whole {inner} packet"));
+    }
+    if segment.proto == Proto::Udp && inner == Proto::Tcp && !is_plausible(below) {
+        return Some("what it carries is nothing that TCP sends".to_owned());
+    }
+    let absent = inner == Proto::Udp && half(below, 6) == 0;
+    (family == Family::V6 && absent)
+        .then(|| "what it carries has no UDP checksum, which IPv6 does not allow".to_owned())
+}
+
+/// Whether TCP may have sent a segment (RFC 9293 section 3.1): all there is to know a funneled one by, over UDP.
+fn is_plausible(tcp: &[u8]) -> bool {
+    let bits = half(tcp, 12);
+    let [fin, syn, rst, ack, urg] = [0x01, 0x02, 0x04, 0x10, 0x20].map(|flag| bits & flag != 0);
+    let ends = [fin, syn, rst].into_iter().filter(|set| *set).count();
+    bits & 0x0e00 == 0 && ends <= 1 && (ack || syn || rst) && (urg || half(tcp, 18) == 0)
+}
+
+/// Which port below the funneling header the guard of `unfunnel` does not let through.
+pub fn guarded(action: &Action, frame: &[u8]) -> Option<String> {
+    let Action::Unfunnel { guard, .. } = action else { return None };
+    let ip = Ip::in_frame(frame).ok()?;
+    let below = ip.segment().ok()?.payload();
+    let show = |port: u16| port.to_string();
+    outside("sport", &guard.sport, half(below, 0), show, rule_text::ports)
+        .or_else(|| outside("dport", &guard.dport, half(below, 2), show, rule_text::ports))
 }

@@ -46,6 +46,9 @@ struct Rule<'a> {
     sport: Ranges<u16>,
     dport: Ranges<u16>,
     action: Action,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mark: Option<u32>,
+    counter: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -59,8 +62,8 @@ struct Addresses {
 enum Action {
     Accept,
     Drop,
-    Funnel { protocol: String, sport: u16, dport: u16 },
-    Unfunnel { protocol: String },
+    Funnel { protocol: String, sport: u16, dport: u16, flags: u8 },
+    Unfunnel { protocol: String, sport: Ranges<u16>, dport: Ranges<u16> },
     Alias { end: String, port: u16 },
     Unalias { end: String, ports: Ranges<u16> },
 }
@@ -138,6 +141,8 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         sport: ranges(&rule.sport, |port| port),
         dport: ranges(&rule.dport, |port| port),
         action: action(&rule.action),
+        mark: rule.mark,
+        counter: rule.counter,
     }
 }
 
@@ -147,9 +152,13 @@ fn action(action: &ir::Action) -> Action {
         ir::Action::Accept => Action::Accept,
         ir::Action::Drop => Action::Drop,
         ir::Action::Funnel(funnel) => {
-            Action::Funnel { protocol: text(&funnel.outer), sport: funnel.sport, dport: funnel.dport }
+            let ir::Funnel { outer, sport, dport, flags } = *funnel;
+            Action::Funnel { protocol: text(&outer), sport, dport, flags }
         }
-        ir::Action::Unfunnel { inner } => Action::Unfunnel { protocol: text(inner) },
+        ir::Action::Unfunnel { inner, guard } => {
+            let [sport, dport] = [&guard.sport, &guard.dport].map(|ports| ranges(ports, |port| port));
+            Action::Unfunnel { protocol: text(inner), sport, dport }
+        }
         ir::Action::Alias { end, port } => Action::Alias { end: text(end), port: *port },
         ir::Action::Unalias { end, ports } => {
             Action::Unalias { end: text(end), ports: ranges(ports, |port| port) }

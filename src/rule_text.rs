@@ -29,12 +29,17 @@ pub fn rule(rule: &Rule) -> String {
     for (word, set) in ports.into_iter().filter(|(_, set)| !set.is_universal()) {
         words.push(format!("{word} {}", self::ports(set)));
     }
-    let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
-    let counter = if rule.counter { "counter " } else { "" };
-    format!("{} actions {counter}{}{mark}", words.join(" "), action(&rule.action))
+    format!("{} actions {}", words.join(" "), actions(rule))
 }
 
 /// What follows the word `actions`.
+pub fn actions(rule: &Rule) -> String {
+    let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
+    let counter = if rule.counter { "counter " } else { "" };
+    format!("{counter}{}{mark}", action(&rule.action))
+}
+
+/// The one that says where the packet goes.
 pub fn action(action: &Action) -> String {
     match action {
         Action::Accept => "accept".to_owned(),
@@ -50,8 +55,7 @@ pub fn action(action: &Action) -> String {
         Action::Unfunnel { inner, guard } => {
             let guards = [("sport", &guard.sport), ("dport", &guard.dport)];
             let guards = guards.into_iter().filter(|(_, set)| !set.is_universal());
-            let guards: String =
-                guards.map(|(word, set)| format!(" {}", matched(word, set, port_ranges))).collect();
+            let guards: String = guards.map(|(word, set)| format!(" {word} {}", self::ports(set))).collect();
             format!("unfunnel {inner}{guards}")
         }
         Action::Alias { end, port } => format!("alias {end} {port}"),

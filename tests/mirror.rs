@@ -17,6 +17,7 @@ use sfunnel::diag::Source;
 use sfunnel::ir::Ruleset;
 use sfunnel::mirror::{Role, mirror};
 use support::case::Case;
+use support::model;
 use support::packet::{ETHERNET, hex};
 use support::testrun::{Loaded, Loader, SkBuff};
 use support::{Need, arb, engine, require, rules};
@@ -122,13 +123,16 @@ fn there_and_back(loader: &mut Loader, case: &Case, nat: bool, counts: &Counts) 
     Ok(true)
 }
 
-/// A TCP header must end within the packet: funneled like others, it is not restored, and worth nothing.
+/// A TCP header must end within the packet, and be one that TCP sends: funneled like others, what is not is not
+/// restored, and worth nothing.
 fn is_whole(frame: &[u8]) -> bool {
     let l4 = l4(frame);
     let length =
         |at: usize| usize::from(u16::from_be_bytes([frame[ETHERNET + at], frame[ETHERNET + at + 1]]));
     let end = if is_ip6(frame) { l4 + length(4) } else { ETHERNET + length(2) };
-    proto(frame) == 17 || (l4 + 20..=end).contains(&(l4 + usize::from(frame[l4 + 12] >> 4) * 4))
+    proto(frame) == 17
+        || (l4 + 20..=end).contains(&(l4 + usize::from(frame[l4 + 12] >> 4) * 4))
+            && model::plausible(&frame[l4..])
 }
 
 /// Whether it may ask for a segment size, which `funnel` lowers on purpose: a SYN with options.

@@ -5,7 +5,7 @@
 
 use std::io::{self, Write};
 
-use super::{Matching, Sample, key, reluctance};
+use super::{Matching, Sample, guarded, key, reluctance};
 use crate::dissect::fields::{self, Fields, UNFINISHED, shout};
 use crate::dissect::{Ip, Not, Segment};
 use crate::ir::{Action, Family, Proto, Ruleset};
@@ -61,9 +61,21 @@ impl Explained<'_> {
 
     /// What became of it, and why not what the rule says.
     fn verdict(&self, ruleset: &Ruleset) -> String {
-        let action = self.rule().and_then(|rule| Some(&ruleset.rules.get(rule)?.action));
+        let mark = match &self.outcome {
+            Some(Ok(outcome)) if outcome.mark != 0 => format!(", with mark {}", outcome.mark),
+            _ => String::new(),
+        };
+        format!("{}{mark}", self.unmarked_verdict(ruleset))
+    }
+
+    fn unmarked_verdict(&self, ruleset: &Ruleset) -> String {
+        let rule = self.rule().and_then(|rule| ruleset.rules.get(rule));
+        let action = rule.map(|rule| &rule.action);
         match (self.fate(), &self.outcome) {
-            (Fate::Dropped, _) => "dropped".to_owned(),
+            (Fate::Dropped, _) => match action.and_then(|action| guarded(action, &self.sample.frame)) {
+                Some(port) => format!("dropped: below the funnel's header, {port}"),
+                None => "dropped".to_owned(),
+            },
             (Fate::Changed, _) => "passed on, changed".to_owned(),
             (Fate::Unchanged, _) => {
                 let changes = !matches!(action, None | Some(Action::Accept | Action::Drop));
@@ -78,11 +90,11 @@ impl Explained<'_> {
                 }
             }
             (Fate::Unknown, Some(Err(why))) => format!("not run: {why}"),
-            (Fate::Unknown, _) => match action {
+            (Fate::Unknown, _) => match rule {
                 None => "would pass unchanged".to_owned(),
-                Some(action) => match reluctance(action, &self.sample.frame, self.sample.gso_size) {
+                Some(rule) => match reluctance(&rule.action, &self.sample.frame, self.sample.gso_size) {
                     Some(why) => format!("would pass unchanged: {why}"),
-                    None => format!("would {}", crate::rule_text::action(action)),
+                    None => format!("would {}", crate::rule_text::actions(rule)),
                 },
             },
         }
@@ -165,7 +177,7 @@ fn headers(
     paint: Paint,
 ) -> io::Result<()> {
     let (inside_before, inside_after) = match (action, after) {
-        (Some(Action::Unfunnel { inner }), Some(_)) => (Some(*inner), None),
+        (Some(Action::Unfunnel { inner, .. }), Some(_)) => (Some(*inner), None),
         (Some(Action::Funnel(_)), Some(_)) => {
             (None, Ip::in_frame(before).ok().and_then(|ip| Some(ip.segment().ok()?.proto)))
         }

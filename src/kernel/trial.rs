@@ -35,6 +35,8 @@ pub struct Outcome {
     /// `TC_ACT_UNSPEC` (-1) or `TC_ACT_SHOT` (2).
     pub verdict: i32,
     pub frame: Vec<u8>,
+    /// `skb->mark` as the program left it; it starts as 0.
+    pub mark: u32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,7 @@ impl Trial {
     /// Runs one frame. `gso_size`: that of a packet which is still to be segmented, else 0.
     pub fn run(&self, frame: &[u8], gso_size: u32) -> Result<Outcome, TrialError> {
         const SK_BUFF_LEN: usize = 192; // struct __sk_buff
+        const MARK: usize = 8;
         const GSO_SIZE: usize = 176;
         const ROOM: usize = 128; // what a program may add
         let (length, shortest) = (frame.len(), shortest(frame));
@@ -72,6 +75,7 @@ impl Trial {
             field.copy_from_slice(&gso_size.to_ne_bytes());
         }
         let mut out = vec![0; length + ROOM];
+        let mut context_out = [0; SK_BUFF_LEN];
         let internal = |error: &dyn std::fmt::Display| TrialError::Internal(error.to_string());
         let program: &SchedClassifier = self
             .object
@@ -83,6 +87,7 @@ impl Trial {
             data_in: Some(frame),
             data_out: Some(&mut out),
             ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
             ..TestRunOptions::default()
         });
         let result = match result {
@@ -99,6 +104,8 @@ impl Trial {
             Err(error) => return Err(internal(&error)),
         };
         out.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
-        Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out })
+        let mark = context_out.get(MARK..).and_then(|rest| rest.first_chunk());
+        let mark = mark.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+        Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out, mark })
     }
 }
