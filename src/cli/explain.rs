@@ -15,7 +15,7 @@ use crate::kernel::LoadError;
 use crate::kernel::trial::Trial;
 use crate::net;
 use crate::paint::Paint;
-use crate::{elf, kernel};
+use crate::{codegen, elf, kernel};
 
 const PROGRAM: &str = "sfunnel_trial";
 
@@ -100,7 +100,10 @@ fn finish(sample: &mut Sample) -> bool {
 
 /// The program in the kernel; `None` without the privileges for it.
 fn trial(rules: &Rules, args: &Explain, console: &mut Console<'_>) -> Result<Option<Trial>, Failure> {
-    let program = rules.compile(net::Link::Ethernet.into())?;
+    // Counters need maps, and what is attached nowhere has nothing to count.
+    let mut uncounted = rules.ruleset.clone();
+    uncounted.rules.iter_mut().for_each(|rule| rule.counter = false);
+    let program = codegen::compile(&uncounted, &rules.tree, net::Link::Ethernet)?;
     match Trial::load(&elf::wrap(&[(PROGRAM, &program)])?, PROGRAM) {
         Ok(trial) => Ok(Some(trial)),
         Err(LoadError::Permission(why)) if args.write.is_none() => {
