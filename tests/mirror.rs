@@ -99,6 +99,7 @@ fn there_and_back(loader: &mut Loader, case: &Case, nat: bool, counts: &Counts) 
             || hidden == sample.frame
             || !is_whole(&sample.frame)
             || has_mss(&sample.frame)
+            || has_port_0(&sample.frame)
         {
             continue;
         }
@@ -139,6 +140,12 @@ fn is_whole(frame: &[u8]) -> bool {
 fn has_mss(frame: &[u8]) -> bool {
     let l4 = l4(frame);
     proto(frame) == 6 && frame[l4 + 13] & 2 != 0 && frame[l4 + 12] >> 4 > 5
+}
+
+/// Which `alias` cannot keep: it is the urgent pointer's way to say that there is none.
+fn has_port_0(frame: &[u8]) -> bool {
+    let l4 = l4(frame);
+    frame[l4..l4 + 4].chunks(2).any(|port| port == [0, 0])
 }
 
 /// Headers, for messages.
