@@ -179,7 +179,10 @@ fn every_flag_is_in_the_help_of_its_command() {
         ("status", &["--json"]),
         ("check", &["<FILE>", "--deny"]),
         ("compile", &["<FILE>", "--emit", "--output", "--link", "--deny"]),
-        ("explain", &["[FILE]", "--ruleset", "--packet", "--pcap", "--write", "--brief"]),
+        (
+            "explain",
+            &["[FILE]", "--ruleset", "--direction", "-d,", "--packet", "--pcap", "--write", "--brief"],
+        ),
         ("doctor", &["[FILE]", "--ruleset"]),
         ("completions", &["<SHELL>"]),
         ("man", &["[COMMAND]"]),

@@ -256,7 +256,8 @@ fn has_tcx() -> bool {
 
 const MANY: &str = "ip daddr 10.0.0.0/8 tcp dport 80 actions drop\n\
     ip saddr != 192.0.2.1 udp dport 4739 actions funnel tcp sport 540 dport 179\n\
-    tcp dport 80 actions unalias { 8080, 8081, 8443 }\n";
+    tcp dport 80 actions unalias { 8080, 8081, 8443 }\n\
+    udp dport 540 actions counter unfunnel udp dport 4739 mark set 7\n";
 
 /// What another tool sees, without any of our types.
 fn json() -> serde_json::Value {
@@ -272,16 +273,20 @@ fn rules_are_in_the_json_as_sets() {
     assert_eq!(json["version"], 1);
     assert_eq!((&json["source"], &json["link"]), (&"many.sf".into(), &"ethernet".into()));
     let rules = json["rules"].as_array().expect("rules");
-    assert_eq!(rules.len(), 3);
+    assert_eq!(rules.len(), 4);
     assert_eq!(rules[0]["ip"]["daddr"], serde_json::json!([["10.0.0.0", "10.255.255.255"]]));
     assert_eq!(
         rules[1]["ip"]["saddr"],
         serde_json::json!([["0.0.0.0", "192.0.2.0"], ["192.0.2.2", "255.255.255.255"]])
     );
-    let funnel = serde_json::json!({ "kind": "funnel", "protocol": "tcp", "sport": 540, "dport": 179 });
+    let funnel =
+        serde_json::json!({ "kind": "funnel", "protocol": "tcp", "sport": 540, "dport": 179, "flags": 2 });
     assert_eq!((&rules[1]["action"], &rules[1]["line"]), (&funnel, &2.into()));
     assert_eq!(rules[2]["action"]["ports"], serde_json::json!([[8080, 8081], [8443, 8443]]));
     assert_eq!(rules[2]["sport"], serde_json::json!([[0, 65535]]));
+    assert_eq!(rules[3]["action"]["dport"], serde_json::json!([[4739, 4739]]));
+    assert_eq!((&rules[3]["mark"], &rules[3]["counter"]), (&7.into(), &true.into()));
+    assert_eq!((&rules[2]["mark"], &rules[2]["counter"]), (&serde_json::Value::Null, &false.into()));
 }
 
 #[test]

@@ -2,19 +2,19 @@
 
 use super::args::{Doctor, Input, Strict};
 use super::attach::{interfaces, open};
-use super::rules::Rules;
-use super::settings::{Direction, Target, input_source};
+use super::rules::Lists;
+use super::settings::{Direction, Target, defined, input_source};
 use super::{Console, Failure};
 use crate::doctor::{self, Finding, Level, size};
 use crate::net::links;
 use crate::paint::Paint;
 
 pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = match (&args.ruleset, &args.file) {
+    let lists = match (&args.ruleset, &args.file) {
         (None, None) => None,
         (ruleset, file) => {
             let input = Input { ruleset: ruleset.clone(), file: file.clone() };
-            Some(Rules::read(input_source(&input)?, Strict::default(), console)?)
+            Some(Lists::read(defined(input_source(&input)?, &args.defines), Strict::default(), console)?)
         }
     };
     let target = Target::read(&args.place, Direction::Both, console)?;
@@ -23,8 +23,13 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     let wanted = interfaces(&target, &mut netlink)?;
     for device in links::devices(&mut netlink)?.iter().filter(|device| wanted.contains(&device.interface)) {
         found.extend(doctor::interface(&mut netlink, device)?);
-        if let (Some(rules), Some(mtu)) = (&rules, device.mtu) {
-            found.extend(size::findings(&rules.ruleset, &device.interface.name, mtu));
+        let Some(mtu) = device.mtu else { continue };
+        for (side, rules) in lists.iter().flat_map(Lists::each) {
+            let about = match side {
+                Some(side) => format!("{} {side}", device.interface.name),
+                None => device.interface.name.clone(),
+            };
+            found.extend(size::findings(&rules.ruleset, &about, mtu));
         }
     }
     let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());

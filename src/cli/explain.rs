@@ -4,13 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use super::args::{Explain, Strict};
-use super::rules::Rules;
-use super::settings::input_source;
+use super::rules::{Lists, Rules};
+use super::settings::{defined, input_source};
 use super::{Console, Failure};
 use crate::dissect::{ETHERNET, Ip, Sum};
 use crate::explain::capture::{self, Link};
 use crate::explain::report::{Explained, Fate};
 use crate::explain::{self, Sample, words};
+use crate::ir::Side;
 use crate::kernel::LoadError;
 use crate::kernel::trial::Trial;
 use crate::net;
@@ -20,7 +21,8 @@ use crate::{codegen, elf, kernel};
 const PROGRAM: &str = "sfunnel_trial";
 
 pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
-    let rules = Rules::read(input_source(&args.input)?, Strict::default(), console)?;
+    let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
+    let (_, rules) = lists.one(args.direction.map(Side::from))?;
     let (mut samples, link) = match &args.pcap {
         Some(file) => read(file)?,
         None => {

@@ -29,7 +29,7 @@ pub fn room(mtu: u32, pushed: u8, family: Family, inner: Proto) -> Option<Room> 
 }
 
 /// What the rules add to packets, each kind once.
-pub fn findings(ruleset: &Ruleset, interface: &str, mtu: u32) -> Vec<Finding> {
+pub fn findings(ruleset: &Ruleset, about: &str, mtu: u32) -> Vec<Finding> {
     // By family, inner and outer protocol: the first rule that does so.
     let mut kinds: BTreeMap<(Family, Proto, Proto), usize> = BTreeMap::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
@@ -40,7 +40,7 @@ pub fn findings(ruleset: &Ruleset, interface: &str, mtu: u32) -> Vec<Finding> {
     }
     if kinds.is_empty() {
         let text = "these rules push nothing: packets keep their size";
-        return vec![Finding { level: Level::Good, about: interface.to_owned(), text: text.to_owned() }];
+        return vec![Finding { level: Level::Good, about: about.to_owned(), text: text.to_owned() }];
     }
     let kinds = kinds.into_iter();
     kinds
@@ -58,7 +58,7 @@ pub fn findings(ruleset: &Ruleset, interface: &str, mtu: u32) -> Vec<Finding> {
                 }
                 None => (Level::Bad, format!("{kind}; nothing fits into MTU {mtu}")),
             };
-            Finding { level, about: interface.to_owned(), text }
+            Finding { level, about: about.to_owned(), text }
         })
         .collect()
 }

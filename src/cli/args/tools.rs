@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Defines, Place};
+use super::{Defines, Place, SideArg};
 use crate::mirror::Role;
 
 pub const MIRROR: &str = "\
@@ -57,6 +57,8 @@ pub struct Doctor {
     /// The rules themselves
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub ruleset: Option<String>,
+    #[command(flatten)]
+    pub defines: Defines,
 }
 
 pub const COMPLETIONS: &str = "\
@@ -115,6 +117,11 @@ pub struct Mirror {
 pub struct Explain {
     #[command(flatten)]
     pub input: Input,
+    #[command(flatten)]
+    pub defines: Defines,
+    /// The chain that packets meet [default: the only one]
+    #[arg(short, long, value_enum)]
+    pub direction: Option<SideArg>,
     /// A packet in words; repeat it for more
     #[arg(long, value_name = "WORDS", required_unless_present = "pcap")]
     pub packet: Vec<String>,
