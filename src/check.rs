@@ -128,7 +128,9 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
     let proto = proto(matches.protocol?);
     let action = match &actions::main(rule)?.kind {
         // Only what may stand beside an action: the packet goes on.
-        ActionKind::Accept | ActionKind::Mark { .. } | ActionKind::Counter => ir::Action::Accept,
+        ActionKind::Accept | ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. } => {
+            ir::Action::Accept
+        }
         ActionKind::Drop => ir::Action::Drop,
         ActionKind::Funnel { outer, sport, dport, flags } => ir::Action::Funnel(ir::Funnel {
             outer: self::proto(*outer),
@@ -154,6 +156,7 @@ fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
         sport: matches.sport.unwrap_or_else(RangeSetBlaze::universe),
         dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
         action,
+        nat: actions::nat(rule),
         mark: actions::mark(rule),
         counter: actions::counter(rule),
     })

@@ -5,6 +5,7 @@
 //! Never holds anything a later stage would have to refuse.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use range_set_blaze::RangeSetBlaze;
 
@@ -55,6 +56,8 @@ pub struct Rule {
     pub sport: RangeSetBlaze<u16>,
     pub dport: RangeSetBlaze<u16>,
     pub action: Action,
+    /// Where the packet comes from and goes to, once the action has been carried out.
+    pub nat: Nat,
     /// What `skb->mark` becomes, once the action has been carried out.
     pub mark: Option<u32>,
     /// Packets and bytes are counted.
@@ -148,6 +151,43 @@ impl From<RangeSetBlaze<u32>> for Addresses {
 impl From<RangeSetBlaze<u128>> for Addresses {
     fn from(v6: RangeSetBlaze<u128>) -> Self {
         Addresses { v4: RangeSetBlaze::new(), v6 }
+    }
+}
+
+/// New addresses, of the rule's only family, and ports. Beside `unfunnel`, of the packet below; beside `funnel`,
+/// addresses only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Nat {
+    pub saddr: Option<IpAddr>,
+    pub daddr: Option<IpAddr>,
+    /// Each of them only with an address.
+    pub sport: Option<u16>,
+    pub dport: Option<u16>,
+}
+
+impl Nat {
+    pub fn is_none(&self) -> bool {
+        *self == Nat::default()
+    }
+
+    pub fn has_ports(&self) -> bool {
+        self.sport.is_some() || self.dport.is_some()
+    }
+}
+
+impl fmt::Display for Nat {
+    /// As actions, a blank between them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        for (word, address, port) in [("snat", self.saddr, self.sport), ("dnat", self.daddr, self.dport)] {
+            words.extend(match (address, port) {
+                (None, _) => None,
+                (Some(address), None) => Some(format!("{word} {address}")),
+                (Some(IpAddr::V4(address)), Some(port)) => Some(format!("{word} {address}:{port}")),
+                (Some(IpAddr::V6(address)), Some(port)) => Some(format!("{word} [{address}]:{port}")),
+            });
+        }
+        f.write_str(&words.join(" "))
     }
 }
 

@@ -46,6 +46,9 @@ struct Rule<'a> {
     sport: Ranges<u16>,
     dport: Ranges<u16>,
     action: Action,
+    /// `snat` and `dnat`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nat: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mark: Option<u32>,
     counter: bool,
@@ -141,6 +144,7 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         sport: ranges(&rule.sport, |port| port),
         dport: ranges(&rule.dport, |port| port),
         action: action(&rule.action),
+        nat: (!rule.nat.is_none()).then(|| rule.nat.to_string()),
         mark: rule.mark,
         counter: rule.counter,
     }

@@ -168,6 +168,13 @@ pub fn mirror(ruleset: &Ruleset, from: Role, to: Role, nat: bool) -> Result<Mirr
                 .help("leave `--from` out, or name the other hook"),
         ]);
     }
+    if let Some(rule) = ruleset.rules.iter().find(|rule| !rule.nat.is_none()) {
+        return Err(vec![
+            Diagnostic::error("`dnat` and `snat` cannot be mirrored", rule.span, "changes addresses").help(
+                "mirror the rules without them; the way back needs the reverse, such as `snat` to the old address",
+            ),
+        ]);
+    }
     let keep = !nat || from.is_client() == to.is_client();
     let mut mirrored = Mirrored::default();
     ruleset.rules.iter().cloned().for_each(|rule| mirrored.push(rule));

@@ -255,6 +255,8 @@ pub mod l4 {
     pub const PORTS: Field = field("sport, dport", 0, Size::W);
     pub const SPORT: Field = field("sport", 0, Size::H);
     pub const DPORT: Field = field("dport", 2, Size::H);
+    /// Of both.
+    pub const LEN: i16 = 4;
 }
 
 /// `struct __sk_buff` (include/uapi/linux/bpf.h): what the program sees of the packet's metadata.

@@ -36,7 +36,12 @@ pub fn rule(rule: &Rule) -> String {
 pub fn actions(rule: &Rule) -> String {
     let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
     let counter = if rule.counter { "counter " } else { "" };
-    format!("{counter}{}{mark}", action(&rule.action))
+    let action = match (&rule.action, rule.nat.is_none()) {
+        (Action::Accept, false) => rule.nat.to_string(),
+        (other, false) => format!("{} {}", action(other), rule.nat),
+        (other, true) => action(other),
+    };
+    format!("{counter}{action}{mark}")
 }
 
 /// The one that says where the packet goes.
@@ -188,6 +193,8 @@ mod tests {
             ("tcp dport { 3, 1-2, 9 } accept", "tcp dport { 1-3, 9 } actions accept"),
             ("tcp dport 80 unalias { 9, 8, }", "tcp dport 80 actions unalias { 8, 9 }"),
             ("tcp dport 80 unalias {8}", "tcp dport 80 actions unalias 8"),
+            ("saddr 1.1.1.1 tcp dnat 2.2.2.2:80 accept", "ip saddr 1.1.1.1 tcp actions dnat 2.2.2.2:80"),
+            ("tcp dnat [::1]:80 unfunnel udp", "ip6 tcp actions unfunnel udp dnat [::1]:80"),
         ];
         for (text, expected) in cases {
             assert_eq!(normal(text), expected);

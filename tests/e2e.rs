@@ -13,6 +13,8 @@ mod alias;
 mod ip6;
 #[path = "e2e/mtu.rs"]
 mod mtu;
+#[path = "e2e/nat.rs"]
+mod nat;
 
 use std::net::SocketAddr;
 

@@ -148,6 +148,7 @@ fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
             sport: RangeSetBlaze::universe(),
             dport: RangeSetBlaze::universe(),
             action: ir::Action::Accept,
+            nat: ir::Nat::default(),
             mark: None,
             counter: false,
         };

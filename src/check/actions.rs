@@ -1,7 +1,7 @@
 //! Which actions may stand in one rule.
 //!
 //! One of them says where the packet goes: `accept`, `drop`, `funnel`, `unfunnel`, `alias` or `unalias`.
-//! `mark` and `counter` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
+//! `mark`, `counter`, `dnat` and `snat` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
 //! wrong with them comes out.
 
 use crate::diag::Diagnostic;
@@ -17,7 +17,7 @@ pub(super) fn main(rule: &Rule) -> Option<&Action> {
 }
 
 fn is_extra(action: &Action) -> bool {
-    matches!(action.kind, ActionKind::Mark { .. } | ActionKind::Counter)
+    matches!(action.kind, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })
 }
 
 /// What `mark set` says.
@@ -49,6 +49,7 @@ pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
                 .help(format!("keep `{}` or `{}`", first.kind.keyword(), extra.kind.keyword())),
         );
     }
+    faults.extend(rule.actions.iter().find_map(|action| against_nat(first, action)));
     if first.kind == ActionKind::Drop
         && let Some(mark) = rule.actions.iter().find(|action| matches!(action.kind, ActionKind::Mark { .. }))
     {
@@ -58,6 +59,42 @@ pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
                 .help("keep `drop`, or write `accept` instead of it"),
         );
     }
+}
+
+/// Why an action cannot have `dnat` or `snat` beside it.
+fn against_nat(main: &Action, nat: &Action) -> Option<Diagnostic> {
+    let ActionKind::Nat { port, .. } = nat.kind else { return None };
+    let (word, other) = (nat.kind.keyword(), main.kind.keyword());
+    let error = |label: &str, span| {
+        Diagnostic::error(format!("`{word}` and `{other}` in one rule"), nat.span, label)
+            .with(main.span, span)
+    };
+    match main.kind {
+        ActionKind::Drop => Some(
+            error("there is no packet to send elsewhere", "ends the packet")
+                .help(format!("keep `{other}` or `{word}`")),
+        ),
+        ActionKind::Alias { .. } | ActionKind::Unalias { .. } => Some(
+            error("not together in this version", "changes a port")
+                .help("give the packet its address at another hook"),
+        ),
+        ActionKind::Funnel { .. } if port.is_some() => Some(
+            error("which port: inside or outside?", "writes the ports outside")
+                .help(format!("leave the port out: `{word}` beside `funnel` is about the address")),
+        ),
+        _ => None,
+    }
+}
+
+/// What `dnat` and `snat` say.
+pub(super) fn nat(rule: &Rule) -> ir::Nat {
+    let mut nat = ir::Nat::default();
+    for action in &rule.actions {
+        let ActionKind::Nat { side, address, port } = &action.kind else { continue };
+        *side.of(&mut nat.saddr, &mut nat.daddr) = Some(address.first);
+        *side.of(&mut nat.sport, &mut nat.dport) = *port;
+    }
+    nat
 }
 
 /// The guards of `unfunnel` as sets.

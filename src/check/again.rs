@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
 use range_set_blaze::{Integer, RangeSetBlaze};
 
@@ -45,12 +46,13 @@ pub(super) fn funneled_again(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         }
         if left == 0
             && takes(rule, output)
+            && Area::behind(rule).meets(&Area::of(rule))
             && !rules[..index.min(MOST_FIRST)].iter().any(|(_, first)| takes_all(first, rule, output))
         {
             found.push(again(&rules[index], &rules[index], true, funnel));
         }
         let Some(takers) = takers.get(&output) else { continue };
-        let mut pieces = vec![Area::of(rule)];
+        let mut pieces = vec![Area::behind(rule)];
         for &taker in takers {
             if pieces.is_empty() || left == 0 {
                 break;
@@ -60,9 +62,12 @@ pub(super) fn funneled_again(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
                 continue;
             }
             let funnels = matches!(rules[taker].1.action, Action::Funnel(_));
-            if funnels
-                && meets(&what_reaches(&rules[..index], rule, pieces.clone(), &mut left), &area, &mut left)
-            {
+            // Where packets come from and go to another place, who takes which of them first is not looked at.
+            let reach = |pieces: Vec<_>, left: &mut usize| match rule.nat.is_none() {
+                true => what_reaches(&rules[..index], rule, pieces, left),
+                false => pieces,
+            };
+            if funnels && meets(&reach(pieces.clone(), &mut left), &area, &mut left) {
                 found.push(again(&rules[index], &rules[taker], index == taker, funnel));
                 break;
             }
@@ -79,7 +84,8 @@ fn takes(rule: &Rule, (proto, dport, sport): Output) -> bool {
 
 /// Whether `first` takes all of the output between the addresses of `rule`.
 fn takes_all(first: &Rule, rule: &Rule, output: Output) -> bool {
-    takes(first, output) && rule.saddr.is_subset(&first.saddr) && rule.daddr.is_subset(&first.daddr)
+    let behind = Area::behind(rule);
+    takes(first, output) && behind.saddr.is_subset(&first.saddr) && behind.daddr.is_subset(&first.daddr)
 }
 
 /// The pieces of the rule's addresses less those that `earlier` rules take from it.
@@ -173,9 +179,13 @@ pub(super) fn ambiguous(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
             group.iter().partition(|&&index| rules[index].1.proto == Proto::Tcp);
         // Rules that meet nothing of what all others match need no comparing, which is the usual case.
         let near = |list: &[usize], others: &[usize]| -> Vec<(usize, Area<'_>)> {
+            let moved = others.iter().any(|&index| !rules[index].1.nat.is_none());
             let around = Around::new(others.iter().map(|&index| &rules[index].1));
-            let meeting = list.iter().filter(|&&index| around.may_meet(&rules[index].1));
-            meeting.map(|&index| (index, Area::of(&rules[index].1))).collect()
+            let meeting = list.iter().filter(|&&index| {
+                let rule = &rules[index].1;
+                !rule.nat.is_none() || moved || around.may_meet(rule)
+            });
+            meeting.map(|&index| (index, Area::behind(&rules[index].1))).collect()
         };
         let (tcp, udp) = (near(&tcp, &udp), near(&udp, &tcp));
         let mut seen: BTreeSet<usize> = BTreeSet::new();
@@ -230,6 +240,16 @@ struct Area<'a> {
 impl<'a> Area<'a> {
     fn of(rule: &'a Rule) -> Self {
         Area { saddr: Cow::Borrowed(&rule.saddr), daddr: Cow::Borrowed(&rule.daddr) }
+    }
+
+    /// Of the rule's packets once it has been carried out.
+    fn behind(rule: &'a Rule) -> Self {
+        let becomes = |old: &'a Addresses, new: Option<IpAddr>| match new {
+            None => Cow::Borrowed(old),
+            Some(IpAddr::V4(new)) => Cow::Owned(RangeSetBlaze::from_iter([new.to_bits()]).into()),
+            Some(IpAddr::V6(new)) => Cow::Owned(RangeSetBlaze::from_iter([new.to_bits()]).into()),
+        };
+        Area { saddr: becomes(&rule.saddr, rule.nat.saddr), daddr: becomes(&rule.daddr, rule.nat.daddr) }
     }
 
     fn meets(&self, other: &Area<'_>) -> bool {

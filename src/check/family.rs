@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::diag::Diagnostic;
 use crate::ir::{Addresses, Family};
-use crate::syntax::ast::{Item, Match, MatchKind, Rule, Version};
+use crate::syntax::ast::{ActionKind, Item, Match, MatchKind, Rule, Version};
 
 /// Both, or the one that is said; and what is said against it.
 pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
@@ -40,11 +40,37 @@ pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
             && one.is_none_or(|(_, items)| items.iter().any(|item| version_of(item) == version))
             && other.is_none_or(|(_, items)| items.iter().any(|item| version_of(item) == version))
     };
-    Ok(match (said(Version::V4), said(Version::V6)) {
-        (true, false) => Some(Family::V4),
-        (false, true) => Some(Family::V6),
+    let family = match (said(Version::V4), said(Version::V6)) {
+        (true, false) => Some(Version::V4),
+        (false, true) => Some(Version::V6),
         _ => None,
-    })
+    };
+    let named = one.is_some();
+    Ok(rewritten(rule, family, named)?.map(|version| match version {
+        Version::V4 => Family::V4,
+        Version::V6 => Family::V6,
+    }))
+}
+
+/// What `dnat` and `snat` leave of it: they give a packet an address of its own version.
+fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
+    for action in &rule.actions {
+        let ActionKind::Nat { address, .. } = &action.kind else { continue };
+        let version = version_of(address);
+        let other = family.filter(|family| *family != version);
+        if family.is_none() && named || other.is_some() {
+            let word = action.kind.keyword();
+            let about = other.map_or("about both versions of IP", |other| match other {
+                Version::V4 => "about IPv4",
+                Version::V6 => "about IPv6",
+            });
+            let message = format!("`{word}` to {} in a rule {about}", a(version));
+            return Err(Diagnostic::error(message, address.span, "packets keep their version")
+                .help("write a rule for each version, with an address of its own"));
+        }
+        family = Some(version);
+    }
+    Ok(family)
 }
 
 /// What a rule without a match on addresses matches.

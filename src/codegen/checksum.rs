@@ -17,9 +17,9 @@ use crate::packet::{marker, tcp, udp};
 
 /// `BPF_F_PSEUDO_HDR`: the pseudo-header changed, so the field of a `CHECKSUM_PARTIAL` packet, which
 /// holds the pseudo-header's sum, changes too.
-const PSEUDO_HDR: i32 = 0x10;
+pub(super) const PSEUDO_HDR: i32 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: an absent UDP checksum stays absent, a present one never becomes zero.
-const MARK_MANGLED_0: i32 = 0x20;
+pub(super) const MARK_MANGLED_0: i32 = 0x20;
 
 /// Which way the inner checksum goes: from the packet's addresses to 0.0.0.0 or `::`, or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

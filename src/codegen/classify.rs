@@ -94,12 +94,15 @@ impl Walk<'_> {
         self.e.origin(Some(number));
         // Without one, this is a tree of another ruleset: no rule, no action.
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
-        let variant = Variant { mark: rule.mark, counted: rule.counter, ..Variant::default() };
+        let variant = Variant { mark: rule.mark, counted: rule.counter, nat: rule.nat, ..Variant::default() };
         if let Some(counter) = self.routines.counters.get(number).copied().flatten() {
             self.e.choose_counter(counter);
         }
         match &rule.action {
             Action::Accept if variant == Variant::default() => self.e.exit(UNSPEC),
+            Action::Accept if !variant.nat.is_none() => {
+                self.routine(Verb::Nat, self.proto, self.proto, variant);
+            }
             Action::Accept => self.routine(Verb::Accept, self.proto, self.proto, variant),
             Action::Drop => self.routine(Verb::Drop, self.proto, self.proto, variant),
             Action::Funnel(Funnel { outer, sport, dport, flags }) => {

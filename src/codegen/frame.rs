@@ -45,6 +45,11 @@ const _: () = {
     assert!(top >= -512, "the frame is larger than MAX_BPF_STACK");
 };
 
+/// A part of an area.
+pub(super) const fn part(area: Slot, skip: i16, len: i16) -> Slot {
+    Slot { offset: area.offset + skip, len }
+}
+
 /// How many bytes a transfer moves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Len {

@@ -82,13 +82,19 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
         (e.window_again(IP, headers, fail), None)
     };
     e.update_ip(family, &ip, pushed, inner, outer);
-    e.sum_addresses(family, SUM, &ip);
+    e.sum_new_addresses(family, SUM, &ip);
     build(e, family, &ip.at(len), inner, outer);
+    let mut sum_inside = SUM;
+    if !e.variant.nat.is_none() {
+        sum_inside = NOTE;
+        e.sum_addresses(family, sum_inside, &ip);
+        e.change_addresses(family, &ip);
+    }
     if tcp.is_some() {
         e.load(PORTS, &ip.at(headers), tcp::FLAGS);
     }
     let inner_at = e.offset(family, pushed, None);
-    e.rebase(inner_at, inner, SUM, Rebase::ToZero);
+    e.rebase(inner_at, inner, sum_inside, Rebase::ToZero);
     e.count(pushed);
     if let Some(tcp) = &tcp {
         e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
@@ -145,8 +151,11 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
             take_note(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
         }
     }
-    e.sum_addresses(Family::V4, SUM, &ip);
+    e.sum_new_addresses(Family::V4, SUM, &ip);
     build(e, Family::V4, &PUSHED.window(), inner, outer);
+    if !e.variant.nat.is_none() {
+        e.sum_addresses(Family::V4, SUM, &ip);
+    }
 
     // For TCP, the length is still needed.
     let new_ip = if inner == Proto::Tcp { R5 } else { L4_LEN };
@@ -160,6 +169,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     let fail = e.fail();
     let ip = e.window_again(new_ip, ipv4::LEN, fail);
     e.update_ip(Family::V4, &ip, pushed, inner, outer);
+    e.change_addresses(Family::V4, &ip);
     let (options_at, header_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     let inner_at = e.offset(Family::V4, pushed, Some(len));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));

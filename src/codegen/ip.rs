@@ -7,7 +7,8 @@ use asm::{Insn, Reg, Reg::*};
 
 use super::checksum::ones_complement_sum;
 use super::emit::{Emit, Window};
-use crate::ir::{Family, Proto};
+use super::nat::new_word;
+use crate::ir::{Family, Nat, Proto};
 use crate::packet::{Field, ethernet, ipv4, ipv6};
 
 impl Family {
@@ -114,17 +115,31 @@ impl Emit {
 
     /// `sum = source + destination address`: 32 bits, ones' complement, in the packet's byte order. Uses R2.
     pub(super) fn sum_addresses(&mut self, family: Family, sum: Reg, ip: &Window) {
+        self.sum_of_addresses(family, sum, ip, &Nat::default());
+    }
+
+    /// The same of the addresses that the packet will have.
+    pub(super) fn sum_new_addresses(&mut self, family: Family, sum: Reg, ip: &Window) {
+        let nat = self.variant.nat;
+        self.sum_of_addresses(family, sum, ip, &nat);
+    }
+
+    fn sum_of_addresses(&mut self, family: Family, sum: Reg, ip: &Window, nat: &Nat) {
+        let word = |e: &mut Self, reg: Reg, field: Field| match new_word(family, nat, field) {
+            Some(word) => e.op_note(Insn::mov32(reg, word), "the new one"),
+            None => e.load_raw(reg, ip, field),
+        };
         match family {
             Family::V4 => {
-                self.load_raw(sum, ip, ipv4::SADDR);
-                self.load_raw(R2, ip, ipv4::DADDR);
+                word(self, sum, ipv4::SADDR);
+                word(self, R2, ipv4::DADDR);
                 self.op(Insn::add64(sum, R2));
             }
             Family::V6 => {
                 let [first, rest @ ..] = ipv6::SADDR;
-                self.load_raw(sum, ip, first);
-                for word in rest.into_iter().chain(ipv6::DADDR) {
-                    self.load_raw(R2, ip, word);
+                word(self, sum, first);
+                for field in rest.into_iter().chain(ipv6::DADDR) {
+                    word(self, R2, field);
                     self.op(Insn::add64(sum, R2));
                 }
                 // Eight words carry up to 7, and adding that may carry once more.

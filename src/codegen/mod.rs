@@ -53,6 +53,7 @@ mod ip;
 mod list;
 mod mss;
 mod mtu;
+mod nat;
 mod payload;
 mod prologue;
 mod segment;
@@ -68,7 +69,7 @@ use range_set_blaze::RangeSetBlaze;
 pub use self::segment::{Large, Side, compile_back};
 
 use self::emit::Emit;
-use crate::ir::{Action, End, Family, Funnel, Proto, Ruleset};
+use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
@@ -133,18 +134,19 @@ struct Variant {
     /// Lists of the inner source and destination ports that may be restored, by number.
     guard: [Option<usize>; 2],
     counted: bool,
+    nat: Nat,
 }
 
 impl Default for Variant {
     fn default() -> Self {
-        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2], counted: false }
+        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2], counted: false, nat: Nat::default() }
     }
 }
 
 impl fmt::Display for Variant {
     /// What a label needs to be told from those of other variants.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { mark, flags, guard: [sport, dport], counted } = self;
+        let Variant { mark, flags, guard: [sport, dport], counted, nat } = self;
         if *flags != Funnel::SYN {
             write!(f, "_flags_{flags:02x}")?;
         }
@@ -156,6 +158,9 @@ impl fmt::Display for Variant {
         if let Some(mark) = mark {
             write!(f, "_mark_{mark:x}")?;
         }
+        if !nat.is_none() {
+            write!(f, "_{}", nat.to_string().replace([' ', ':'], "_"))?;
+        }
         f.write_str(if *counted { "_counted" } else { "" })
     }
 }
@@ -164,6 +169,8 @@ impl fmt::Display for Variant {
 enum Verb {
     /// Only where something else is to be done: without, a leaf is an exit.
     Accept,
+    /// Nothing but new addresses and ports.
+    Nat,
     Drop,
     Funnel,
     Unfunnel,
@@ -203,6 +210,7 @@ impl Routines {
         let Routine { family, verb, inner, outer, variant } = routine;
         let name = match verb {
             Verb::Accept => format!("accept_{outer}"),
+            Verb::Nat => format!("nat_{outer}"),
             Verb::Drop => format!("drop_{outer}"),
             Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
@@ -247,6 +255,7 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> R
         e.variant = variant;
         e.bind(label);
         match verb {
+            Verb::Nat => nat::emit(&mut e, family, outer),
             Verb::Accept | Verb::Drop => validate::emit_verdict(&mut e, family, outer, verb),
             Verb::Funnel => {
                 let shared = funneled.iter().find(|(of, _)| *of == (family, variant.counted));

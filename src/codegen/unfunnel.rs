@@ -17,7 +17,7 @@ use range_set_blaze::RangeSetBlaze;
 use super::checksum::Rebase;
 use super::counters::Reason;
 use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
-use super::frame::{Len, OPTIONS, Offset, PEEK};
+use super::frame::{Len, OPTIONS, Offset, PEEK, part};
 use super::list::{Miss, one_of};
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
@@ -47,11 +47,15 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     guard.check(e, &packet.at(len + popped), "");
     e.adjust_room(packet, -popped);
     let fail = e.fail();
-    let ip = e.window_again(IP, len, fail);
+    let ports = if e.variant.nat.has_ports() { l4::LEN } else { 0 };
+    let ip = e.window_again(IP, len + ports, fail);
     e.update_ip(family, &ip, -popped, outer, inner);
+    e.change_addresses(family, &ip);
+    e.change_ports(&ip.at(len), PORTS);
     e.sum_addresses(family, SUM, &ip);
     let inner_at = e.offset(family, 0, None);
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
+    e.replace_l4_ports(inner_at, inner, PORTS);
     e.done(-popped);
     if let Some(with_options) = with_options {
         e.bind(with_options);
@@ -73,6 +77,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     e.load_bytes(outer_at, PEEK, Len::Const(headers));
     pass_unless_funneled(e, Family::V4, &PEEK.window(), inner, outer);
     guard.check(e, &PEEK.window().at(popped), "_options");
+    e.change_ports(&PEEK.window().at(popped), L4_LEN);
     e.load(len, &ip, ipv4::VERSION_IHL);
     e.options_len(len);
     e.save_options(len);
@@ -80,11 +85,16 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     let fail = e.fail();
     let ip = e.window_again(IP, ipv4::LEN, fail);
     e.update_ip(Family::V4, &ip, -popped, outer, inner);
+    e.change_addresses(Family::V4, &ip);
     e.sum_addresses(Family::V4, SUM, &ip);
     e.op(Insn::mov64(sum, SUM));
     let (options_at, inner_at) = (e.offset(Family::V4, 0, None), e.offset(Family::V4, 0, Some(len)));
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
+    if e.variant.nat.has_ports() {
+        e.store_bytes(inner_at, part(PEEK, popped, l4::LEN), Len::Const(l4::LEN));
+    }
     e.rebase(inner_at, inner, sum, Rebase::FromZero);
+    e.replace_l4_ports(inner_at, inner, L4_LEN);
     e.done(-popped);
 }
 

@@ -140,6 +140,13 @@ pub enum ActionKind {
     Unalias {
         ports: Set<u16>,
     },
+    /// The new address of one side, alone or besides one of the others.
+    Nat {
+        side: Side,
+        /// A single one.
+        address: Item<IpAddr>,
+        port: Option<u16>,
+    },
     /// Besides one of the others, as is `counter`.
     Mark {
         value: u32,
@@ -186,6 +193,7 @@ impl ActionKind {
             ActionKind::Unfunnel { .. } => "unfunnel",
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
+            ActionKind::Nat { side, .. } => side.of("snat", "dnat"),
             ActionKind::Mark { .. } => "mark",
             ActionKind::Counter => "counter",
         }

@@ -7,14 +7,15 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 22] = [
+const KEYWORDS: [&str; 24] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain", "define",
+    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain", "define", "dnat",
+    "snat",
 ];
 
 /// Those that start an action.
-pub(crate) const ACTIONS: [&str; 8] =
-    ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark", "counter"];
+pub(crate) const ACTIONS: [&str; 10] =
+    ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark", "counter", "dnat", "snat"];
 
 /// What people coming from other languages write.
 const SYNONYMS: [(&str, &str); 15] = [
@@ -36,10 +37,8 @@ const SYNONYMS: [(&str, &str); 15] = [
 ];
 
 /// Planned, or common elsewhere, but not here: word, what to do instead, and what it spoils.
-const PLANNED: [(&str, &str, Spoils); 6] = [
+const PLANNED: [(&str, &str, Spoils); 4] = [
     ("include", "write all rules in one ruleset", Spoils::Rule),
-    ("dnat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
-    ("snat", "use `funnel` to reach another port; addresses cannot be rewritten yet", Spoils::UntilAction),
     ("icmp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("icmpv6", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
     ("sctp", "match `tcp` or `udp`: other protocols pass unchanged", Spoils::Word),
@@ -115,7 +114,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         Some(remedy) => error.help(remedy),
         None => error.help(
             "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`, `counter`",
+             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`, `counter`, `dnat`, `snat`",
         ),
     };
     (error, Spoils::Word)

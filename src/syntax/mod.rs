@@ -8,6 +8,7 @@ pub mod ast;
 mod define;
 mod help;
 mod more;
+mod nat;
 mod parser;
 mod ruleset;
 mod set;

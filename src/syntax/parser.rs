@@ -13,6 +13,7 @@ use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Ver
 use super::define;
 use super::help::{self, Spoils};
 use super::more;
+use super::nat;
 use super::set::{not_one, set};
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, peek, word, wrong};
@@ -244,7 +245,7 @@ pub(super) fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark | "counter"`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark | "counter" | nat`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
@@ -254,6 +255,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         alias::alias,
         alias::unalias,
         more::mark,
+        nat::nat,
         keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),
     ))
     .parse(i)

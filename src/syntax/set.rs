@@ -256,7 +256,7 @@ fn looks_like_a_value(text: &str) -> bool {
         || text.contains(':') && text.starts_with(|c: char| c.is_ascii_hexdigit())
 }
 
-fn part<'a>(word: Word<'a>, from: usize, to: usize) -> Word<'a> {
+pub(super) fn part<'a>(word: Word<'a>, from: usize, to: usize) -> Word<'a> {
     let start = word.span.start;
     Word { text: &word.text[from..to], span: Span { start: start + from, end: start + to } }
 }
@@ -352,13 +352,10 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
     Ok((i, Set { span, items }))
 }
 
-/// Remedies that fit: "leave it out" does not, and the keyword stands before the brace.
+/// "Leave it out" is no remedy here.
 fn in_set(error: Diagnostic) -> Diagnostic {
-    match error.message.as_str() {
-        message if !message.starts_with("port must be") => error,
-        _ if error.help.as_deref().is_some_and(|help| help.starts_with("to match any")) => {
-            error.help("list ports from 1 to 65535")
-        }
+    match error.help.as_deref() {
+        Some(help) if help.starts_with("to match any") => error.help("list ports from 1 to 65535"),
         _ => error,
     }
 }

@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 22] = [
+const GOOD: [&str; 23] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -51,6 +51,7 @@ const GOOD: [&str; 22] = [
     "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
     "chain ingress { tcp dport 80 drop }; chain egress {\n  tcp drop # }\n  udp drop\n}",
     "define A = 80; define B = { $A, 90-99 }\ntcp dport { $B, $A-81 } sport != $A drop; tcp sport 3 alias sport $A",
+    "tcp dport 80 dnat 10.0.0.1:80; ip6 udp snat [::1]:5 unfunnel udp; define A = 10.0.0.1\nudp dnat $A mark set 1",
     "define N={10.0.0.0/8,::1}\ndefine P = 5\nsaddr $N tcp dport $P funnel udp sport $P dport $P",
     "chain egress\n{ tcp dport { 80, 81 } drop; }",
     "ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9 } udp drop",
@@ -58,7 +59,7 @@ const GOOD: [&str; 22] = [
     "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 81] = [
+const WORDS: [&str; 84] = [
     "ip",
     "tcp",
     "udp",
@@ -86,6 +87,9 @@ const WORDS: [&str; 81] = [
     "mark",
     "counter",
     "dnat",
+    "snat",
+    "dnat 10.0.0.1:80",
+    "[::1]:80",
     "flags",
     "!=",
     "!",

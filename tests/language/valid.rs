@@ -457,3 +457,31 @@ fn names_that_are_given_apart_stand_in_front_and_are_named_in_errors() {
     assert!(told.contains("--> --define:1:5\n") && told.contains("1 | WEB=0\n"), "{told}");
     assert!(told.contains("`LB` is never used") && !told.contains("rules.sf"), "{told}");
 }
+
+#[test]
+fn an_address_for_the_packet_says_which_version_the_rule_is_about() {
+    let nat = |text: &str| {
+        let rule = rule(text);
+        (rule.nat.to_string(), [Family::V4, Family::V6].map(|family| rule.is_about(family)))
+    };
+    for (text, expected, about) in [
+        ("tcp dnat 10.0.0.1", "dnat 10.0.0.1", [true, false]),
+        ("tcp accept snat 10.0.0.1:80", "snat 10.0.0.1:80", [true, false]),
+        ("tcp snat ::1", "snat ::1", [false, true]),
+        ("tcp snat [::1]", "snat ::1", [false, true]),
+        ("tcp dnat [2001:db8::1]:80 snat ::1", "snat ::1 dnat [2001:db8::1]:80", [false, true]),
+        ("tcp dnat ::ffff:10.0.0.1", "dnat ::ffff:10.0.0.1", [false, true]),
+        ("define LB = 10.0.0.1; define P = 80; tcp dnat $LB:$P", "dnat 10.0.0.1:80", [true, false]),
+        ("ip tcp unfunnel udp dport 5 dnat 10.0.0.1", "dnat 10.0.0.1", [true, false]),
+    ] {
+        assert_eq!(nat(text), (expected.to_owned(), about), "{text}");
+    }
+}
+
+#[test]
+fn a_funnel_to_another_address_is_looked_at_where_it_goes() {
+    let takes = "udp dport 53 daddr 10.0.0.1 funnel udp sport 1 dport 53 dnat 10.0.0.2";
+    rules(takes);
+    let again = takes.replace("0.2", "0.1");
+    assert!(talk("rules", &again).contains("matches its own output"), "{}", talk("rules", &again));
+}

@@ -69,9 +69,13 @@ fn known(six: bool) -> impl Strategy<Value = IpAddr> + Clone {
 pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
     (vec((rule(), extra()), rules), vec(pick(), PACKETS)).prop_map(|(rules, picks)| {
         let (mut rules, extras): (Vec<Rule>, Vec<Extra>) = rules.into_iter().unzip();
+        // Where packets go makes a difference to which funnels are in each other's way.
+        for (rule, extra) in rules.iter_mut().zip(&extras) {
+            rule.extra.nat = legal(extra.clone(), rule).nat;
+        }
         disentangle(&mut rules);
         for (rule, extra) in rules.iter_mut().zip(extras) {
-            rule.extra = legal(extra, &rule.action);
+            rule.extra = legal(extra, rule);
         }
         let packets = picks.iter().map(|pick| pick.resolve(&rules)).collect();
         Case { name: "random".into(), rules, packets }
@@ -145,17 +149,39 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
 fn extra() -> impl Strategy<Value = Extra> {
     let mark = prop_oneof![Just(0), Just(7), Just(u32::MAX)];
     let flags = select(&[0x01, 0x02, 0x12, 0x18, 0x20, 0xff][..]);
-    (weighted(0.1, mark), weighted(0.2, flags), weighted(0.1, ports()), weighted(0.3, ports()))
-        .prop_map(|(mark, flags, sport, dport)| Extra { mark, flags, guard: [sport, dport] })
+    let nat = || {
+        let port = weighted(0.5, select(&PORTS[..]));
+        weighted(0.2, (any::<bool>(), known(false), known(true), port))
+    };
+    let guards = (weighted(0.1, ports()), weighted(0.3, ports()));
+    (weighted(0.1, mark), weighted(0.2, flags), guards, (nat(), nat())).prop_map(
+        |(mark, flags, (sport, dport), (source, destination))| {
+            // Of the version that the first of them says; the rule may want another.
+            let six = source.as_ref().or(destination.as_ref()).is_some_and(|(six, ..)| *six);
+            let one = |(_, v4, v6, port)| (if six { v6 } else { v4 }, port);
+            Extra { mark, flags, guard: [sport, dport], nat: [source.map(one), destination.map(one)] }
+        },
+    )
 }
 
 /// As much of it as may stand beside the action.
-fn legal(extra: Extra, action: &Action) -> Extra {
-    let Extra { mark, flags, guard } = extra;
+fn legal(extra: Extra, rule: &Rule) -> Extra {
+    let Extra { mark, flags, guard, nat } = extra;
+    let action = &rule.action;
+    let natable = matches!(action, Action::Accept | Action::Funnel { .. } | Action::Unfunnel { .. });
+    let fits = |address: IpAddr| {
+        rule.is_about(address.is_ipv6()) && (!rule.is_about(!address.is_ipv6()) || rule.ip.is_some())
+    };
+    let nat = nat.map(|nat| nat.filter(|(address, _)| natable && fits(*address)));
+    let nat = match action {
+        Action::Funnel { .. } => nat.map(|nat| nat.map(|(address, _)| (address, None))),
+        _ => nat,
+    };
     Extra {
         mark: mark.filter(|_| *action != Action::Drop),
         flags: flags.filter(|_| matches!(action, Action::Funnel { outer: TCP, .. })),
         guard: if matches!(action, Action::Unfunnel { .. }) { guard } else { [None, None] },
+        nat,
     }
 }
 

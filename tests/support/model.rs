@@ -64,6 +64,7 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
     let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
     let changed = match &rule.action {
+        Action::Accept if rule.extra.nat != [None; 2] => Some(frame.to_vec()),
         Action::Accept => None,
         Action::Drop => {
             outcome.verdict = Verdict::Drop;
@@ -89,8 +90,45 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     if changed.is_some() || rule.action == Action::Accept {
         outcome.mark = rule.extra.mark.unwrap_or(0);
     }
-    outcome.frame = changed.unwrap_or(outcome.frame);
+    outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link));
     outcome
+}
+
+/// New source and destination. Checksums stay as right or as wrong as they were, and absent ones absent.
+fn nat(
+    mut frame: Vec<u8>,
+    [source, destination]: &[Option<(IpAddr, Option<u16>)>; 2],
+    link: Link,
+) -> Vec<u8> {
+    let Some(packet) = Packet::find(&frame, link) else { return frame };
+    let mut segment = frame[packet.l4..packet.end].to_vec();
+    let wrong = defect(packet.proto, packet.addresses(&frame), &segment);
+    let absent = packet.proto == UDP && be16(&segment, 6) == 0;
+    let header = sum(&frame[packet.ip..packet.l4]) % 0xffff;
+    let (first, len) = if packet.six { (packet.ip + 8, 16) } else { (packet.ip + 12, 4) };
+    for (side, new) in [source, destination].into_iter().enumerate() {
+        let Some((address, port)) = new else { continue };
+        let at = first + side * len;
+        match address {
+            IpAddr::V4(address) => frame[at..at + len].copy_from_slice(&address.octets()),
+            IpAddr::V6(address) => frame[at..at + len].copy_from_slice(&address.octets()),
+        }
+        if let Some(port) = port {
+            segment[side * 2..side * 2 + 2].copy_from_slice(&port.to_be_bytes());
+        }
+    }
+    if !absent {
+        fill(packet.proto, packet.addresses(&frame), &mut segment, wrong);
+    }
+    if !packet.six {
+        let checksum = packet.ip + 10;
+        frame[checksum..checksum + 2].copy_from_slice(&[0, 0]);
+        let right = sum(&frame[packet.ip..packet.l4]) % 0xffff;
+        let written = ((0xffff + header - right) % 0xffff) as u16;
+        frame[checksum..checksum + 2].copy_from_slice(&written.to_be_bytes());
+    }
+    frame.splice(packet.l4..packet.end, segment);
+    frame
 }
 
 /// What the sender of an Ethernet frame is told of an MTU that it does not fit: ICMP *fragmentation needed*

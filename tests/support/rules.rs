@@ -41,6 +41,8 @@ pub struct Extra {
     pub flags: Option<u8>,
     /// The inner source and destination ports that `unfunnel` lets through.
     pub guard: [Option<Match<Ports>>; 2],
+    /// The source and destination that a packet is given.
+    pub nat: [Option<(IpAddr, Option<u16>)>; 2],
 }
 
 impl Extra {
@@ -219,7 +221,7 @@ impl Rule {
         let any = Ipv4Addr::UNSPECIFIED.into();
         matches!(other.action, Action::Funnel { .. })
             && ports.matches(&Key { proto: outer, saddr: any, daddr: any, sport, dport })
-            && self.may_share_addresses(other)
+            && (self.extra.nat != [None; 2] || self.may_share_addresses(other))
     }
 
     /// Would the far end have to guess which of the two rules a packet comes from?
@@ -227,7 +229,9 @@ impl Rule {
         matches!(self.action, Action::Funnel { .. })
             && self.action == other.action
             && self.proto != other.proto
-            && self.may_share_addresses(other)
+            && (self.extra.nat != [None; 2]
+                || other.extra.nat != [None; 2]
+                || self.may_share_addresses(other))
     }
 
     /// May one packet's addresses be matched by both? Says yes whenever a `!=` is involved.
@@ -446,6 +450,7 @@ impl fmt::Display for Rule {
             write!(f, " dport {m}")?;
         }
         match &self.action {
+            Action::Accept if self.extra.nat != [None; 2] => write!(f, " actions"),
             Action::Accept => write!(f, " actions accept"),
             Action::Drop => write!(f, " actions drop"),
             Action::Funnel { outer, sport, dport } => {
@@ -478,6 +483,14 @@ impl fmt::Display for Extra {
             let names =
                 names.iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, name)| *name);
             write!(f, " flags {}", names.collect::<Vec<_>>().join("|"))?;
+        }
+        for (word, nat) in ["snat", "dnat"].iter().zip(&self.nat) {
+            match nat {
+                None => {}
+                Some((address, None)) => write!(f, " {word} {address}")?,
+                Some((IpAddr::V4(address), Some(port))) => write!(f, " {word} {address}:{port}")?,
+                Some((IpAddr::V6(address), Some(port))) => write!(f, " {word} [{address}]:{port}")?,
+            }
         }
         match self.mark {
             Some(mark) => write!(f, " mark set {mark}"),

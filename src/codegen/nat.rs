@@ -1,0 +1,167 @@
+//! `dnat` and `snat`: new addresses and ports, each packet by itself.
+//!
+//! Nothing is remembered: what comes back has to be given the old ones by another rule. Beside `unfunnel` the packet
+//! below is changed, as part of what is done to it anyway; beside `funnel`, the addresses of the whole.
+//!
+//! The addresses are part of what the L4 checksum is about, but not of the bytes that are summed once it is
+//! finished: the kernel is told which of the two has changed (`BPF_F_PSEUDO_HDR`), and does nothing about
+//! ports to a checksum that is still to be finished. An absent UDP checksum stays absent.
+
+use std::net::IpAddr;
+
+use asm::{Helper, Insn, Reg, Reg::*};
+
+use super::checksum::{MARK_MANGLED_0, PSEUDO_HDR};
+use super::emit::{Emit, IP, L4_LEN, PORTS, Window};
+use super::frame::{Len, Offset, PEEK, part};
+use super::validate::{IpHeader, Least, validate, validate_plain};
+use crate::ir::{Family, Nat, Proto};
+use crate::packet::{Field, ipv4, ipv6, l4, tcp, udp};
+
+/// The routine of a rule that does nothing else.
+pub(super) fn emit(e: &mut Emit, family: Family, proto: Proto) {
+    let name = format!("{}nat_{proto}", family.prefix());
+    let with_options = validate_plain(e, family, Least::header(proto), &name);
+    let (of_addresses, of_ports) = (PORTS, L4_LEN);
+    let ip = Window::of_ip_header(family.shortest());
+    e.change_ports(&ip.at(family.header_len()), of_ports);
+    e.change_addresses(family, &ip);
+    e.op(Insn::mov32(of_addresses, R1));
+    let l4_at = e.offset(family, 0, None);
+    e.replace_l4(l4_at, proto, of_addresses, PSEUDO_HDR);
+    e.replace_l4_ports(l4_at, proto, of_ports);
+    e.done(0);
+    if let Some(with_options) = with_options {
+        e.bind(with_options);
+        emit_options(e, proto);
+    }
+}
+
+/// The same for a packet with IP options; `R1` holds `ip.ihl`.
+fn emit_options(e: &mut Emit, proto: Proto) {
+    let (ip_len, of_addresses, of_ports) = (L4_LEN, IP, PORTS);
+    e.ip_header_len(R1);
+    validate(e, Least::header(proto), IpHeader::WithOptions(R1));
+    e.op(Insn::mov32(ip_len, R1));
+    let l4_at = Offset { plus: Some(ip_len), ..e.ip_offset() };
+    let ports = part(PEEK, 0, l4::LEN);
+    if e.variant.nat.has_ports() {
+        e.load_bytes(l4_at, ports, Len::Const(l4::LEN));
+        e.change_ports(&ports.window(), of_ports);
+    }
+    e.change_addresses(Family::V4, &Window::of_ip_header(ipv4::SHORTEST));
+    e.op(Insn::mov32(of_addresses, R1));
+    if e.variant.nat.has_ports() {
+        e.store_bytes(l4_at, ports, Len::Const(l4::LEN));
+    }
+    e.replace_l4(l4_at, proto, of_addresses, PSEUDO_HDR);
+    e.replace_l4_ports(l4_at, proto, of_ports);
+    e.done(0);
+}
+
+/// The fields that change, each with what it becomes, as it is in the packet.
+fn changed(family: Family, nat: &Nat) -> Vec<(Field, u32)> {
+    let fields: [&[Field]; 2] = match family {
+        Family::V4 => [&[ipv4::SADDR], &[ipv4::DADDR]],
+        Family::V6 => [&ipv6::SADDR, &ipv6::DADDR],
+    };
+    let mut changed = Vec::new();
+    for (fields, address) in fields.into_iter().zip([nat.saddr, nat.daddr]) {
+        let bytes = match address {
+            Some(IpAddr::V4(address)) => address.octets().to_vec(),
+            Some(IpAddr::V6(address)) => address.octets().to_vec(),
+            None => continue,
+        };
+        let words = bytes.chunks_exact(4).map(|word| match *word {
+            [a, b, c, d] => u32::from_ne_bytes([a, b, c, d]),
+            _ => 0,
+        });
+        changed.extend(fields.iter().copied().zip(words));
+    }
+    changed
+}
+
+/// What a field of an address becomes, if it does not stay.
+pub(super) fn new_word(family: Family, nat: &Nat, field: Field) -> Option<u32> {
+    let mut all = changed(family, nat).into_iter();
+    all.find(|(changed, _)| changed.offset == field.offset).map(|(_, word)| word)
+}
+
+impl Emit {
+    /// Writes the new addresses, if there are any, and brings IPv4's checksum up to date. Leaves in R1 what the sum
+    /// of the addresses has changed by, in the packet's byte order. Uses R2 to R4.
+    pub(super) fn change_addresses(&mut self, family: Family, ip: &Window) {
+        let nat = self.variant.nat;
+        if nat.is_none() {
+            return;
+        }
+        self.op(Insn::mov32(R1, 0_u32));
+        for (field, word) in changed(family, &nat) {
+            self.load_raw(R2, ip, field);
+            self.op(Insn::xor32(R2, u32::MAX));
+            self.op_note(Insn::add64(R1, R2), "less the old one");
+            self.op(Insn::mov32(R2, word));
+            self.op_note(Insn::add64(R1, R2), "and the new one");
+            self.store_raw(ip, field, R2);
+        }
+        for _ in 0..2 {
+            self.op(Insn::mov64(R2, R1));
+            self.op(Insn::rsh64(R2, 32));
+            self.op(Insn::mov32(R1, R1));
+            self.op(Insn::add64(R1, R2));
+        }
+        if family == Family::V4 {
+            self.op(Insn::mov32(R2, R1));
+            self.fold(R2, R3);
+            self.load_raw(R4, ip, ipv4::CHECKSUM);
+            self.op(Insn::xor32(R4, 0xffff_u32));
+            self.op_note(Insn::add32(R2, R4), "change of the addresses");
+            self.fold(R2, R3);
+            self.fold(R2, R3);
+            self.op(Insn::xor32(R2, 0xffff_u32));
+            self.store_raw(ip, ipv4::CHECKSUM, R2);
+        }
+    }
+
+    /// Writes the new ports, if there are any, and leaves in `change` what the sum of the header has changed by.
+    /// Uses R2.
+    pub(super) fn change_ports(&mut self, l4: &Window, change: Reg) {
+        let Nat { sport, dport, .. } = self.variant.nat;
+        if !self.variant.nat.has_ports() {
+            return;
+        }
+        self.op(Insn::mov32(change, 0_u32));
+        // From the end to the start: see `funnel::build`.
+        for (field, port) in [(l4::DPORT, dport), (l4::SPORT, sport)] {
+            let Some(port) = port else { continue };
+            self.load_raw(R2, l4, field);
+            self.op(Insn::xor32(R2, 0xffff_u32));
+            self.op_note(Insn::add32(change, R2), "less the old one");
+            self.op_note(Insn::mov32(R2, u16::from_ne_bytes(port.to_be_bytes())), &format!("port {port}"));
+            self.op(Insn::add32(change, R2));
+            self.store_raw(l4, field, R2);
+        }
+    }
+
+    /// What [`change_ports`](Self::change_ports) has left, for the checksum.
+    pub(super) fn replace_l4_ports(&mut self, l4: Offset, proto: Proto, change: Reg) {
+        if self.variant.nat.has_ports() {
+            self.replace_l4(l4, proto, change, 0);
+        }
+    }
+
+    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, change, flags)`, or `fail`.
+    fn replace_l4(&mut self, l4: Offset, proto: Proto, change: Reg, flags: i32) {
+        let (checksum, absent) = match proto {
+            Proto::Tcp => (tcp::CHECKSUM, 0),
+            Proto::Udp => (udp::CHECKSUM, MARK_MANGLED_0),
+        };
+        self.set_offset(R2, Offset { bytes: l4.bytes + checksum.offset, ..l4 });
+        self.op(Insn::mov32(R3, 0_u32));
+        self.op(Insn::mov32(R4, change));
+        self.op(Insn::mov32(R5, flags | absent));
+        self.call(Helper::L4CsumReplace);
+        let fail = self.fail();
+        self.jump_if(asm::Cond::ne64(R0, 0), fail);
+    }
+}
