@@ -7,6 +7,7 @@ mod support;
 
 mod devices;
 mod pairs;
+mod quic;
 mod traffic;
 
 use std::process::{Command, Output, Stdio};
@@ -37,14 +38,15 @@ fn attach(ns: &Ns, iface: &str, direction: &str, rules: &str) {
     succeed(ns, &["attach", "-i", iface, "-d", direction, "--ruleset", rules]);
 }
 
-/// TCP port 8080 through `outer`, both ways. What arrives on any other way than through the funnel is dropped.
-fn funnel_strictly(world: &World, outer: &str) {
-    let a = world.address;
-    let there = format!("ip daddr {a} tcp dport 8080 actions funnel {outer} dport 80 sport 540");
-    let arrived = format!("{outer} dport 80 sport 540 actions unfunnel tcp; tcp dport 8080 actions drop");
-    let back = format!("tcp sport 8080 actions funnel {outer} dport 540 sport 80");
+/// Port 8080 through `outer`, both ways. What arrives on any other way than through the funnel is dropped.
+fn funnel_strictly(world: &World, inner: &str, outer: &str) {
+    let (ip, a) = (world.ip, world.address);
+    let there = format!("{ip} daddr {a} {inner} dport 8080 actions funnel {outer} dport 80 sport 540");
+    let arrived =
+        format!("{outer} dport 80 sport 540 actions unfunnel {inner}; {inner} dport 8080 actions drop");
+    let back = format!("{inner} sport 8080 actions funnel {outer} dport 540 sport 80");
     let returned = format!(
-        "ip saddr {a} {outer} sport 80 dport 540 actions unfunnel tcp; ip saddr {a} tcp sport 8080 actions drop"
+        "{ip} saddr {a} {outer} sport 80 dport 540 actions unfunnel {inner}; {ip} saddr {a} {inner} sport 8080 actions drop"
     );
     attach(&world.client, "vc", "egress", &there);
     attach(&world.server, "vs", "ingress", &arrived);

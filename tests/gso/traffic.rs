@@ -61,7 +61,7 @@ fn iperf_everywhere(outer: &str) {
             router.tool("ethtool", "-K rc tso off gso off");
             router.tool("ethtool", "-K rs tso off gso off");
         }
-        funnel_strictly(&world, outer);
+        funnel_strictly(&world, "tcp", outer);
         for args in runs {
             // One for each run: it is not done with the last when its client is.
             let _server = Iperf::start(&world.server, 8080);
@@ -124,7 +124,7 @@ fn tcp_comes_through_unchanged_while_packets_are_lost() {
     }
     for outer in ["tcp", "udp"] {
         let world = World::new(Way::Direct);
-        funnel_strictly(&world, outer);
+        funnel_strictly(&world, "tcp", outer);
         for ns in [&world.client, &world.server] {
             ns.nft("table ip loss { chain c { type filter hook input priority 0; tcp dport != 0 numgen random mod 1000 < 5 drop;\n}\n}\n");
         }
@@ -215,10 +215,10 @@ fn a_connection_survives_the_replacement_of_the_rules() {
         return;
     }
     let world = World::new(Way::Direct);
-    funnel_strictly(&world, "udp");
+    funnel_strictly(&world, "tcp", "udp");
     let replacing = || {
         for _ in 0..10 {
-            funnel_strictly(&world, "udp");
+            funnel_strictly(&world, "tcp", "udp");
         }
     };
     let bytes = 512 << 20;

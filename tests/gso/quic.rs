@@ -1,0 +1,170 @@
+//! QUIC: a client and a server of `quinn`, at full size, both ways through funnels.
+//!
+//! A QUIC stack sends UDP as bulk senders do: many datagrams in one packet (`UDP_SEGMENT`), none of which may be
+//! fragmented, and looks for the longest that fits by itself. What does not come through the funnel is dropped.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
+use std::thread;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn::rustls::RootCertStore;
+use quinn::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use quinn::{
+    ClientConfig, ConnectionStats, Endpoint, EndpointConfig, MtuDiscoveryConfig, RecvStream, SendStream,
+    ServerConfig, TokioRuntime, TransportConfig,
+};
+use sha2::{Digest, Sha256};
+
+use super::support::lab::{DEADLINE, Ns};
+use super::support::require;
+use super::support::world::{NEEDS, Way, World};
+use super::{funnel_strictly, interfaces};
+
+const PORT: u16 = 8080;
+
+/// Nothing, be it a read or a write, may stand still for longer.
+async fn soon<T>(what: &str, step: impl Future<Output = T>) -> T {
+    let waited = tokio::time::timeout(DEADLINE, pin!(step)).await;
+    waited.unwrap_or_else(|_| panic!("{what}: stalled"))
+}
+
+/// Runs inside, on a thread of its own.
+fn run<T: Send>(ns: &Ns, work: impl Future<Output = T> + Send) -> T {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    ns.run(|| runtime().block_on(work))
+}
+
+async fn send(stream: &mut SendStream, bytes: usize) -> Vec<u8> {
+    let mut sum = Sha256::new();
+    for at in (0..bytes).step_by(65_536) {
+        let chunk: Vec<u8> =
+            (at..bytes.min(at + 65_536)).map(|i| (i ^ (i >> 8) ^ (i >> 16)).to_le_bytes()[0]).collect();
+        sum.update(&chunk);
+        soon("writing", stream.write_all(&chunk)).await.expect("a write");
+    }
+    stream.finish().expect("the end");
+    sum.finalize().to_vec()
+}
+
+async fn receive(stream: &mut RecvStream) -> (usize, Vec<u8>) {
+    let (mut sum, mut buffer, mut bytes) = (Sha256::new(), vec![0; 65_536], 0);
+    while let Some(length) = soon("reading", stream.read(&mut buffer)).await.expect("a read") {
+        sum.update(&buffer[..length]);
+        bytes += length;
+    }
+    (bytes, sum.finalize().to_vec())
+}
+
+/// Both sides look for the longest datagram that arrives, beginning with 1200 bytes and up to what the link has room
+/// for without a funnel, to the byte.
+fn transport(longest: u16) -> Arc<TransportConfig> {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(longest).minimum_change(1);
+    let mut transport = TransportConfig::default();
+    transport.mtu_discovery_config(Some(discovery));
+    Arc::new(transport)
+}
+
+/// With room for all that may be on its way: losses of a full socket are not the subject, and may hide a probe.
+fn bind(to: SocketAddr, port: u16) -> UdpSocket {
+    let any = if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, port)).expect("bind");
+    setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20)).expect("SO_RCVBUFFORCE");
+    socket
+}
+
+async fn serve(socket: UdpSocket, mut config: ServerConfig, longest: u16, bytes: usize) -> ConnectionStats {
+    config.transport_config(transport(longest));
+    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime));
+    let endpoint = endpoint.expect("a server");
+    let incoming = soon("a client", endpoint.accept()).await.expect("a client");
+    let connection = soon("the handshake", incoming.into_future()).await.expect("a handshake");
+    let (mut back, mut there) = soon("a stream", connection.accept_bi()).await.expect("a stream");
+    let (length, sum) = receive(&mut there).await;
+    assert_eq!(length, bytes);
+    soon("the sum", back.write_all(&sum)).await.expect("a write");
+    send(&mut back, bytes).await;
+    soon("the client's end", connection.closed()).await;
+    connection.stats()
+}
+
+async fn request(to: SocketAddr, mut config: ClientConfig, longest: u16, bytes: usize) -> ConnectionStats {
+    config.transport_config(transport(longest));
+    let endpoint = Endpoint::new(EndpointConfig::default(), None, bind(to, 0), Arc::new(TokioRuntime));
+    let endpoint = endpoint.expect("a client");
+    let connecting = endpoint.connect_with(config, to, "server").expect("an address");
+    let connection = soon("the handshake", connecting).await.expect("a handshake");
+    let (mut there, mut back) = soon("a stream", connection.open_bi()).await.expect("a stream");
+    let sent = send(&mut there, bytes).await;
+    let mut arrived = vec![0; sent.len()];
+    soon("the sum", back.read_exact(&mut arrived)).await.expect("a sum");
+    assert_eq!(arrived, sent, "what arrived at the server");
+    assert_eq!(receive(&mut back).await, (bytes, sent), "what came back");
+    connection.close(0_u8.into(), b"");
+    soon("the end", endpoint.wait_idle()).await;
+    connection.stats()
+}
+
+/// So many bytes there and back over one connection. What client and server say about it.
+fn exchange(world: &World, longest: u16, bytes: usize) -> [ConnectionStats; 2] {
+    let certified = rcgen::generate_simple_self_signed(vec!["server".to_owned()]).expect("a certificate");
+    let certificate = CertificateDer::from(certified.cert);
+    let key = PrivatePkcs8KeyDer::from(certified.signing_key.serialize_der());
+    let server = ServerConfig::with_single_cert(vec![certificate.clone()], key.into()).expect("a server");
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).expect("a certificate");
+    let client = ClientConfig::with_root_certificates(Arc::new(roots)).expect("a client");
+
+    let to = world.to(PORT);
+    let socket = world.server.run(|| bind(to, PORT));
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| run(&world.server, serve(socket, server, longest, bytes)));
+        let client = run(&world.client, request(to, client, longest, bytes));
+        [client, serving.join().expect("the server")]
+    })
+}
+
+/// How many segments the pair of this namespace has cut for egress.
+fn cut(ns: &Ns) -> u64 {
+    let end = interfaces(ns).into_iter().find(|name| name.starts_with("sfe")).expect("a pair");
+    let link: serde_json::Value =
+        serde_json::from_str(&ns.tool("ip", &format!("-j -s link show {end}"))).expect("JSON");
+    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
+}
+
+fn quic_runs_through(outer: &str) {
+    if !require(&NEEDS) {
+        return;
+    }
+    let mebibytes = std::env::var("SFUNNEL_MIB").map_or(20, |mib| mib.parse().expect("a number of MiB"));
+    let bytes: usize = mebibytes << 20;
+    let pushed = if outer == "tcp" { 20 } else { 8 };
+    for (what, world, headers) in [
+        ("IPv4", World::new(Way::Direct), 28),
+        ("IPv4, NAT", World::new(Way::NatFinished), 28),
+        ("IPv6", World::six(Way::Direct), 48),
+    ] {
+        funnel_strictly(&world, "udp", outer);
+        let longest = 1500 - headers;
+        let said = exchange(&world, longest, bytes);
+        for (stats, ns) in said.iter().zip([&world.client, &world.server]) {
+            let what = format!("{what}, through {outer}, {}: {:?} {:?}", ns.name, stats.udp_tx, stats.path);
+            assert!(stats.udp_tx.datagrams > 2 * stats.udp_tx.ios, "sent one by one: {what}");
+            assert!(cut(ns) > stats.udp_tx.datagrams / 2, "{} by the pair: {what}", cut(ns));
+            assert_eq!(stats.path.current_mtu, longest - pushed, "the longest that arrives: {what}");
+        }
+        world.no_checksum_errors();
+    }
+}
+
+#[test]
+fn quic_at_full_size_runs_through_tcp() {
+    quic_runs_through("tcp");
+}
+
+#[test]
+fn quic_at_full_size_runs_through_udp() {
+    quic_runs_through("udp");
+}
