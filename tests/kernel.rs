@@ -27,7 +27,7 @@ use support::testrun::{Loader, SkBuff};
 use support::{Need, arb, engine, model, require};
 
 /// Rulesets of random rules, each with [`arb::PACKETS`] packets; `SFUNNEL_CASES` overrides it.
-const RULESETS: u32 = 4_000;
+const RULESETS: u32 = 5_000;
 
 #[test]
 fn cases_that_once_failed_do_not_fail_again() {
