@@ -182,9 +182,8 @@ fn upstream_trap_real_traffic_shares_the_port_of_the_funnel() {
     }
 }
 
-/// The same for TCP: what a socket sends in packets of many segments passes unchanged, and arrives
-/// between the smaller ones that were funneled. The original loses all of it. (`advmss` stands for
-/// the room that funneled segments need.)
+/// The same for TCP: what a socket sends in packets of many segments arrives as well as the smaller ones. The original
+/// loses all of it. (That it takes no other way than the funnel: tests/gso. `advmss`: segments smaller than need be.)
 #[test]
 fn upstream_trap_tcp_gso_is_never_half_mangled() {
     if !require(&NEEDS) {
@@ -202,8 +201,8 @@ fn upstream_trap_tcp_gso_is_never_half_mangled() {
     }
 }
 
-/// UDP segmentation offload: the kernel cannot segment what we would push onto, so such packets
-/// pass unchanged, whole, and arrive as they would without us.
+/// UDP segmentation offload: the kernel cannot segment what we would push onto, so such packets are cut before, and
+/// arrive as they would without us.
 #[test]
 fn upstream_trap_udp_gso_is_never_half_mangled() {
     if !require(&NEEDS) {

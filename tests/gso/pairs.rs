@@ -210,6 +210,21 @@ fn where_no_pair_can_be_made_it_says_so_and_limits() {
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 4));
 }
 
+/// Where to send a packet goes along with it, outside its bytes, and would not come back from a pair.
+#[test]
+fn a_tunnel_that_is_told_with_each_packet_is_limited_instead() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let host = Ns::new("host");
+    host.tool("ip", "link add eth0 type vxlan external dstport 4790");
+    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
+    assert!(said.contains("--gso limit"), "{said}");
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
+    succeed(&host, &["detach"]);
+    assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 2));
+}
+
 #[test]
 fn with_gso_off_nothing_is_made_or_set() {
     if !require(&NEEDS) {

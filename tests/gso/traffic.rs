@@ -1,43 +1,16 @@
 //! Real flows at full size: nothing stalls, nothing is changed, nothing takes another way than the funnel.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use super::support::lab::{Ns, find_tool};
+use super::support::iperf::{self, Server};
 use super::support::world::{NEEDS, Way, World};
 use super::support::{flows, require};
 use super::{IPERF3, attach, funnel_strictly, interfaces, sfunnel};
 
-/// An iperf3 server, stopped when this is dropped.
-struct Iperf(Child);
-
-impl Iperf {
-    fn start(ns: &Ns, port: u16) -> Iperf {
-        let mut command = Command::new(find_tool("iperf3").expect("iperf3"));
-        command.args(["-s", "--forceflush", "-p", &port.to_string()]).stdin(Stdio::null());
-        let mut child = ns.spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-        let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening")));
-        assert!(listening, "iperf3 does not listen");
-        // Its pipe stays open and empty.
-        thread::spawn(move || lines.count());
-        Iperf(child)
-    }
-}
-
-impl Drop for Iperf {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A run of two seconds; bytes must come through in each of them, in every direction asked for. (In shorter
 /// intervals a busy machine lets iperf3 itself stand still, which sends and receives in one thread.)
-fn iperf(world: &World, args: &str) {
-    let report = world.client.tool("iperf3", &format!("-c {} -p 8080 -t 2 -i 1 -J {args}", world.address));
-    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+fn flows_all_the_time(world: &World, args: &str) {
+    let report = iperf::run(&world.client, world.address, &format!("-p 8080 -t 2 -i 1 {args}"));
     let intervals = report["intervals"].as_array().expect("intervals");
     assert!(intervals.len() >= 2, "{report}");
     let sums = if args.contains("bidir") { &["sum", "sum_bidir_reverse"][..] } else { &["sum"] };
@@ -64,8 +37,8 @@ fn iperf_everywhere(outer: &str) {
         funnel_strictly(&world, "tcp", outer);
         for args in runs {
             // One for each run: it is not done with the last when its client is.
-            let _server = Iperf::start(&world.server, 8080);
-            iperf(&world, args);
+            let _server = Server::start(&world.server, 8080);
+            flows_all_the_time(&world, args);
         }
         world.no_checksum_errors();
     }

@@ -132,7 +132,7 @@ fn dist() -> Result<()> {
 
 fn bench() -> Result<()> {
     // The kernel does the work that is timed, so the profile matters to start-up only.
-    exec(cargo().args(["bench", "--locked", "--bench", "cost", "--bench", "throughput"]))
+    exec(cargo().args(["bench", "--locked", "--bench", "cost", "--bench", "throughput", "--bench", "funnel"]))
 }
 
 fn root() -> Result<PathBuf> {
