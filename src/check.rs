@@ -10,6 +10,7 @@ mod chains;
 mod family;
 mod overlap;
 mod set;
+mod way_back;
 
 use range_set_blaze::RangeSetBlaze;
 
@@ -59,7 +60,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     let mut faults = Vec::new();
     chains::heads(ast, &mut faults);
     ast.defines.iter().for_each(|define| faults.extend(defined(define)));
-    if ast.rules.is_empty() && ast.chains.is_empty() {
+    if ast.rules.is_empty() && ast.chains.is_empty() && !ast.unread {
         faults.push(
             Diagnostic::error("the ruleset has no rules", Span::default(), "nothing to attach").help(
                 "write at least one rule, such as `tcp dport 8080 actions funnel tcp sport 540 dport 80`",
@@ -78,6 +79,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
         }
     }
     faults.extend(alias::lists(&checked));
+    faults.extend(way_back::missing(ast, &checked));
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {
         faults.extend(again::funneled_again(rules));

@@ -65,6 +65,9 @@ pub enum Failure {
     Rules,
     #[error("{0}")]
     Usage(String),
+    /// Rules that are no text, and where.
+    #[error("{0}")]
+    NotText(String),
     #[error(transparent)]
     Net(#[from] net::Error),
     #[error(transparent)]
@@ -104,7 +107,7 @@ impl From<asm::Error> for Failure {
 impl Failure {
     fn code(&self) -> u8 {
         match self {
-            Failure::Rules | Failure::Usage(_) | Failure::TooLarge { .. } => 2,
+            Failure::Rules | Failure::Usage(_) | Failure::NotText(_) | Failure::TooLarge { .. } => 2,
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             _ => 1,
         }

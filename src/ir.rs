@@ -216,7 +216,7 @@ pub enum Action {
 }
 
 /// Which of a packet's two ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum End {
     Sport,
     Dport,

@@ -256,6 +256,8 @@ fn no_ruleset_at_all_is_exit_1() {
     let output = run(command, "");
     assert_eq!(code(&output), 1);
     assert!(talk(&output).contains("error: no ruleset: SFUNNEL_RULESET is empty"), "{}", talk(&output));
+    let output = run(sfunnel(&[]), "");
+    assert!(talk(&output).contains("error: no ruleset: SFUNNEL_RULESET is not set"), "{}", talk(&output));
 }
 
 #[test]
@@ -358,5 +360,20 @@ fn names_of_the_command_line_are_those_of_the_rules() {
         let output = run(sfunnel(&[command, "-", "--define", "PORT=10.0.0.1"]), rules);
         assert_eq!(code(&output), 2, "{command}");
         assert!(talk(&output).contains("::: --define:1:1"), "{}", talk(&output));
+    }
+}
+
+#[test]
+fn rules_that_are_not_text_are_a_rule_error_with_their_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.sf");
+    fs::write(&file, b"tcp dport 80 drop\n# caf\xe9\ntcp dport 81 dorp\n").unwrap();
+    for command in ["check", "compile", "attach --rules"] {
+        let args: Vec<&str> = command.split(' ').chain([file.to_str().unwrap()]).collect();
+        let output = run(sfunnel(&args), "");
+        assert_eq!(code(&output), 2, "{command}");
+        let said = talk(&output);
+        assert!(said.starts_with("error: the rules are not UTF-8\n"), "{said}");
+        assert!(said.contains("rules.sf:2:6\n") && said.contains("^ byte 0xe9"), "{said}");
     }
 }

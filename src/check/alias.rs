@@ -15,7 +15,7 @@ use crate::ir::{Action, End};
 use crate::syntax::ast::{self, MatchKind, Side};
 
 /// Diagnostics of one kind: who has made one mistake a thousand times need not be told as often.
-const MOST_TOLD: usize = 20;
+pub(super) const MOST_TOLD: usize = 20;
 
 /// `alias`, if the rule is about TCP and the port may be another one.
 pub(super) fn alias(
@@ -153,6 +153,10 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
             End::Sport => &rule.sport,
             End::Dport => &rule.dport,
         };
+        // Chains are known to belong together: see `way_back`.
+        if written.chain.is_some() {
+            continue;
+        }
         let (Some((listed, first)), Some(from)) = (restored.get(port), only(from)) else { continue };
         if listed.contains(from) {
             continue;
@@ -175,7 +179,7 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
 }
 
 /// The ports as one writes them; long lists are shortened.
-fn show(list: &RangeSetBlaze<u16>) -> String {
+pub(super) fn show(list: &RangeSetBlaze<u16>) -> String {
     const LONGEST: usize = 16;
     let mut ports: Vec<String> =
         list.ranges().take(LONGEST).map(|range| u16::shown(*range.start(), *range.end())).collect();
@@ -192,7 +196,7 @@ fn single(matched: Option<&RangeSetBlaze<u16>>) -> Option<u16> {
     only(matched?)
 }
 
-fn only(set: &RangeSetBlaze<u16>) -> Option<u16> {
+pub(super) fn only(set: &RangeSetBlaze<u16>) -> Option<u16> {
     set.first().filter(|first| set.last() == Some(*first))
 }
 
@@ -211,7 +215,7 @@ fn side(end: End) -> Side {
 }
 
 /// Where the action stands.
-fn span(rule: &ast::Rule) -> Span {
+pub(super) fn span(rule: &ast::Rule) -> Span {
     rule.actions.first().map_or(rule.span, |action| action.span)
 }
 

@@ -41,7 +41,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   sfunnel attach -i va -d egress --ruleset 'tcp dport 80 actions funnel udp sport 540 dport 179'
-  sfunnel attach -i eth0,eth1 -d both --rules rules.sf
+  sfunnel attach -i eth0 -i eth1 -d both --rules rules.sf
   sfunnel attach -i eth0 --ruleset 'chain ingress { tcp dport 23 drop }
                                     chain egress { tcp dport 25 drop }'
   generate-rules | sfunnel attach --netns blue -i eth0 --rules -
@@ -111,8 +111,8 @@ touched, and nothing is left behind, however it ends.")]
 /// Which hooks.
 #[derive(Debug, Default, Args)]
 pub struct Place {
-    /// Interface; repeat it, or separate with commas [variable: IFACES] [default: all, lo included]
-    #[arg(short, long, value_name = "NAME", value_delimiter = ',')]
+    /// Interface; repeat it for several [variable: IFACES] [default: all, lo included]
+    #[arg(short, long, value_name = "NAME")]
     pub iface: Vec<String>,
     /// Side of the interface: ingress, egress or both; rules in chains say it themselves [variable: DIRECTION]
     #[arg(short, long, value_name = "SIDE", ignore_case = true)]

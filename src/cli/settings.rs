@@ -5,14 +5,14 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::args::{Attach, Defines, GsoArg, Input, Place};
 use super::{Console, Failure};
-use crate::diag::{PieceKind, Source};
+use crate::diag::{self, Diagnostic, PieceKind, Source, Span};
 use crate::net::{Gso, Hook};
 
 const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
@@ -57,22 +57,9 @@ impl Target {
                 (direction, Some("DIRECTION"))
             }
         };
-        let listed = if place.iface.is_empty() {
-            console.variable("IFACES").into_iter().collect()
-        } else {
-            place.iface.clone()
-        };
-        let names: Vec<String> = listed
-            .iter()
-            .flat_map(|names| names.split(|c: char| c == ',' || c.is_whitespace()))
-            .filter(|name| !name.is_empty())
-            .map(str::to_owned)
-            .collect();
-        // An empty variable means the default; an empty flag is a script's variable that was not set.
-        if names.is_empty() && !place.iface.is_empty() {
-            return Err(Failure::Usage(
-                "`--iface` names no interface; leave it out to mean every interface".to_owned(),
-            ));
+        let names = if place.iface.is_empty() { from_variable(console)? } else { from_flags(&place.iface)? };
+        if place.netns.as_deref().is_some_and(|netns| netns.trim().is_empty()) {
+            return Err(Failure::Usage("`--netns` is empty; leave it out to mean this namespace".to_owned()));
         }
         Ok(Self {
             interfaces: (!names.is_empty()).then_some(names),
@@ -81,6 +68,47 @@ impl Target {
             netns: place.netns.clone().or_else(|| console.variable("NETNS")),
         })
     }
+}
+
+/// IFACES: names with blanks or commas between them. Blank is not set: an orchestrator often sets what it does not
+/// mean; but who writes a comma means something.
+fn from_variable(console: &Console<'_>) -> Result<Vec<String>, Failure> {
+    let text = console.variable("IFACES").unwrap_or_default();
+    let names = text.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
+    let names = once(names.map(str::to_owned));
+    if names.is_empty() && text.contains(',') {
+        return Err(Failure::Usage(format!(
+            "IFACES is `{text}`, which names no interface; leave it empty to mean all"
+        )));
+    }
+    Ok(names)
+}
+
+/// One name each.
+fn from_flags(given: &[String]) -> Result<Vec<String>, Failure> {
+    for name in given {
+        let names = name.split(|c: char| c == ',' || c.is_whitespace()).filter(|name| !name.is_empty());
+        let flags: Vec<String> = names.map(|name| format!("-i {name}")).collect();
+        let wrong = match (flags.is_empty(), name.contains(|c: char| c == ',' || c.is_whitespace())) {
+            // An empty flag is a script's variable that was not set.
+            (true, _) => "names no interface; leave it out to mean every interface".to_owned(),
+            (false, true) => format!("is one name; write `{}`", flags.join(" ")),
+            (false, false) => continue,
+        };
+        return Err(Failure::Usage(format!("`--iface {name}` {wrong}")));
+    }
+    Ok(once(given.iter().cloned()))
+}
+
+/// Each of them once.
+fn once(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen: Vec<String> = Vec::new();
+    for name in names {
+        if !seen.contains(&name) {
+            seen.push(name);
+        }
+    }
+    seen
 }
 
 /// How long to wait for an interface that is not there yet.
@@ -170,15 +198,18 @@ pub fn source(args: &Attach, console: &Console<'_>) -> Result<Source, Failure> {
         (None, Some(_)) => return Ok(Source::of(chains)),
         (None, None) => {}
     }
-    let file = PathBuf::from(RULESET_FILE);
-    match fs::read_to_string(&file) {
-        Ok(text) => Ok(Source::new(RULESET_FILE, text)),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Err(Failure::File {
-            what: format!(
-                "no ruleset: SFUNNEL_RULESET is empty and {RULESET_FILE} cannot be read (see `sfunnel --help`)"
-            ),
-            source,
-        }),
+    let file = Path::new(RULESET_FILE);
+    match fs::read(file) {
+        Ok(bytes) => text(RULESET_FILE, bytes),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+            let state = if (console.env)("SFUNNEL_RULESET").is_some() { "is empty" } else { "is not set" };
+            Err(Failure::File {
+                what: format!(
+                    "no ruleset: SFUNNEL_RULESET {state} and {RULESET_FILE} cannot be read (see `sfunnel --help`)"
+                ),
+                source,
+            })
+        }
         Err(source) => Err(Failure::File { what: format!("cannot read {RULESET_FILE}"), source }),
     }
 }
@@ -199,16 +230,32 @@ pub fn input_source(input: &Input) -> Result<Source, Failure> {
 
 /// A file's text, `-` for standard input.
 pub fn file_source(file: &Path) -> Result<Source, Failure> {
-    let (name, text) = if file == Path::new("-") {
-        let mut text = String::new();
-        ("<stdin>".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
+    let (name, bytes) = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        ("<stdin>".to_owned(), io::stdin().read_to_end(&mut bytes).map(|_| bytes))
     } else {
-        (file.display().to_string(), fs::read_to_string(file))
+        (file.display().to_string(), fs::read(file))
     };
-    match text {
-        Ok(text) => Ok(Source::new(name, text)),
+    match bytes {
+        Ok(bytes) => text(&name, bytes),
         Err(source) => Err(Failure::File { what: format!("cannot read {name}"), source }),
     }
+}
+
+/// The bytes as text, or where they are none.
+fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Failure> {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(Source::new(name, text)),
+        Err(error) => error,
+    };
+    let start = error.utf8_error().valid_up_to();
+    let byte = error.as_bytes().get(start).copied().unwrap_or_default();
+    let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()));
+    let span = Span { start, end: start + char::REPLACEMENT_CHARACTER.len_utf8() };
+    let fault = Diagnostic::error("the rules are not UTF-8", span, format!("byte {byte:#04x}"))
+        .help("save them as UTF-8; nothing beyond ASCII is needed outside of comments");
+    let told = diag::render(&source, &[fault], false);
+    Err(Failure::NotText(told.trim_start_matches("error: ").to_owned()))
 }
 
 #[cfg(test)]
@@ -243,8 +290,22 @@ mod tests {
                 .interfaces
         };
         assert_eq!(read(&[("IFACES", " eth0 eth1,eth2\n")]).unwrap(), ["eth0", "eth1", "eth2"]);
+        assert_eq!(read(&[("IFACES", "lo eth0 lo")]).unwrap(), ["lo", "eth0"]);
         assert_eq!(read(&[("IFACES", "")]), None);
+        assert_eq!(read(&[("IFACES", " \n")]), None);
         assert_eq!(read(&[]), None);
+    }
+
+    #[test]
+    fn only_commas_are_a_mistake_and_so_is_an_empty_namespace() {
+        let read = |place: &Place, variables: &[(&str, &str)]| {
+            let read = with(variables, |console| Target::read(place, Direction::Ingress, console));
+            read.unwrap_err().to_string()
+        };
+        let said = read(&Place::default(), &[("IFACES", " , ")]);
+        assert_eq!(said, "IFACES is ` , `, which names no interface; leave it empty to mean all");
+        let said = read(&Place { netns: Some(String::new()), ..Place::default() }, &[("NETNS", "blue")]);
+        assert_eq!(said, "`--netns` is empty; leave it out to mean this namespace");
     }
 
     #[test]
@@ -255,9 +316,12 @@ mod tests {
         };
         for empty in ["", " ", ","] {
             let said = read(empty).unwrap_err().to_string();
-            assert!(said.starts_with("`--iface` names no interface"), "{said}");
+            assert!(said.contains("names no interface"), "{said}");
         }
-        assert_eq!(read("lo,").unwrap().interfaces.unwrap(), ["lo"]);
+        for several in ["lo,eth0", "lo, eth0", ",lo eth0"] {
+            let said = read(several).unwrap_err().to_string();
+            assert!(said.ends_with("is one name; write `-i lo -i eth0`"), "{said}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::diag::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ast {
+    /// Some piece could not be read at all.
+    pub unread: bool,
     pub defines: Vec<Define>,
     pub chains: Vec<Head>,
     pub rules: Vec<Rule>,

@@ -17,6 +17,13 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
     let mut reader = Reader::default();
     let names = Names::default();
     for piece in source.pieces() {
+        if let Some(at) = lone_return(&source.text[piece.span.start..piece.span.end]) {
+            let span = Span { start: piece.span.start + at, end: piece.span.start + at + 1 };
+            let error = Diagnostic::error("a carriage return without a line feed", span, "ends no line");
+            reader.faults.push(error.help("end lines with LF, or with CR and LF"));
+            reader.ast.unread = true;
+            continue;
+        }
         let i = Cursor::new(&source.text, piece.span, &names);
         let chain = match piece.kind {
             PieceKind::Define => {
@@ -167,6 +174,20 @@ impl Reader {
 fn opens_chain(first: Word<'_>, after: Cursor<'_>) -> bool {
     help::meant(first.text) == Some("chain")
         && peek(after).is_some_and(|next| matches!(next.text, "ingress" | "egress"))
+}
+
+/// A CR inside a line. It looks like the end of one, and what is behind it would be of this one.
+fn lone_return(text: &str) -> Option<usize> {
+    let lines = text.split_inclusive('\n');
+    let mut start = 0;
+    for line in lines {
+        let inside = line.trim_end_matches(['\r', '\n']);
+        if let Some(at) = inside.find('\r') {
+            return Some(start + at);
+        }
+        start += line.len();
+    }
+    None
 }
 
 fn nested(span: Span, open: Open) -> Diagnostic {
