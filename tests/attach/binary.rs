@@ -150,8 +150,10 @@ fn a_legacy_ingress_qdisc_is_refused_with_the_remedy_and_the_others_are_untouche
         let (clean, legacy) = (device(netlink, "clean"), device(netlink, "legacy"));
         add_qdisc(netlink, &legacy, "ingress");
         let rules = DROP_UDP[0];
-        let said =
-            fail(sfunnel().args(["attach", "-i", "clean,legacy", "-d", "egress", "--ruleset", rules]), 1);
+        let said = fail(
+            sfunnel().args(["attach", "-i", "clean", "-i", "legacy", "-d", "egress", "--ruleset", rules]),
+            1,
+        );
         assert!(said.contains("tc qdisc del dev legacy ingress"), "{said}");
         assert!(filters(netlink, &legacy, Hook::Ingress).is_empty());
         assert_eq!(qdisc(netlink, &legacy), Qdisc::Legacy);
@@ -285,7 +287,7 @@ fn ethernet_and_l3_interfaces_get_a_program_each_in_one_run() {
         if !tun("tun0") {
             return;
         }
-        attach("lo,tun0", DROP_UDP[0]);
+        succeed(sfunnel().args(["attach", "-i", "lo", "-i", "tun0", "--ruleset", DROP_UDP[0]]));
         let programs = ["lo", "tun0"].map(|name| {
             let interface = interface(netlink, name);
             only_filter(netlink, &interface).program

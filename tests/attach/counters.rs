@@ -93,7 +93,7 @@ fn a_flag_or_a_variable_counts_for_every_rule() {
 fn each_hook_and_interface_counts_for_itself() {
     in_netns(|netlink| {
         device(netlink, "other");
-        succeed(sfunnel().args(["attach", "-i", "lo,other", "-d", "both", "--ruleset", RULES]));
+        succeed(sfunnel().args(["attach", "-i", "lo", "-i", "other", "-d", "both", "--ruleset", RULES]));
         send(4739, 5);
         let json: serde_json::Value =
             serde_json::from_slice(&succeed(sfunnel().args(["status", "--json"])).stdout).unwrap();

@@ -145,7 +145,7 @@ fn an_attachment_that_fails_takes_its_pair_back() {
     for gso in ["segment", "limit"] {
         let output = sfunnel(
             &host,
-            &["attach", "-i", "eth0,other", "-d", "egress", "--gso", gso, "--ruleset", FUNNEL],
+            &["attach", "-i", "eth0", "-i", "other", "-d", "egress", "--gso", gso, "--ruleset", FUNNEL],
         );
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(interfaces(&host).len(), 4, "lo, eth0, other, other-peer");
