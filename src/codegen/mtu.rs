@@ -21,6 +21,7 @@ use super::checksum::ones_complement_sum;
 use super::counters::Reason;
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Slot, Window};
 use super::frame::{FIB, Len, MTU, Offset, REPLY};
+use super::nat::new_word;
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ethernet, fib, icmp, ipv4, ipv6, skb};
 
@@ -109,7 +110,11 @@ const INGRESS: u32 = 1;
 fn fib_params(e: &mut Emit, family: Family, ip: &Window, outer: Proto) {
     let zero = |e: &mut Emit, size: Size, at: i16| e.op(Insn::store_imm(size, FP, FIB.offset + at, 0));
     let word = |e: &mut Emit, at: i16, field: Field| {
-        e.load_raw(R2, ip, field);
+        // The route is that of the addresses which the packet will have.
+        match new_word(family, &e.variant.nat, field) {
+            Some(word) => e.op_note(Insn::mov32(R2, word), "the new one"),
+            None => e.load_raw(R2, ip, field),
+        }
         e.op(Insn::store(Size::W, FP, FIB.offset + at, R2));
     };
     zero(e, Size::D, 56);
