@@ -75,8 +75,8 @@ fn ci() -> Result<()> {
     let strict = env::var("CI").is_ok_and(|ci| !ci.is_empty() && ci != "false");
     say_what_is_missing(strict)?;
     exec(cargo().args(["fmt", "--all", "--check"]))?;
-    exec(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     tidy::check()?;
+    exec(cargo().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     let mut tests = cargo();
     tests.args(["test", "--locked", "--workspace"]);
     if strict {
