@@ -23,8 +23,8 @@ fn to(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(address.parse().expect("an address"), port)
 }
 
-#[test]
-fn tcp_talks_to_an_address_and_port_that_only_rules_know() {
+/// What goes through a connection to an address and port that only rules know.
+fn tcp(exchange: impl Fn(&World, SocketAddr)) {
     if !require(&NEEDS) {
         return;
     }
@@ -36,11 +36,25 @@ fn tcp_talks_to_an_address_and_port_that_only_rules_know() {
         attach(server, "vs", "ingress", &format!("tcp dport 80 dnat {true_port}"));
         attach(server, "vs", "egress", &format!("tcp sport 8080 snat {hidden}"));
         attach(client, "vc", "ingress", &format!("saddr {address} tcp sport 80 snat {virtual_port}"));
-        assert_eq!(flows::tcp(client, server, virtual_port, 5, 20), 100, "{service}, {:?}", world.way);
-        let bytes = 4 << 20;
-        assert_eq!(flows::bulk(client, server, virtual_port, bytes), bytes, "{service}, {:?}", world.way);
+        exchange(&world, virtual_port);
         world.no_checksum_errors();
     }
+}
+
+#[test]
+fn tcp_talks_to_an_address_and_port_that_only_rules_know() {
+    tcp(|world, to| {
+        assert_eq!(flows::tcp(&world.client, &world.server, to, 5, 20), 100, "{to}, {:?}", world.way);
+    });
+}
+
+/// In packets of several segments.
+#[test]
+fn tcp_in_bulk_goes_to_an_address_and_port_that_only_rules_know() {
+    let bytes = 4 << 20;
+    tcp(|world, to| {
+        assert_eq!(flows::bulk(&world.client, &world.server, to, bytes), bytes, "{to}, {:?}", world.way);
+    });
 }
 
 #[test]
