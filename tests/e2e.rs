@@ -182,40 +182,6 @@ fn upstream_trap_real_traffic_shares_the_port_of_the_funnel() {
     }
 }
 
-/// The same for TCP: what a socket sends in packets of many segments arrives as well as the smaller ones. The original
-/// loses all of it. (That it takes no other way than the funnel: tests/gso. `advmss`: segments smaller than need be.)
-#[test]
-fn upstream_trap_tcp_gso_is_never_half_mangled() {
-    if !require(&NEEDS) {
-        return;
-    }
-    for outer in ["tcp", "udp"] {
-        let world = World::new(Way::Direct);
-        for (ns, iface) in [(&world.client, "vc"), (&world.server, "vs")] {
-            ns.tool("ip", &format!("route change 10.1.0.0/24 dev {iface} advmss 1400"));
-        }
-        world.funnel_both_ways("tcp", outer);
-        let bytes = 8 << 20;
-        assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), bytes), bytes);
-        world.no_checksum_errors();
-    }
-}
-
-/// UDP segmentation offload: the kernel cannot segment what we would push onto, so such packets are cut before, and
-/// arrive as they would without us.
-#[test]
-fn upstream_trap_udp_gso_is_never_half_mangled() {
-    if !require(&NEEDS) {
-        return;
-    }
-    let world = World::new(Way::Direct);
-    world.funnel_one_way("udp", "tcp");
-    let (segments, size) = (20, 1000);
-    let arrived = flows::udp_gso(&world.client, &world.server, world.to(4739), segments, size);
-    assert_eq!(arrived, segments);
-    world.no_checksum_errors();
-}
-
 /// A packet socket with a virtio header leaves all but the link header outside the linear area.
 #[test]
 fn upstream_trap_headers_outside_the_linear_area_are_pulled_in() {

@@ -3,8 +3,10 @@
 
 mod support;
 
-use sfunnel::codegen::Link;
+use sfunnel::codegen::{self, Link};
 use sfunnel::diag::Source;
+use sfunnel::ir::{Family, Proto};
+use sfunnel::tree::Node;
 use support::packet::Packet;
 use support::rules::Rule;
 use support::testrun::{Loader, SkBuff};
@@ -322,4 +324,61 @@ fn upstream_trap_the_next_program_on_the_hook_still_runs() {
             ("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 4 len 9", None),
         ],
     );
+}
+
+/// Compares on the longest way from the root to a leaf.
+fn compares(node: &Node) -> u32 {
+    match node {
+        Node::Miss | Node::Rule(_) => 0,
+        Node::Test { yes, no, .. } => 1 + compares(yes).max(compares(no)),
+        Node::Chain { first, then } => compares(first) + compares(then),
+    }
+}
+
+#[test]
+fn upstream_trap_lookup_is_no_scan_of_all_rules() {
+    for count in [64_usize, 256, 500, 4096] {
+        let text = support::rules::text(&support::arb::many(count));
+        let tree = engine::compile(&text, Link::Ethernet).expect("a program").tree;
+        let most = Proto::ALL.map(|proto| compares(tree.root(Family::V4, proto)));
+        let most = most.into_iter().max().expect("two");
+        assert!(most <= 2 * count.ilog2(), "{count} rules: {most} compares");
+    }
+}
+
+/// What a packet of the usual kind costs is, most of all, the kernel's functions that are called for it. How much time
+/// that is, `cargo xtask bench` says.
+#[test]
+fn upstream_trap_a_funnel_and_its_unfunnel_call_the_kernel_three_times_at_most() {
+    for (inner, outer) in [("udp", "tcp"), ("udp", "udp"), ("tcp", "tcp"), ("tcp", "udp")] {
+        for rule in [
+            format!("ip {inner} dport 4739 actions funnel {outer} sport 540 dport 179"),
+            format!("ip {outer} sport 540 dport 179 actions unfunnel {inner}"),
+        ] {
+            let source = Source::new("rules", rule.as_str());
+            let ruleset = sfunnel::read(&source).expect("rules").ruleset;
+            let tree = sfunnel::tree::build(&ruleset);
+            let program = codegen::compile(&ruleset, &tree, Link::Ethernet).expect("a program");
+            let calls = calls_on_the_way(&program.listing(&|_| None));
+            assert!(calls.contains(&"bpf_skb_adjust_room".to_owned()), "{rule}: another way: {calls:?}");
+            assert!(calls.len() <= 3, "{rule}: {calls:?}");
+        }
+    }
+}
+
+/// Follows a listing from its start to an exit, past all jumps that depend on something: those are for packets of
+/// another kind, as the path that holds falls through. The functions called.
+fn calls_on_the_way(listing: &str) -> Vec<String> {
+    let code = |line: &str| line.split(';').next().unwrap_or_default().trim().to_owned();
+    let lines: Vec<String> = listing.lines().map(code).collect();
+    let (mut at, mut calls) = (0, Vec::new());
+    while lines[at] != "exit" {
+        if let Some(label) = lines[at].strip_prefix("goto ") {
+            at = lines.iter().position(|line| *line == format!("{label}:")).expect("the label");
+        } else if let Some(call) = lines[at].strip_prefix("call ") {
+            calls.push(call.split('#').next().expect("a name").to_owned());
+        }
+        at += 1;
+    }
+    calls
 }

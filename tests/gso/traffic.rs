@@ -3,9 +3,9 @@
 use std::thread;
 
 use super::support::iperf::{self, Server};
-use super::support::world::{NEEDS, Way, World};
+use super::support::world::{FLOWS, NEEDS, Way, World};
 use super::support::{flows, require};
-use super::{IPERF3, attach, funnel_strictly, interfaces, sfunnel};
+use super::{IPERF3, attach, funnel_strictly, interfaces, sfunnel, succeed};
 
 /// A run of two seconds; bytes must come through in each of them, in every direction asked for. (In shorter
 /// intervals a busy machine lets iperf3 itself stand still, which sends and receives in one thread.)
@@ -45,17 +45,17 @@ fn iperf_everywhere(outer: &str) {
 }
 
 #[test]
-fn tcp_at_full_size_runs_through_tcp() {
+fn upstream_trap_tcp_gso_runs_at_full_size_through_tcp() {
     iperf_everywhere("tcp");
 }
 
 #[test]
-fn tcp_at_full_size_runs_through_udp() {
+fn upstream_trap_tcp_gso_runs_at_full_size_through_udp() {
     iperf_everywhere("udp");
 }
 
 #[test]
-fn udp_segments_of_one_send_arrive_byte_for_byte() {
+fn upstream_trap_udp_gso_segments_arrive_byte_for_byte() {
     if !require(&NEEDS) {
         return;
     }
@@ -69,6 +69,35 @@ fn udp_segments_of_one_send_arrive_byte_for_byte() {
             let arrived = flows::udp_gso(&world.client, &world.server, world.to(4739), segments, size);
             assert_eq!(arrived, segments, "of {size} bytes through {outer}");
         }
+        world.no_checksum_errors();
+    }
+}
+
+/// With `--gso off` such packets pass unchanged and whole, and arrive as they would without us: TCP between the smaller
+/// ones that are funneled. (`advmss` stands for the room that those need.)
+#[test]
+fn upstream_trap_gso_packets_that_are_not_cut_pass_whole() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for (inner, outer) in FLOWS {
+        let world = World::new(Way::Direct);
+        for (ns, iface, near, far) in
+            [(&world.client, "vc", "dport", "sport"), (&world.server, "vs", "sport", "dport")]
+        {
+            ns.tool("ip", &format!("route change 10.1.0.0/24 dev {iface} advmss 1400"));
+            let funnel = format!("{inner} {near} 8080 actions funnel {outer} {near} 80 {far} 540");
+            let unfunnel = format!("{outer} {far} 80 {near} 540 actions unfunnel {inner}");
+            for (direction, rules) in [("egress", &funnel), ("ingress", &unfunnel)] {
+                succeed(ns, &["attach", "-i", iface, "-d", direction, "--gso", "off", "--ruleset", rules]);
+            }
+        }
+        let (client, server, to) = (&world.client, &world.server, world.to(8080));
+        let (arrived, sent) = match inner {
+            "tcp" => (flows::bulk(client, server, to, 8 << 20), 8 << 20),
+            _ => (flows::udp_gso(client, server, to, 20, 1000), 20),
+        };
+        assert_eq!(arrived, sent, "{inner} over {outer}");
         world.no_checksum_errors();
     }
 }
