@@ -87,9 +87,18 @@ fn a_tun_device_sends_funneled_packets_and_unfunnels_those_it_reads() {
     }
 }
 
+/// What becomes of packets on the way.
+#[derive(Clone, Copy)]
+enum Wire {
+    Good,
+    /// One in a hundred is lost, another one is overtaken by five.
+    Bad,
+}
+
 /// Carries packets from one tun device to another until one for port 9 comes. How many were funneled; others must not be.
-fn carry(mut from: File, mut to: File, outer: u8) -> usize {
+fn carry(wire: Wire, mut from: File, mut to: File, outer: u8) -> usize {
     let mut buffer = vec![0; 65_536];
+    let mut late = None;
     let mut count = 0;
     loop {
         let length = from.read(&mut buffer).expect("a packet");
@@ -102,12 +111,18 @@ fn carry(mut from: File, mut to: File, outer: u8) -> usize {
         assert!(length <= 1500, "{length} bytes");
         count += 1;
         // Whoever reads slowly loses packets, as on any wire.
-        let _ = to.write(packet);
+        match (wire, count % 100) {
+            (Wire::Bad, 33) => {}
+            (Wire::Bad, 66) => late = Some(packet.to_vec()),
+            _ => drop(to.write(packet)),
+        }
+        if count % 100 == 71 {
+            late.take().map(|packet| to.write(&packet));
+        }
     }
 }
 
-#[test]
-fn tcp_at_full_size_runs_between_tun_devices() {
+fn tcp_between_tun_devices(wire: Wire) {
     if !require(&NEEDS) {
         return;
     }
@@ -132,8 +147,8 @@ fn tcp_at_full_size_runs_between_tun_devices() {
         let ([a, b], [a_again, b_again]) = (wires, again);
         let bytes = 4 << 20;
         let (there, back) = thread::scope(|scope| {
-            let there = scope.spawn(|| carry(a, b_again, number));
-            let back = scope.spawn(|| carry(b, a_again, number));
+            let there = scope.spawn(|| carry(wire, a, b_again, number));
+            let back = scope.spawn(|| carry(wire, b, a_again, number));
             let to = SocketAddr::from(([10, 9, 0, 2], 8080));
             let arrived = flows::bulk(&client, &server, to, bytes);
             for (ns, far) in [(&client, "10.9.0.2:9"), (&server, "10.9.0.1:9")] {
@@ -146,6 +161,16 @@ fn tcp_at_full_size_runs_between_tun_devices() {
         assert!(there >= bytes / 1500 && back > 0, "{there} there, {back} back");
         assert_eq!(client.checksum_errors() + server.checksum_errors(), 0, "{outer}");
     }
+}
+
+#[test]
+fn tcp_at_full_size_runs_between_tun_devices() {
+    tcp_between_tun_devices(Wire::Good);
+}
+
+#[test]
+fn tcp_comes_through_unchanged_where_packets_are_lost_and_overtake_each_other() {
+    tcp_between_tun_devices(Wire::Bad);
 }
 
 /// A virtual machine's packet says how long its segments are, and not how many. The kernel counts them on the first

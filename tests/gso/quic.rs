@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::support::lab::{DEADLINE, Ns};
 use super::support::require;
 use super::support::world::{NEEDS, Way, World};
-use super::{funnel_strictly, interfaces};
+use super::{attach, funnel_strictly, interfaces};
 
 const PORT: u16 = 8080;
 
@@ -126,45 +126,92 @@ fn exchange(world: &World, longest: u16, bytes: usize) -> [ConnectionStats; 2] {
     })
 }
 
-/// How many segments the pair of this namespace has cut for egress.
-fn cut(ns: &Ns) -> u64 {
-    let end = interfaces(ns).into_iter().find(|name| name.starts_with("sfe")).expect("a pair");
+/// How many segments have left by this end of a namespace's pair: `sfe` for those of egress, `sfi` for ingress.
+fn cut(ns: &Ns, end: &str) -> u64 {
+    let name = interfaces(ns).into_iter().find(|name| name.starts_with(end)).expect("a pair");
     let link: serde_json::Value =
-        serde_json::from_str(&ns.tool("ip", &format!("-j -s link show {end}"))).expect("JSON");
+        serde_json::from_str(&ns.tool("ip", &format!("-j -s link show {name}"))).expect("JSON");
     link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
 }
 
-fn quic_runs_through(outer: &str) {
+/// Many datagrams in a packet, cut by a pair: by which, for those of the client and those of the server.
+fn full_size(world: &World, outer: &str, mebibytes: usize, pairs: [(&Ns, &str); 2]) {
+    let mebibytes =
+        std::env::var("SFUNNEL_MIB").map_or(mebibytes, |mib| mib.parse().expect("a number of MiB"));
+    let longest = if world.ip == "ip" { 1500 - 28 } else { 1500 - 48 };
+    let fits = if outer == "tcp" { longest - 20 } else { longest - 8 };
+    let said = exchange(world, longest, mebibytes << 20);
+    for (side, stats, (ns, end)) in [("client", said[0], pairs[0]), ("server", said[1], pairs[1])] {
+        let (sent, path, cut) = (stats.udp_tx, stats.path, cut(ns, end));
+        let what = format!("{side}, {} through {outer}, {:?}: {sent:?} {path:?}", world.ip, world.way);
+        assert!(sent.datagrams > 2 * sent.ios, "sent one by one: {what}");
+        assert!(cut > sent.datagrams / 2, "{cut} by the pair: {what}");
+        assert_eq!(path.current_mtu, fits, "the longest that arrives: {what}");
+    }
+    world.no_checksum_errors();
+}
+
+fn runs_through(outer: &str) {
     if !require(&NEEDS) {
         return;
     }
-    let mebibytes = std::env::var("SFUNNEL_MIB").map_or(20, |mib| mib.parse().expect("a number of MiB"));
-    let bytes: usize = mebibytes << 20;
-    let pushed = if outer == "tcp" { 20 } else { 8 };
-    for (what, world, headers) in [
-        ("IPv4", World::new(Way::Direct), 28),
-        ("IPv4, NAT", World::new(Way::NatFinished), 28),
-        ("IPv6", World::six(Way::Direct), 48),
-    ] {
+    for world in [World::new(Way::Direct), World::new(Way::NatFinished), World::six(Way::Direct)] {
         funnel_strictly(&world, "udp", outer);
-        let longest = 1500 - headers;
-        let said = exchange(&world, longest, bytes);
-        for (stats, ns) in said.iter().zip([&world.client, &world.server]) {
-            let what = format!("{what}, through {outer}, {}: {:?} {:?}", ns.name, stats.udp_tx, stats.path);
-            assert!(stats.udp_tx.datagrams > 2 * stats.udp_tx.ios, "sent one by one: {what}");
-            assert!(cut(ns) > stats.udp_tx.datagrams / 2, "{} by the pair: {what}", cut(ns));
-            assert_eq!(stats.path.current_mtu, longest - pushed, "the longest that arrives: {what}");
-        }
-        world.no_checksum_errors();
+        full_size(&world, outer, 20, [(&world.client, "sfe"), (&world.server, "sfe")]);
     }
 }
 
 #[test]
 fn quic_at_full_size_runs_through_tcp() {
-    quic_runs_through("tcp");
+    runs_through("tcp");
 }
 
 #[test]
 fn quic_at_full_size_runs_through_udp() {
-    quic_runs_through("udp");
+    runs_through("udp");
+}
+
+#[test]
+fn quic_that_a_router_forwards_is_funneled_there() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        for ((iface, direction), end) in [(("rs", "egress"), "sfe"), (("rc", "ingress"), "sfi")] {
+            let world = World::new(Way::Routed);
+            let router = world.router.as_ref().expect("a router");
+            for iface in ["rc", "rs"] {
+                router.tool("ethtool", &format!("-K {iface} gro on rx-udp-gro-forwarding on"));
+            }
+            let there = format!("udp dport 8080 actions funnel {outer} dport 80 sport 540");
+            let arrived =
+                format!("{outer} dport 80 sport 540 actions unfunnel udp; udp dport 8080 actions drop");
+            let back = format!("udp sport 8080 actions funnel {outer} dport 540 sport 80");
+            let returned =
+                format!("{outer} sport 80 dport 540 actions unfunnel udp; udp sport 8080 actions drop");
+            attach(router, iface, direction, &there);
+            attach(&world.server, "vs", "ingress", &arrived);
+            attach(&world.server, "vs", "egress", &back);
+            attach(router, "rs", "ingress", &returned);
+            full_size(&world, outer, 5, [(router, end), (&world.server, "sfe")]);
+        }
+    }
+}
+
+/// Checksums are finished by the senders: GRO forgets that others are still to be finished.
+#[test]
+fn funneled_quic_that_the_receivers_have_merged_is_taken_apart() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let world = World::new(Way::Finished);
+    for (ns, iface) in [(&world.client, "vc"), (&world.server, "vs")] {
+        ns.tool("ethtool", &format!("-K {iface} tx off gro on rx-udp-gro-forwarding on"));
+    }
+    funnel_strictly(&world, "udp", "udp");
+    full_size(&world, "udp", 20, [(&world.client, "sfe"), (&world.server, "sfe")]);
+    for ns in [&world.client, &world.server] {
+        let separated = cut(ns, "sfi");
+        assert!(separated > 1000, "{}: {separated} packets: nothing was merged", ns.name);
+    }
 }
