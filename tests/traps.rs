@@ -8,7 +8,6 @@ use sfunnel::diag::Source;
 use sfunnel::ir::{Family, Proto};
 use sfunnel::tree::Node;
 use support::packet::Packet;
-use support::rules::Rule;
 use support::testrun::{Loader, SkBuff};
 use support::{Need, engine, require};
 
@@ -24,9 +23,8 @@ fn run(rules: &str, packets: &[(&str, Option<&str>)]) {
     if !require(&[Need::Root]) {
         return;
     }
-    let rules = Rule::parse_all(rules).expect("rules");
-    let mut loader = Loader::default();
-    let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
+    let elf = engine::compile(rules, Link::Ethernet).expect("rules").elf;
+    let loaded = Loader::default().load(&elf, engine::PROGRAM).expect("a program");
     for (before, after) in packets {
         let packet = Packet::parse(before).expect("words");
         let after = Packet::parse(after.unwrap_or(before)).expect("words").frame();
@@ -134,8 +132,17 @@ fn upstream_trap_a_comment_ends_with_its_line() {
 }
 
 #[test]
-fn upstream_trap_dnat_is_refused_not_ignored() {
-    refused(&[("ip udp dport 53 actions dnat 10.0.0.1", "dnat")]);
+fn upstream_trap_dnat_is_neither_refused_nor_ignored() {
+    run(
+        "ip udp dport 53 actions dnat 10.0.0.9",
+        &[
+            (
+                "ip 10.0.0.1 > 10.0.0.2 udp 25000 > 53 len 9",
+                Some("ip 10.0.0.1 > 10.0.0.9 udp 25000 > 53 len 9"),
+            ),
+            ("ip 10.0.0.1 > 10.0.0.2 udp 25000 > 54 len 9", None),
+        ],
+    );
 }
 
 #[test]
