@@ -14,7 +14,7 @@ use crate::codegen::Link;
 use crate::diag::Source;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Attachment, Hook, Netlink, filter, links};
+use crate::net::{self, Attachment, Hook, Netlink, filter, gso, links, pair};
 use crate::{check, codegen, elf, kernel, tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +122,8 @@ fn attach() -> Result<(), Attaching> {
     plan.apply(&mut netlink).map(|_| ()).map_err(failed)
 }
 
-/// What stands on an interface, as far as it is in the way.
-pub fn interface(netlink: &mut Netlink, device: &Device) -> net::Result<Vec<Finding>> {
+/// What stands on an interface, as far as it is in the way. `devices` are all that there are.
+pub fn interface(netlink: &mut Netlink, device: &Device, devices: &[Device]) -> net::Result<Vec<Finding>> {
     let interface = &device.interface;
     let about = interface.name.as_str();
     let mut found = Vec::new();
@@ -182,5 +182,18 @@ pub fn interface(netlink: &mut Netlink, device: &Device) -> net::Result<Vec<Find
             found.push(Finding::new(Level::Note, &about, text));
         }
     }
+    let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
+    if gso::uses_pair(&filters, interface)
+        && pair::of(devices, interface.number()).iter().any(|end| end.is_none())
+    {
+        let text = "its segmentation pair is missing, packets of several segments are lost: attach again";
+        found.push(Finding::new(Level::Bad, about, text));
+    }
     Ok(found)
+}
+
+/// What sfunnel has left in the namespace that nothing uses.
+pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> net::Result<Vec<Finding>> {
+    let left = gso::left_behind(netlink, devices)?;
+    Ok(left.into_iter().map(|text| Finding::new(Level::Note, "pair", text)).collect())
 }

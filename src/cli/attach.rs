@@ -131,15 +131,22 @@ fn attempt_to_detach(
     let interfaces = interfaces(target, netlink)?;
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
     let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
-    gso::settle(netlink, &interfaces, &before, true)?;
+    let pairs = gso::settle(netlink, &interfaces, &before, true)?;
     for filter in &removed {
         let name = filter.name.as_deref().unwrap_or_default();
         console.say(format!("detached from {} {}: {name}", filter.interface.name, filter.hook));
     }
-    if removed.is_empty() {
+    say_removed(&pairs, console);
+    if removed.is_empty() && pairs.is_empty() {
         console.say("nothing of sfunnel's is attached there");
     }
     Ok(())
+}
+
+fn say_removed(pairs: &[String], console: &mut Console<'_>) {
+    for names in pairs {
+        console.say(format!("removed segmentation pair {names}"));
+    }
 }
 
 /// A socket in the target's namespace; the thread goes there as well.
@@ -199,7 +206,9 @@ fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    Ok(gso::settle(netlink, &interfaces, &before, false)?)
+    let pairs = gso::settle(netlink, &interfaces, &before, false)?;
+    say_removed(&pairs, console);
+    Ok(())
 }
 
 /// Where to attach, and what packets start with there.

@@ -21,8 +21,9 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     let mut netlink = open(&target)?;
     let mut found = doctor::programs();
     let wanted = interfaces(&target, &mut netlink)?;
-    for device in links::devices(&mut netlink)?.iter().filter(|device| wanted.contains(&device.interface)) {
-        found.extend(doctor::interface(&mut netlink, device)?);
+    let devices = links::devices(&mut netlink)?;
+    for device in devices.iter().filter(|device| wanted.contains(&device.interface)) {
+        found.extend(doctor::interface(&mut netlink, device, &devices)?);
         let Some(mtu) = device.mtu else { continue };
         for (side, rules) in lists.iter().flat_map(Lists::each) {
             let about = match side {
@@ -32,6 +33,7 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
             found.extend(size::findings(&rules.ruleset, &about, mtu));
         }
     }
+    found.extend(doctor::left_behind(&mut netlink, &devices)?);
     let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
     for Finding { level, about, text } in &found {

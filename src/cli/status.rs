@@ -8,7 +8,7 @@ use super::{Console, Failure, args, counted};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
-use crate::net::{self, Filter, Hook, Mark, pair};
+use crate::net::{self, Filter, Hook, Mark, gso, pair};
 
 /// One filter of ours, as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -79,11 +79,14 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let interfaces = interfaces(&target, &mut netlink)?;
     let filters = net::status(&mut netlink, &interfaces, target.direction.hooks())?;
     let devices = links::devices(&mut netlink)?;
+    let left = gso::left_behind(&mut netlink, &devices)?;
     let entries: Vec<Entry<'_>> = filters.iter().map(|filter| Entry::new(filter, &devices)).collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &entries)
             .map_err(|error| Failure::Output(error.into()))?;
         writeln!(console.out)?;
+        // The document is a list of filters.
+        left.iter().for_each(|line| console.say(line));
         return Ok(());
     }
     for (at, shown) in entries.iter().enumerate() {
@@ -110,7 +113,10 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             None => {}
         }
     }
-    if entries.is_empty() {
+    for line in &left {
+        writeln!(console.out, "{line}")?;
+    }
+    if entries.is_empty() && left.is_empty() {
         console.say("nothing of sfunnel's is attached there");
     }
     Ok(())

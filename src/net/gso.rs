@@ -149,13 +149,14 @@ impl Prepared {
 
 /// After a change: puts back what filters that are gone had asked for. `before` is what stood on these
 /// interfaces; `removing`, that nobody is about to use a pair which no filter speaks of. Returns the names
-/// of interfaces whose pair was removed.
+/// of the pairs that were removed.
 pub fn settle(
     netlink: &mut Netlink,
     interfaces: &[Interface],
     before: &[Filter],
     removing: bool,
-) -> Result<()> {
+) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
     let devices = links::devices(netlink)?;
     let now = detach::status(netlink, interfaces, &Hook::ALL)?;
     for interface in interfaces {
@@ -167,15 +168,40 @@ pub fn settle(
         {
             limit(netlink, interface, old)?;
         }
-        let uses = |filters: &[Filter]| filters_of(filters, interface).any(|large| large == Large::Pair);
-        if !uses(&now) && (removing || uses(before)) {
-            pair::remove(netlink, interface.number())?;
+        if !uses_pair(&now, interface) && (removing || uses_pair(before, interface)) {
+            removed.extend(pair::remove(netlink, interface.number())?);
         }
     }
     for gone in pair::orphans(&devices) {
-        pair::remove(netlink, gone)?;
+        removed.extend(pair::remove(netlink, gone)?);
     }
-    Ok(())
+    Ok(removed)
+}
+
+/// Pairs that nothing uses, and why: their interface is gone, or its filters were removed by somebody else.
+pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for owner in pair::owners(devices) {
+        let names = pair::names(devices, owner).unwrap_or_default();
+        let interface = devices.iter().map(|device| &device.interface).find(|i| i.number() == owner);
+        let why = match interface {
+            None => format!("interface {owner}, which it was for, is gone"),
+            Some(interface) => {
+                let filters = detach::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
+                if uses_pair(&filters, interface) {
+                    continue;
+                }
+                format!("nothing on {} uses it any more", interface.name)
+            }
+        };
+        left.push(format!("segmentation pair {names}: left over, {why}; `sfunnel detach` removes it"));
+    }
+    Ok(left)
+}
+
+/// Whether a filter sends to the interface's pair.
+pub fn uses_pair(filters: &[Filter], interface: &Interface) -> bool {
+    filters_of(filters, interface).any(|large| large == Large::Pair)
 }
 
 fn filters_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Large> + 'a {

@@ -79,24 +79,38 @@ pub fn ensure(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]
     }
 }
 
-/// Removes the interface's pair, with what is attached to it. Also when the interface itself is gone.
-pub fn remove(netlink: &mut Netlink, interface: u32) -> Result<()> {
+/// Removes the interface's pair, with what is attached to it. Also when the interface itself is gone. Returns
+/// the names of the ends that there were.
+pub fn remove(netlink: &mut Netlink, interface: u32) -> Result<Option<String>> {
     let devices = links::devices(netlink)?;
-    match of(&devices, interface).into_iter().flatten().next() {
-        // One end takes the other along.
-        Some(device) => delete(netlink, &device.interface),
-        None => Ok(()),
+    let names = names(&devices, interface);
+    // One end takes the other along.
+    if let Some(device) = of(&devices, interface).into_iter().flatten().next() {
+        delete(netlink, &device.interface)?;
     }
+    Ok(names)
+}
+
+/// The names of the ends that are there, for people.
+pub fn names(devices: &[Device], interface: u32) -> Option<String> {
+    let ends = of(devices, interface).into_iter().flatten();
+    let names: Vec<&str> = ends.map(|device| device.interface.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The numbers of the interfaces that have a pair, whether they are still there or not.
+pub fn owners(devices: &[Device]) -> Vec<u32> {
+    let ends = devices.iter().filter_map(|device| end(&device.interface));
+    let mut owners: Vec<u32> = ends.map(|(_, of)| of).collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
 }
 
 /// The interfaces that are gone and have left a pair behind.
 pub fn orphans(devices: &[Device]) -> Vec<u32> {
     let alive = |of: u32| devices.iter().any(|device| device.interface.number() == of);
-    let ends = devices.iter().filter_map(|device| end(&device.interface));
-    let mut gone: Vec<u32> = ends.map(|(_, of)| of).filter(|of| !alive(*of)).collect();
-    gone.sort_unstable();
-    gone.dedup();
-    gone
+    owners(devices).into_iter().filter(|of| !alive(*of)).collect()
 }
 
 fn prefix(side: Side, interface: u32) -> String {

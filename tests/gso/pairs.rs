@@ -75,8 +75,19 @@ fn attaching_again_uses_the_pair_again_and_status_names_it() {
     host.tool("ip", "link del sfe7-eth0");
     let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
     assert!(text.contains("MISSING"), "{text}");
+    let (code, text) = doctor(&host);
+    assert!(text.contains("its segmentation pair is missing") && text.contains("attach again"), "{text}");
+    assert_eq!((code, text.matches("BAD").count()), (Some(1), 1), "{text}");
     attach(&host, "eth0", "egress", FUNNEL);
     assert_eq!(interfaces(&host).len(), 4);
+    let (code, text) = doctor(&host);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+/// Exit code and findings.
+fn doctor(ns: &Ns) -> (Option<i32>, String) {
+    let output = sfunnel(ns, &["doctor", "-i", "eth0"]);
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
@@ -129,9 +140,33 @@ fn a_pair_whose_interface_has_gone_is_removed_when_met() {
         attach(&host, "eth0", "egress", FUNNEL);
         host.tool("ip", "link del eth0");
         assert_eq!(interfaces(&host).len(), 3);
-        succeed(&host, args);
+        let said = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
+        let left = "segmentation pair sfe7-eth0, sfi7-eth0: left over, interface 7, which it was for, is gone; \
+                    `sfunnel detach` removes it\n";
+        assert_eq!(said, left);
+        let said = succeed(&host, args);
+        assert!(said.contains("removed segmentation pair sfe7-eth0, sfi7-eth0\n"), "{said}");
+        assert!(!said.contains("nothing of sfunnel's"), "{said}");
         assert_eq!(interfaces(&host), ["lo"]);
     }
+}
+
+#[test]
+fn a_pair_whose_filters_somebody_has_removed_is_named_and_removed() {
+    if !require(&NEEDS) || !require(&[Need::Tool("tc", "iproute2")]) {
+        return;
+    }
+    let (host, _far) = host();
+    attach(&host, "eth0", "egress", FUNNEL);
+    host.tool("tc", "qdisc del dev eth0 clsact");
+    let output = sfunnel(&host, &["status", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\n");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("sfe7-eth0, sfi7-eth0: left over, nothing on eth0 uses it any more"), "{said}");
+    let (code, text) = doctor(&host);
+    assert!(text.contains("left over, nothing on eth0") && code == Some(0), "{text}");
+    assert_eq!(succeed(&host, &["detach"]), "removed segmentation pair sfe7-eth0, sfi7-eth0\n");
+    assert_eq!(interfaces(&host).len(), 2);
 }
 
 #[test]
