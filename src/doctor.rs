@@ -123,7 +123,12 @@ fn attach() -> Result<(), Attaching> {
 }
 
 /// What stands on an interface, as far as it is in the way. `devices` are all that there are.
-pub fn interface(netlink: &mut Netlink, device: &Device, devices: &[Device]) -> net::Result<Vec<Finding>> {
+pub fn interface(
+    netlink: &mut Netlink,
+    device: &Device,
+    devices: &[Device],
+    hooks: &[Hook],
+) -> net::Result<Vec<Finding>> {
     let interface = &device.interface;
     let about = interface.name.as_str();
     let mut found = Vec::new();
@@ -149,7 +154,7 @@ pub fn interface(netlink: &mut Netlink, device: &Device, devices: &[Device]) -> 
         )),
         Qdisc::Absent | Qdisc::Clsact(_) => {}
     }
-    for hook in Hook::ALL {
+    for &hook in hooks {
         let about = format!("{about} {hook}");
         if let Qdisc::Clsact(blocks) = qdisc
             && let Some(block) = blocks.of(hook)

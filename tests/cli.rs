@@ -299,6 +299,104 @@ fn explain_refuses_words_and_files_that_it_cannot_read() {
 }
 
 #[test]
+fn explain_names_both_ways_to_give_it_packets() {
+    let output = run(sfunnel(&["explain", "-"]), RULES);
+    assert_eq!(code(&output), 2);
+    assert!(talk(&output).contains("<--packet <WORDS>|--pcap <FILE>>"), "{}", talk(&output));
+    let both = ["explain", "-", "--pcap", "x", "--packet", "udp 10.0.0.1:1 > 10.0.0.2:53"];
+    assert_eq!(code(&run(sfunnel(&both), RULES)), 2);
+}
+
+#[test]
+fn nothing_writes_over_what_it_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("a"), RULES).unwrap();
+    fs::hard_link(path("a"), path("b")).unwrap();
+    let packet = "udp 10.0.0.1:5000 > 10.0.0.2:4739";
+    for args in [
+        &["explain", "-", "--pcap", &path("a"), "-w", &path("a")][..],
+        &["explain", "-", "--pcap", &path("a"), "-w", &path("b")],
+        &["explain", &path("a"), "--packet", packet, "-w", &path("a")],
+        &["compile", &path("a"), "-o", &path("b")],
+    ] {
+        let output = run(sfunnel(args), RULES);
+        assert_eq!((code(&output), out(&output).as_str()), (2, ""), "{args:?}");
+        let said = format!("{} is read, and would be overwritten", path("a"));
+        assert!(talk(&output).contains(&said), "{}", talk(&output));
+        assert_eq!(fs::read_to_string(path("a")).unwrap(), RULES);
+    }
+}
+
+#[test]
+fn the_word_help_works_as_the_flag_does() {
+    for (words, flag) in [(&["help"][..], &["--help"][..]), (&["help", "explain"], &["explain", "--help"])] {
+        let output = run(sfunnel(words), "");
+        assert_eq!((code(&output), talk(&output).as_str()), (0, ""));
+        assert_eq!(out(&output), out(&run(sfunnel(flag), "")), "{words:?}");
+    }
+}
+
+/// Whoever copies an example must be able to paste it: nothing wraps where a terminal has 80 columns.
+#[test]
+fn no_help_text_wraps_in_an_example() {
+    use clap::CommandFactory;
+    let cli = sfunnel::cli::Cli::command();
+    let names = cli.get_subcommands().map(|command| Some(command.get_name()));
+    for name in names.chain([None]) {
+        let command = name.map_or(&cli, |name| cli.find_subcommand(name).expect("a subcommand"));
+        let written = command.get_after_help().expect("examples").to_string();
+        assert!(written.starts_with("Examples:\n"), "{name:?}");
+        let too_long = written.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(too_long, None, "{name:?}");
+        let args: Vec<&str> = name.into_iter().chain(["--help"]).collect();
+        let mut sfunnel = sfunnel(&args);
+        sfunnel.env("COLUMNS", "80");
+        let help = out(&run(sfunnel, ""));
+        assert!(help.ends_with(&format!("{written}\n")), "{name:?}: {help}");
+    }
+}
+
+#[test]
+fn help_names_every_variable_and_the_side_that_is_meant_by_default() {
+    let flat = |args: &[&str]| out(&run(sfunnel(args), "")).split_whitespace().collect::<Vec<_>>().join(" ");
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/container.md")).unwrap();
+    let (_, table) = page.split_once("| variable | default | meaning |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let cells = table.lines().filter_map(|line| line.split('|').nth(1));
+    let variables: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(variables.contains(&"SFUNNEL_COUNTERS") && variables.len() >= 12, "{variables:?}");
+    let help = flat(&["--help"]);
+    for variable in variables {
+        let words = help.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+        assert!(words.into_iter().any(|word| word == variable), "{variable}: {help}");
+    }
+    for (command, default) in
+        [("attach", "ingress"), ("detach", "both"), ("status", "both"), ("doctor", "both")]
+    {
+        let help = flat(&[command, "--help"]);
+        assert!(help.contains(&format!("[variable: DIRECTION] [default: {default}]")), "{command}: {help}");
+        assert_eq!(help.contains("chains"), command == "attach", "{help}");
+    }
+}
+
+#[test]
+fn manual_pages_keep_the_lines_of_examples_and_say_the_version() {
+    for name in [None, Some("attach"), Some("explain")] {
+        let args: Vec<&str> = ["man"].into_iter().chain(name).collect();
+        let page = out(&run(sfunnel(&args), ""));
+        let version = format!("\"sfunnel {}\"", env!("CARGO_PKG_VERSION"));
+        assert!(page.lines().any(|line| line.starts_with(".TH ") && line.contains(&version)), "{page}");
+        assert!(!page.contains("EXTRA") && !page.contains("sfunnel\\-help"), "{page}");
+        let (_, examples) = page.split_once("\n.SH EXAMPLES\n.nf\n").expect("examples as they are written");
+        let (examples, _) = examples.split_once("\n.fi\n").expect("an end");
+        assert!(examples.lines().all(|line| !line.starts_with('.')), "{examples}");
+        let command = name.map_or("sfunnel check rules.sf".to_owned(), |name| format!("sfunnel {name} "));
+        assert!(examples.contains(&command), "{examples}");
+    }
+}
+
+#[test]
 fn an_unreadable_file_is_a_system_error() {
     for command in ["check", "compile"] {
         let output = run(sfunnel(&[command, "/nonexistent/rules.sf"]), "");

@@ -16,20 +16,27 @@ Examples:
   sfunnel demo
   sfunnel check rules.sf
   sfunnel attach -i eth0 -d egress --rules rules.sf
-  sfunnel attach -i eth1 --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
+  sfunnel attach -i eth1 \\
+      --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
   sfunnel status
   sfunnel detach -i eth0
 
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
 SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), IFACES, DIRECTION,
-NETNS, SFUNNEL_GSO, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+NETNS, SFUNNEL_GSO, SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY
+say.
 
-Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are wrong.";
+Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
+wrong.";
+
+/// What the other commands have no rules to be told by.
+const ATTACH_SIDE: &str = "Which side of the interface; leave it out where rules are in chains, which say \
+                           themselves where they go [variable: DIRECTION] [default: ingress]";
 
 /// Funnels several ports through one: compiles a ruleset to eBPF and attaches it to tc.
 #[derive(Debug, Parser)]
-#[command(name = "sfunnel", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+#[command(name = "sfunnel", version, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -40,16 +47,20 @@ pub enum Command {
     /// Compile the rules and attach them; attaching again replaces them without a gap
     #[command(after_help = "\
 Examples:
-  sfunnel attach -i va -d egress --ruleset 'tcp dport 80 actions funnel udp sport 540 dport 179'
+  sfunnel attach -i va -d egress \\
+      --ruleset 'tcp dport 80 actions funnel udp sport 540 dport 179'
   sfunnel attach -i eth0 -i eth1 -d both --rules rules.sf
   sfunnel attach -i eth0 --ruleset 'chain ingress { tcp dport 23 drop }
                                     chain egress { tcp dport 25 drop }'
   generate-rules | sfunnel attach --netns blue -i eth0 --rules -
-  sfunnel attach -i eth0 --define WEB='{ 80, 443 }' --ruleset 'tcp dport $WEB drop'
+  sfunnel attach -i eth0 --define WEB='{ 80, 443 }' \\
+      --ruleset 'tcp dport $WEB drop'
 
-All or nothing: when one interface refuses, the others are put back as they were.
+All or nothing: when one interface refuses, the others are put back as they
+were.
 The filter stays after sfunnel has exited.
 Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
+    #[command(mut_arg("direction", |side| side.help(ATTACH_SIDE)))]
     Attach(Attach),
     /// Remove what sfunnel attached, and nothing else
     #[command(after_help = "\
@@ -93,9 +104,9 @@ Examples:
   sfunnel demo
   sfunnel demo | less
 
-Makes two network namespaces without a name and a veth pair between them, attaches
-rules at both ends, and sends UDP and TCP through real sockets. Nothing outside is
-touched, and nothing is left behind, however it ends.")]
+Makes two network namespaces without a name and a veth pair between them,
+attaches rules at both ends, and sends UDP and TCP through real sockets. Nothing
+outside is touched, and nothing is left behind, however it ends.")]
     Demo,
     /// Say whether rules can be attached here, and what is in the way
     #[command(after_help = tools::DOCTOR)]
@@ -114,7 +125,7 @@ pub struct Place {
     /// Interface; repeat it for several [variable: IFACES] [default: all, lo included]
     #[arg(short, long, value_name = "NAME")]
     pub iface: Vec<String>,
-    /// Side of the interface: ingress, egress or both; rules in chains say it themselves [variable: DIRECTION]
+    /// Which side of the interface [variable: DIRECTION] [default: both]
     #[arg(short, long, value_name = "SIDE", ignore_case = true)]
     pub direction: Option<Direction>,
     /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::args::{Check, Compile, Emit, GsoArg};
 use super::rules::Lists;
-use super::settings::{defined, file_source};
+use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Options};
 use crate::ir::Side;
@@ -32,6 +32,7 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     if args.emit == Emit::Elf && to_stdout && console.out_is_terminal {
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
+    apart(Some(&args.file), args.output.as_deref())?;
     let wanted = args.direction.map(Side::from);
     let (side, rules) =
         Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?.one(wanted)?;

@@ -23,7 +23,7 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     let wanted = interfaces(&target, &mut netlink)?;
     let devices = links::devices(&mut netlink)?;
     for device in devices.iter().filter(|device| wanted.contains(&device.interface)) {
-        found.extend(doctor::interface(&mut netlink, device, &devices)?);
+        found.extend(doctor::interface(&mut netlink, device, &devices, target.direction.hooks())?);
         let Some(mtu) = device.mtu else { continue };
         for (side, rules) in lists.iter().flat_map(Lists::each) {
             let about = match side {

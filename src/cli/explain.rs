@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::args::{Explain, Strict};
 use super::rules::{Lists, Rules};
-use super::settings::{defined, input_source};
+use super::settings::{apart, defined, input_source};
 use super::{Console, Failure};
 use crate::dissect::{ETHERNET, Ip, Sum};
 use crate::explain::capture::{self, Link};
@@ -21,6 +21,9 @@ use crate::{codegen, elf, kernel};
 const PROGRAM: &str = "sfunnel_trial";
 
 pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
+    for input in [&args.pcap, &args.input.file] {
+        apart(input.as_deref(), args.write.as_deref())?;
+    }
     let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
     let (_, rules) = lists.one(args.direction.map(Side::from))?;
     let (mut samples, link) = match &args.pcap {

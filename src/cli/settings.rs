@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -225,6 +226,20 @@ pub fn input_source(input: &Input) -> Result<Source, Failure> {
         (Some(text), _) => Ok(Source::new("--ruleset", text)),
         (None, Some(file)) => file_source(file),
         (None, None) => Err(Failure::Usage("no rules: name a file, or use `--ruleset TEXT`".to_owned())),
+    }
+}
+
+/// Refuses to write to a file that is also read: what is in it would be lost.
+pub fn apart(input: Option<&Path>, output: Option<&Path>) -> Result<(), Failure> {
+    let (Some(input), Some(output)) = (input, output) else { return Ok(()) };
+    let known = |file: &Path| fs::metadata(file).ok().filter(fs::Metadata::is_file);
+    match (known(input), known(output)) {
+        // Whatever it is called: a path may lead over a link.
+        (Some(a), Some(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()) => Err(Failure::Usage(format!(
+            "{} is read, and would be overwritten: write to another file",
+            input.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

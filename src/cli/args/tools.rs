@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{Defines, Place, SideArg};
 use crate::mirror::Role;
@@ -12,17 +12,21 @@ Examples:
   sfunnel mirror rules.sf
   sfunnel mirror rules.sf --to pod-ingress > pod-ingress.sf
   sfunnel mirror rules.sf --to pod > pod.sf
-  sfunnel mirror --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
-  sfunnel mirror --from pod-ingress --to client-ingress --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
+  sfunnel mirror \\
+      --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
+  sfunnel mirror --from pod-ingress --to client-ingress \\
+      --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
 
-What cannot be known at the other end is left out, and a comment says so, or it is an
-error that says what to write: docs/tools.md. Ports are taken to be the same at both ends.";
+What cannot be known at the other end is left out, and a comment says so, or it
+is an error that says what to write: docs/tools.md. Ports are taken to be the
+same at both ends.";
 
 pub const EXPLAIN: &str = "\
 Examples:
   sfunnel explain rules.sf --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100'
-  sfunnel explain rules.sf --packet 'tcp [2001:db8::1]:5000 > [2001:db8::2]:80 syn' --brief
-  sfunnel explain --ruleset 'tcp dport 179 sport 540 actions unfunnel udp' \
+  sfunnel explain rules.sf --brief \\
+      --packet 'tcp [2001:db8::1]:5000 > [2001:db8::2]:80 syn'
+  sfunnel explain --ruleset 'tcp dport 179 sport 540 actions unfunnel udp' \\
       --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 in tcp 540 > 179 len 100'
   sfunnel explain rules.sf --pcap in.pcap -w out.pcap --brief
 
@@ -34,18 +38,20 @@ A packet in words is PROTO SRC:PORT > DST:PORT, then any of
   nosum                            UDP without a checksum
   gso N                            still to be cut into segments of N bytes
 
-Packets run through the real program in the kernel, which attaches nothing and needs
-CAP_BPF and CAP_NET_ADMIN. Without them, the rules alone are explained.";
+Packets run through the real program in the kernel, which attaches nothing and
+needs CAP_BPF and CAP_NET_ADMIN. Without them, the rules alone are explained.";
 
 pub const DOCTOR: &str = "\
 Examples:
   sfunnel doctor
-  sfunnel doctor -i eth0 --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
+  sfunnel doctor -i eth0 \\
+      --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
   sfunnel doctor -i eth0 rules.sf
 
-Tries what `attach` does, in a network namespace of its own, and looks at the interfaces:
-link headers, qdiscs, filters and programs in front. With rules, says how many bytes they
-add and what fits into the MTU. Exit code 1 when something would not work.";
+Tries what `attach` does, in a network namespace of its own, and looks at the
+interfaces: link headers, qdiscs, filters and programs in front. With rules,
+says how many bytes they add and what fits into the MTU. Exit code 1 when
+something would not work.";
 
 /// What doctor looks at.
 #[derive(Debug, Default, Args)]
@@ -114,6 +120,7 @@ pub struct Mirror {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("packets").args(["packet", "pcap"]).required(true))]
 pub struct Explain {
     #[command(flatten)]
     pub input: Input,
@@ -123,10 +130,10 @@ pub struct Explain {
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
     /// A packet in words; repeat it for more
-    #[arg(long, value_name = "WORDS", required_unless_present = "pcap")]
+    #[arg(long, value_name = "WORDS")]
     pub packet: Vec<String>,
     /// Packets from a file, pcap or pcapng, of an Ethernet or IP interface
-    #[arg(long, value_name = "FILE", conflicts_with = "packet")]
+    #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
     /// Write what is passed on to this file, as pcap
     #[arg(short, long, value_name = "FILE")]
