@@ -7,6 +7,7 @@ mod alias;
 pub mod ast;
 mod define;
 mod help;
+mod list;
 mod more;
 mod nat;
 mod parser;

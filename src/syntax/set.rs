@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use super::ast::{Item, Set, Values};
 use super::define;
 use super::help::{self, Spoils};
+use super::list::bare_list;
 use super::value as values;
-use super::word::{Cursor, Parsed, Word, line_end, lines, peek, piece, word, wrong};
+use super::word::{Cursor, Parsed, Word, line_end, lines, peek, piece, wrong};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// A kind of value that sets are made of.
@@ -132,41 +133,6 @@ pub(super) fn set<'a, T: Value>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<
     }
 }
 
-/// `80,443`: a list that lacks its braces.
-fn bare_list<'a>(start: Cursor<'a>, key: Word<'_>) -> Option<(Cursor<'a>, Diagnostic)> {
-    const LONGEST: usize = 60;
-    let (mut i, first) = piece(start).ok()?;
-    let mut texts = vec![first.text];
-    let mut span = first.span;
-    let mut comma = first.text == ",";
-    while let Ok((rest, found)) = piece(i)
-        && (found.text == "," || comma)
-        && !help::is_keyword(found)
-        && !matches!(found.text, "{" | "}")
-    {
-        comma = found.text == ",";
-        if !comma {
-            texts.push(found.text);
-        }
-        (i, span) = (rest, span.to(found.span));
-    }
-    if span == first.span && first.text != "," {
-        return None;
-    }
-    if let Ok((rest, close)) = piece(i)
-        && close.text == "}"
-    {
-        (i, span) = (rest, span.to(close.span));
-    }
-    let list = texts.join(", ");
-    let help = if list.len() > LONGEST || list.chars().any(char::is_control) || first.text == "," {
-        "write `{` in front of the list and `}` behind it".to_string()
-    } else {
-        format!("write `{} {{ {list} }}`", key.text)
-    };
-    Some((i, Diagnostic::error("a set needs braces", span, "several values").help(help)))
-}
-
 /// `element = value [ "-" value ] | NAME`; a name may stand for several, or be known to be wrong.
 fn element<'a, T: Value>(
     i: Cursor<'a>,
@@ -251,7 +217,7 @@ fn range_remedy(error: Diagnostic, first: Word<'_>, last: Word<'_>) -> Diagnosti
 }
 
 /// Not the name of a service, such as `http-alt`.
-fn looks_like_a_value(text: &str) -> bool {
+pub(super) fn looks_like_a_value(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '$' | ':'))
         || text.contains(':') && text.starts_with(|c: char| c.is_ascii_hexdigit())
 }
@@ -362,38 +328,4 @@ fn in_set(error: Diagnostic) -> Diagnostic {
 
 fn plural(kind: &str) -> String {
     if kind.ends_with('s') { format!("{kind}es") } else { format!("{kind}s") }
-}
-
-/// Where one value is wanted: a set, a range or the like, all of it.
-pub(super) fn not_one<'a>(start: Cursor<'a>, key: Word<'_>, what: &str) -> Option<(Cursor<'a>, Diagnostic)> {
-    let (rest, found) = word(start).ok()?;
-    let mut end = (rest, found.span);
-    let label = if found.text == "{" {
-        let mut i = rest;
-        while let Ok((rest, word)) = word(i)
-            && !help::is_keyword(word)
-        {
-            end = (rest, word.span);
-            i = rest;
-            if word.text == "}" {
-                break;
-            }
-        }
-        "a set"
-    } else if found.text.contains(',') {
-        "a list"
-    } else if found.text.find('-').is_some_and(|at| at > 0) && looks_like_a_value(found.text) {
-        "a range"
-    } else {
-        return None;
-    };
-    let message = format!("`{}` takes {what}", key.text);
-    let span = found.span.to(end.1);
-    let first = if found.text == "{" { word(rest).map_or("", |(_, word)| word.text) } else { found.text };
-    let first: String = first.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
-    let help = match first.as_str() {
-        "" => format!("write one value after `{}`", key.text),
-        one => format!("write {}", quote(&format!("{} {one}", key.text))),
-    };
-    Some((end.0, Diagnostic::error(message, span, label).help(help)))
 }
