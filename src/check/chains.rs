@@ -19,7 +19,7 @@ pub(super) fn heads(ast: &Ast, faults: &mut Vec<Diagnostic>) {
             let error = Diagnostic::error(format!("`{name}` is repeated"), span, "second one")
                 .with(first.span, "first one");
             faults.push(error.help(format!("write all rules of the hook in one `{name}`")));
-        } else if !ast.rules.iter().any(|rule| rule.chain == Some(chain)) {
+        } else if !ast.unread && !ast.rules.iter().any(|rule| rule.chain == Some(chain)) {
             let error = Diagnostic::error("the chain has no rules", span, "nothing to attach");
             faults.push(error.help(format!("write its rules between the braces, or leave `{name}` out")));
         }

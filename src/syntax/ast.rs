@@ -10,7 +10,7 @@ use crate::diag::Span;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ast {
-    /// Some piece could not be read at all.
+    /// Some of the text could not be read: what is missing may have been there.
     pub unread: bool,
     pub defines: Vec<Define>,
     pub chains: Vec<Head>,

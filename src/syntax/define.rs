@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::ast::{Define, Item, Set, Values};
 use super::help;
-use super::set::{Value, set};
+use super::set::{Value, part, set};
 use super::word::{Cursor, Parsed, Word, lines, peek, piece, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
 
@@ -27,7 +27,6 @@ struct State {
     values: usize,
 }
 
-const EXAMPLE: &str = "write for example `define WEB = { 80, 443 }`";
 /// Beyond this many, a misspelled name is not compared with the others.
 const MOST_COMPARED: usize = 100;
 /// A few lines of names that stand for two others each would be gigabytes.
@@ -57,6 +56,8 @@ impl Names {
     pub(super) fn values<T: Value>(&self, found: Word<'_>) -> Result<Option<Vec<Item<T>>>, Diagnostic> {
         let before = self.0.borrow().values;
         let items = self.find(found, |define, _| match T::of(&define.values) {
+            // Told already.
+            Some(_) if before > MOST_VALUES => Ok(None),
             Some(items) if before + items.len() > MOST_VALUES => Err(too_many(found)),
             Some(items) => {
                 Ok(Some(items.iter().map(|item| Item { span: found.span, ..*item }).collect::<Vec<_>>()))
@@ -69,6 +70,11 @@ impl Names {
             )
             .with(define.span, "defined here")
             .help(format!("use a name that stands for {}", T::WHAT))),
+        });
+        let items = items.inspect_err(|error| {
+            if error.message.starts_with(TOO_MANY) {
+                self.0.borrow_mut().values = usize::MAX;
+            }
         })?;
         self.0.borrow_mut().values += items.as_ref().map_or(0, Vec::len);
         Ok(items)
@@ -125,7 +131,7 @@ fn undefined(state: &State, found: Word<'_>, name: &str) -> Diagnostic {
     let near =
         known.map(|known| (strsim::osa_distance(&name.to_lowercase(), &known.to_lowercase()), known)).min();
     match near {
-        Some((slips, known)) if slips <= 2 && name.len() <= 40 => {
+        Some((slips, known)) if slips <= 2 && slips < name.len() && name.len() <= 40 => {
             error.help(format!("did you mean `${known}`?"))
         }
         _ => error.help(format!(
@@ -147,39 +153,51 @@ fn kind(values: &Values) -> &'static str {
     }
 }
 
+const TOO_MANY: &str = "names stand for more than";
+
 fn too_many(found: Word<'_>) -> Diagnostic {
-    Diagnostic::error(
-        format!("names stand for more than {MOST_VALUES} values in all"),
-        found.span,
-        "one set too many",
-    )
-    .help("use ranges and prefixes in place of many values, or larger sets in fewer rules")
+    Diagnostic::error(format!("{TOO_MANY} {MOST_VALUES} values in all"), found.span, "one set too many")
+        .help("use ranges and prefixes in place of many values, or larger sets in fewer rules")
 }
 
 /// The one value that `$NAME` stands for, as if it were written here. Nothing: it is known to be wrong.
 pub(super) fn single<'a>(i: Cursor<'a>, found: Word<'a>) -> Result<Option<Word<'a>>, Diagnostic> {
     i.names.find(found, |define, single| match single {
-        Some(span) => Ok(Some(Word { text: i.text(span), span: found.span })),
-        None if define.values == Values::Unknown => Ok(None),
-        None => Err(Diagnostic::error(
-            format!("expected one value, found `{}`", found.text),
-            found.span,
-            format!("stands for several {}", kind(&define.values)),
-        )
-        .with(define.span, "defined here")
-        .help("use a name that stands for one value")),
+        Some(span) if !i.text(span).contains('-') => Ok(Some(Word { text: i.text(span), span: found.span })),
+        _ if define.values == Values::Unknown => Ok(None),
+        range => {
+            let several = if range.is_some() { "a range of" } else { "several" };
+            let label = format!("stands for {several} {}", kind(&define.values));
+            let message = format!("expected one value, found {}", quote(found.text));
+            let error = Diagnostic::error(message, found.span, label).with(define.span, "defined here");
+            Err(error.help("use a name that stands for one value"))
+        }
     })
 }
 
-/// `define = "define" NAME "=" ( addresses | ports )`, behind the keyword.
-pub(super) fn define<'a>(i: Cursor<'a>, key: Span) -> Parsed<'a, ()> {
+/// `NAME=VALUE` of the command line, and nothing else: what follows would be lost.
+pub(super) fn given(i: Cursor<'_>) -> Parsed<'_, ()> {
+    let (rest, ()) = define(i, None)?;
+    let Some(more) = rest.line_behind() else { return Ok((rest, ())) };
+    let error = Diagnostic::error("something behind the value", more, "not part of it");
+    wrong(rest, vec![error.help("give one value or one set, and rules where the other rules are")])
+}
+
+/// `define = "define" NAME "=" ( addresses | ports )`, behind the keyword; without one on the command line.
+pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
+    let written = |name: &str| match key {
+        Some(_) => format!("`define {name} = VALUE`"),
+        None => format!("`--define {name}=VALUE`"),
+    };
     let refuse =
         |rest: Cursor<'a>, error: Diagnostic| wrong(help::skip(rest, help::Spoils::Rule), vec![error]);
     let Ok((rest, found)) = word(i) else {
-        return refuse(
-            i,
-            Diagnostic::error("expected a name after `define`", key, "defines what?").help(EXAMPLE),
-        );
+        let (message, example) = match key {
+            Some(_) => ("expected a name after `define`", "define WEB = { 80, 443 }"),
+            None => ("expected a name and a value", "--define WEB=80"),
+        };
+        let error = Diagnostic::error(message, key.unwrap_or(i.here()), "defines what?");
+        return refuse(i, error.help(format!("write for example `{example}`")));
     };
     let len = name_len(found.text);
     let name = &found.text[..len];
@@ -189,7 +207,7 @@ pub(super) fn define<'a>(i: Cursor<'a>, key: Span) -> Parsed<'a, ()> {
             Diagnostic::error(format!("{} is not a name", quote(found.text)), found.span, "not a name");
         let help = match found.text.strip_prefix('$').filter(|name| name_len(name) > 0) {
             Some(name) => {
-                format!("write `define {} = VALUE`; the `$` is for where it is used", &name[..name_len(name)])
+                format!("write {}; the `$` is for where it is used", written(&name[..name_len(name)]))
             }
             None => "names are made of letters, digits and `_`, and do not begin with a digit".to_owned(),
         };
@@ -201,27 +219,31 @@ pub(super) fn define<'a>(i: Cursor<'a>, key: Span) -> Parsed<'a, ()> {
         _ => {
             let message = format!("expected `=` behind `{name}`");
             let error = Diagnostic::error(message, span, "has no value");
-            return refuse(i, error.help(format!("write `define {name} = VALUE`")));
+            return refuse(i, error.help(format!("write {}", written(name))));
         }
     };
     let (rest, values, single, faults) = value(i, name, span);
-    let define = Define { name: name.to_owned(), span, values, used: false };
     let mut faults = faults;
-    faults.extend(i.names.add(define, single).err());
-    if !faults.is_empty() {
-        return wrong(help::skip(rest, help::Spoils::Rule), faults);
-    }
-    match word(rest).ok().filter(|(_, more)| !(rest.in_chain && more.text == "}")) {
-        Some((after, more)) => {
-            let error = Diagnostic::error("expected the end of the definition", more.span, "too much");
-            refuse(
-                after,
-                error.help(format!(
+    let known = values != Values::Unknown;
+    let more = word(rest).ok().map(|(_, more)| more);
+    if let Some(more) = more.filter(|more| known && !(rest.in_chain && more.text == "}")) {
+        let help = match key {
+            Some(_) => {
+                format!(
                     "write one value, or `{name} = {{ several, values }}`, and rules in lines of their own"
-                )),
-            )
-        }
-        None => Ok((rest, ())),
+                )
+            }
+            None => format!("write one value, or a set: `--define '{name}={{ several, values }}'`"),
+        };
+        let error = Diagnostic::error("expected the end of the definition", more.span, "too much");
+        faults.push(error.help(help));
+    }
+    let right = known && faults.is_empty();
+    // There is enough to say about a wrong one.
+    faults.extend(i.names.add(Define { name: name.to_owned(), span, values, used: !right }, single).err());
+    match right && faults.is_empty() {
+        true => Ok((rest, ())),
+        false => wrong(help::skip(rest, help::Spoils::Rule), faults),
     }
 }
 
@@ -233,7 +255,8 @@ fn value<'a>(i: Cursor<'a>, name: &str, span: Span) -> (Cursor<'a>, Values, Opti
         Ok((rest, open)) if open.text == "{" => piece(lines(rest)).ok(),
         other => other.ok(),
     };
-    let first = first.map(|(_, first)| first);
+    // `$A-$B` is of the kind that `$A` is.
+    let first = first.map(|(_, first)| part(first, 0, first.text.find('-').unwrap_or(first.text.len())));
     let like = |first| i.names.find(first, |define, _| Ok(kind(&define.values)));
     let kind = match first.filter(|first| first.text.starts_with('$')).map(like) {
         None if first.is_some_and(|first| first.text.contains(['.', ':'])) => ADDRESSES,

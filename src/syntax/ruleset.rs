@@ -6,10 +6,10 @@
 use nom::Err;
 
 use super::ast::{Ast, Chain, Head};
-use super::define::{Names, define};
+use super::define::{Names, define, given};
 use super::help::{self, Spoils};
 use super::parser::rule;
-use super::word::{Cursor, Word, keyword, lines, peek, separator, word};
+use super::word::{Cursor, Parsed, Word, keyword, lines, peek, separator, word};
 use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
 
 /// `ruleset = separator { ( rule | chain | define ) separator }`
@@ -21,13 +21,12 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
             let span = Span { start: piece.span.start + at, end: piece.span.start + at + 1 };
             let error = Diagnostic::error("a carriage return without a line feed", span, "ends no line");
             reader.faults.push(error.help("end lines with LF, or with CR and LF"));
-            reader.ast.unread = true;
             continue;
         }
         let i = Cursor::new(&source.text, piece.span, &names);
         let chain = match piece.kind {
             PieceKind::Define => {
-                reader.define(i, i.here());
+                reader.defined(i, given(i));
                 continue;
             }
             PieceKind::Rules => None,
@@ -42,6 +41,7 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
         reader.statements(i, open);
     }
     reader.ast.defines = names.into_defines();
+    reader.ast.unread = !reader.faults.is_empty();
     (reader.ast, reader.faults)
 }
 
@@ -80,10 +80,12 @@ impl Reader {
                     if open.braces {
                         return i.in_chain(false);
                     }
+                    let heads = self.ast.chains.len();
                     i = self.chain(after, first.span);
+                    self.ast.chains.truncate(heads);
                 }
                 (None, "chain") => i = self.chain(after, first.span),
-                (_, "define") => i = self.define(after, first.span),
+                (_, "define") => i = self.defined(after, define(after, Some(first.span))),
                 (None, _) if opens_chain(first, after) => {
                     self.faults.push(help::unknown_word(first, false).0);
                     i = self.chain(after, first.span);
@@ -111,8 +113,9 @@ impl Reader {
         rest
     }
 
-    fn define<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
-        match define(i, key) {
+    /// Where to read on.
+    fn defined<'a>(&mut self, i: Cursor<'a>, parsed: Parsed<'a, ()>) -> Cursor<'a> {
+        match parsed {
             Ok((rest, ())) => rest,
             Err(Err::Error(fault) | Err::Failure(fault)) => {
                 self.faults.extend(fault.diagnostics);

@@ -161,6 +161,13 @@ impl<'a> Cursor<'a> {
         Cursor { at: at.clamp(self.at, self.source.len()), ..self }
     }
 
+    /// The rest of the text, blanks around it left out, up to the end of its first line.
+    pub fn line_behind(self) -> Option<Span> {
+        let start = self.skip(|byte| is_blank(byte) || byte == b'\n').at;
+        let line = self.source[start..].lines().next()?.trim_end();
+        (!line.is_empty()).then_some(Span { start, end: start + line.len() })
+    }
+
     /// The empty span right here.
     pub fn here(self) -> Span {
         Span { start: self.at, end: self.at }

@@ -4,6 +4,7 @@
 
 mod errors;
 mod fuzz;
+mod pieces;
 mod valid;
 
 use sfunnel::diag::{Diagnostic, Source, render};
