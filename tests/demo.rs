@@ -146,13 +146,23 @@ fn the_table_shows_which_fields_change_and_that_they_change_back() {
     }
 }
 
+/// A demo that SIGINT ends. Whoever runs the tests may ignore that signal (a shell does for what it runs in the
+/// background), and processes inherit it. The demo itself leaves it so, as any program that was started like this should.
+fn interruptible() -> Command {
+    let mut command = Command::new("env");
+    command.arg("--default-signal=INT").arg(env!("CARGO_BIN_EXE_sfunnel")).arg("demo");
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 /// Starts a demo, and ends it by a signal at a moment between its first word and its end.
 fn interrupt(signal: Signal) {
     let Some(_alone) = require_root() else { return };
     let before = Traces::now();
     let mut killed = 0;
     for round in 0u64..12 {
-        let mut child: Child = demo().spawn().unwrap();
+        let mut child: Child = interruptible().spawn().unwrap();
         let mut talk = BufReader::new(child.stderr.take().unwrap());
         talk.read_line(&mut String::new()).unwrap();
         thread::sleep(Duration::from_millis(round * 8));
