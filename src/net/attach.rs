@@ -125,7 +125,7 @@ impl Plan<'_> {
         }
         let mut attached = Vec::new();
         for Step { attachment: Attachment { interface, hook, program, name }, previous } in &self.steps {
-            filter::put(netlink, interface, *hook, *program, name)?;
+            put(netlink, (interface, *hook), *program, name, added)?;
             *done += 1;
             let replaced = previous.as_ref().and_then(|previous| previous.program);
             attached.push(Attached { interface: interface.name.clone(), hook: *hook, replaced });
@@ -145,6 +145,31 @@ impl Plan<'_> {
         }
         standing
     }
+}
+
+/// Somebody who detaches may take clsact away after it was found or made: then it is made again.
+fn put(
+    netlink: &mut Netlink,
+    (interface, hook): (&Interface, Hook),
+    program: BorrowedFd<'_>,
+    name: &str,
+    added: &mut Vec<Interface>,
+) -> Result<()> {
+    const TRIES: u32 = 20;
+    for _ in 1..TRIES {
+        let error = match filter::put(netlink, interface, hook, program, name) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let standing = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+        if !error.is_about_the_qdisc() || standing == Qdisc::Legacy {
+            return Err(error);
+        }
+        if standing == Qdisc::Absent && qdisc::add(netlink, interface)? && !added.contains(interface) {
+            added.push(interface.clone());
+        }
+    }
+    filter::put(netlink, interface, hook, program, name)
 }
 
 impl Step<'_> {

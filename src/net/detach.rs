@@ -4,6 +4,9 @@
 //! nor a clsact that anything hangs on. clsact has no room for a mark of who made it, so an empty one is
 //! taken away with our last filter, whoever made it: without filters it does nothing.
 
+use std::thread;
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use super::filter::{self, Filter, Hook};
@@ -41,7 +44,7 @@ pub fn detach(
                 if filter.is_ours() || (whose == Whose::OursAndTheOriginals && filter.is_the_originals()) {
                     match filter::remove(netlink, &filter) {
                         Ok(()) => removed.push(filter),
-                        Err(error) if gone(&error) => {}
+                        Err(error) if gone(&error) || !stands(netlink, &filter)? => {}
                         Err(error) => return Err(error),
                     }
                 }
@@ -70,8 +73,26 @@ pub fn status(netlink: &mut Netlink, interfaces: &[Interface], hooks: &[Hook]) -
     Ok(found)
 }
 
-/// Removes clsact if nothing hangs on either of its hooks and nobody shares its filters.
+/// Removes clsact if nothing hangs on either of its hooks and nobody shares its filters. The kernel refuses while
+/// somebody is about to add a filter or to remove one (`EBUSY`, `qdisc_refcount_dec_if_one`) or has just removed
+/// the qdisc (`EINVAL`): then it is looked at again. One that stays in use is left to those who use it.
 pub(super) fn remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(2);
+    for _ in 0..TRIES {
+        match try_to_remove_empty_qdisc(netlink, interface) {
+            Err(Error::Netlink { source, .. })
+                if matches!(source.errno(), Some(Errno::EBUSY | Errno::EINVAL)) =>
+            {
+                thread::sleep(PAUSE)
+            }
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
+fn try_to_remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
     let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
     if qdisc != Qdisc::Clsact(Blocks::default()) {
         return Ok(());
@@ -87,4 +108,10 @@ pub(super) fn remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -
 /// Somebody was faster, or the interface went away: what we wanted is so.
 fn gone(error: &Error) -> bool {
     matches!(error, Error::Netlink { source, .. } if matches!(source.errno(), Some(Errno::ENOENT | Errno::ENODEV)))
+}
+
+/// Where its qdisc has gone, the kernel answers `EINVAL` ("Parent Qdisc doesn't exists"), as it does to mistakes.
+fn stands(netlink: &mut Netlink, filter: &Filter) -> Result<bool> {
+    let qdisc = qdisc::all(netlink)?.get(&filter.interface.index).copied().unwrap_or_default();
+    Ok(filter::list(netlink, &filter.interface, filter.hook, qdisc)?.contains(filter))
 }

@@ -98,6 +98,12 @@ impl Error {
         matches!(self, Error::Netlink { source, .. } | Error::Pair { source, .. } if source.errno() == Some(Errno::EPERM))
     }
 
+    /// What the kernel says to a well-formed request for a filter when there is no qdisc for it, or will soon be none.
+    fn is_about_the_qdisc(&self) -> bool {
+        const THIS: [Errno; 3] = [Errno::EINVAL, Errno::ENOENT, Errno::EBUSY];
+        matches!(self, Error::Netlink { source, .. } if source.errno().is_some_and(|errno| THIS.contains(&errno)))
+    }
+
     /// Whether waiting may help: an interface is not there yet, or went while we were at it.
     pub fn is_missing_interface(&self) -> bool {
         match self {

@@ -296,3 +296,20 @@ fn ethernet_and_l3_interfaces_get_a_program_each_in_one_run() {
         assert_ne!(programs[0], programs[1]);
     });
 }
+
+#[test]
+fn attaching_and_detaching_at_the_same_time_is_no_failure() {
+    in_netns(|_| {
+        let rule = ["attach", "-i", "lo", "-d", "both", "--ruleset", "tcp dport 1 actions drop"];
+        let rounds = move |args: &[&str]| {
+            for _ in 0..25 {
+                succeed(sfunnel().args(args));
+            }
+        };
+        let attach = (0..4).map(|_| thread::spawn(move || rounds(&rule)));
+        let detach = (0..4).map(|_| thread::spawn(move || rounds(&["detach", "-i", "lo"])));
+        for other in attach.chain(detach).collect::<Vec<_>>() {
+            other.join().expect("every one of them succeeds");
+        }
+    });
+}
