@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::{LoadError, permission, raise_memlock};
 use crate::codegen::counters::{MAPS, PLACES, Reason};
 use crate::ir::Ruleset;
+use crate::rule_text;
 
 /// Packets and bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -46,6 +47,7 @@ pub struct RuleCount {
 pub struct About {
     /// Its number in the ruleset.
     pub rule: usize,
+    /// Its normal form: how a rule is written may stay the same while its names come to mean something else.
     pub text: String,
 }
 
@@ -103,7 +105,7 @@ impl Counters {
     pub fn create(ruleset: &Ruleset) -> Result<Self, LoadError> {
         raise_memlock();
         let rules = ruleset.rules.iter().enumerate().filter(|(_, rule)| rule.counter);
-        let rules: Vec<About> = rules.map(|(rule, ir)| About { rule, text: ir.text.clone() }).collect();
+        let rules: Vec<About> = rules.map(|(rule, ir)| About { rule, text: rule_text::rule(ir) }).collect();
         let text = serde_json::to_vec(&rules).map_err(|error| LoadError::Maps(error.into()))?;
         let [counters, about] = MAPS;
         let counters = create(counters, size_of::<Entry>(), 2 * rules.len(), 0)?;
@@ -129,10 +131,10 @@ impl Counters {
     }
 
     /// From here on the counters start from what those of a program that has been replaced stood at, where the
-    /// text of a rule is the same.
+    /// meaning of a rule is the same.
     pub fn carry_over(&mut self, before: &Counts) -> Result<(), LoadError> {
         let about = self.about().map_err(|error| LoadError::Maps(io::Error::other(error.to_string())))?;
-        // Of rules with the same text only the first is ever reached, but each keeps its own.
+        // Of rules with the same meaning only the first is ever reached, but each keeps its own.
         let mut old: HashMap<&str, VecDeque<&RuleCount>> = HashMap::new();
         for rule in &before.rules {
             old.entry(&rule.about.text).or_default().push_back(rule);

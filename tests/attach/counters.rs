@@ -65,7 +65,7 @@ fn status_shows_what_was_counted_after_the_process_has_gone() {
             lines.collect::<Vec<_>>(),
             [
                 "  rule 0: 3 packets, 138 bytes: udp dport 4739 actions counter drop",
-                "  rule 2: 0 packets, 0 bytes: udp dport 4741 actions unfunnel tcp counter",
+                "  rule 2: 0 packets, 0 bytes: udp dport 4741 actions counter unfunnel tcp",
                 "    passed: not a funneled packet: 1 packet, 46 bytes",
             ]
         );
@@ -86,6 +86,36 @@ fn a_flag_or_a_variable_counts_for_every_rule() {
         assert_eq!(packets(&counters(), 1), 4);
         succeed(sfunnel().args(["attach", "-i", "lo", "--ruleset", "udp dport 4740 actions drop"]));
         assert!(counters().is_null(), "{}", status());
+    });
+}
+
+#[test]
+fn counts_follow_the_meaning_of_a_rule_not_its_words() {
+    in_netns(|_| {
+        let attach = |address: &str, rule: &str| {
+            let define = format!("LB={address}");
+            succeed(sfunnel().args([
+                "attach",
+                "-i",
+                "lo",
+                "--counters",
+                "--define",
+                &define,
+                "--ruleset",
+                rule,
+            ]));
+        };
+        let by_name = "ip daddr $LB udp dport 4739 actions drop";
+        attach("127.0.0.1", by_name);
+        send(4739, 3);
+        assert!(
+            status()
+                .contains("3 packets, 138 bytes: ip daddr 127.0.0.1 udp dport 4739 actions counter drop\n")
+        );
+        attach("127.0.0.1", "ip daddr 127.0.0.1/32 udp dport { 4739 } drop");
+        assert_eq!(packets(&counters(), 0), 3, "other words, the same rule");
+        attach("192.0.2.81", by_name);
+        assert_eq!(packets(&counters(), 0), 0, "the same words, another rule");
     });
 }
 
