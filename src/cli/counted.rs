@@ -11,7 +11,7 @@ use asm::Program;
 use super::rules::Rules;
 use super::{Console, Failure, programs};
 use crate::codegen::Options;
-use crate::kernel::counters::{Counters, Counts, Unreadable};
+use crate::kernel::counters::{Counters, Counts, Unreadable, let_packets_through};
 use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark, mark};
 use crate::{elf, kernel};
 
@@ -87,21 +87,34 @@ impl<'a> Counting<'a> {
             .collect()
     }
 
-    /// Once these programs are `attached`: what those before have counted is not lost. Nothing counts there any
-    /// more, but for packets that are in the middle of it.
+    /// Once these programs are `attached`: what those before have counted is not lost. Twice: at once, since
+    /// till then whoever reads finds them at zero, and when packets that were in the middle of a program have left it.
     pub(super) fn take_over(&mut self, attached: &[Attached], console: &mut Console<'_>) {
-        for Counted { wanted: (interface, hook, ..), counters, before, .. } in &mut self.each {
+        for Counted { wanted: (interface, hook, ..), before, .. } in &mut self.each {
             let here = |attached: &&Attached| attached.interface == interface.name && attached.hook == *hook;
-            let replaced = attached.iter().find(here).and_then(|attached| attached.replaced);
-            let taken = match before.take().filter(|_| replaced.is_some()) {
+            if attached.iter().find(here).and_then(|attached| attached.replaced).is_none() {
+                *before = None;
+            }
+        }
+        self.carry_over(console);
+        if self.each.iter().any(|counted| counted.before.is_some()) {
+            let_packets_through();
+            self.carry_over(console);
+        }
+    }
+
+    fn carry_over(&mut self, console: &mut Console<'_>) {
+        for Counted { wanted: (interface, hook, ..), counters, before, .. } in &mut self.each {
+            let taken = match &*before {
                 None => continue,
                 Some(Err(error)) => Err(error.to_string()),
-                Some(Ok(before)) => settled(&before)
+                Some(Ok(before)) => settled(before)
                     .map_err(|error| error.to_string())
                     .and_then(|counts| counters.carry_over(&counts).map_err(|error| error.to_string())),
             };
             if let Err(error) = taken {
                 console.say(format!("counters of {} {hook} start from zero: {error}", interface.name));
+                *before = None;
             }
         }
     }
@@ -115,8 +128,8 @@ impl<'a> Counting<'a> {
     }
 }
 
-/// Reads until nothing changes: a packet that was half-way through the program when it was replaced is done
-/// in less time than it takes to read twice.
+/// Reads until nothing changes: where the kernel does not wait for packets (see [`let_packets_through`]), one that
+/// was half-way through the program when it was replaced is mostly done in the time it takes to read twice.
 fn settled(counters: &Counters) -> Result<Counts, Unreadable> {
     const TRIES: usize = 10;
     let mut last = counters.read()?;
@@ -136,7 +149,29 @@ pub(super) fn counts(filter: &Filter) -> bool {
 }
 
 /// What the counters of a filter stand at; nothing if it has none.
-pub(super) fn of(filter: &Filter) -> Option<Result<Counts, Unreadable>> {
+pub(super) type Found = Option<Result<Counts, Unreadable>>;
+
+/// Filters with their counters. A program that is replaced between `list` and the look at its maps took them along:
+/// what stands there now has maps again, so all is looked at once more.
+pub(super) fn look(
+    mut list: impl FnMut() -> Result<Vec<Filter>, Failure>,
+) -> Result<Vec<(Filter, Found)>, Failure> {
+    const TRIES: usize = 10;
+    let mut tries = 0;
+    loop {
+        let with_counters = |filter| {
+            let found = of(&filter);
+            (filter, found)
+        };
+        let all: Vec<(Filter, Found)> = list()?.into_iter().map(with_counters).collect();
+        tries += 1;
+        if tries == TRIES || !all.iter().any(|(_, found)| matches!(found, Some(Err(Unreadable::Gone)))) {
+            return Ok(all);
+        }
+    }
+}
+
+fn of(filter: &Filter) -> Found {
     let id = filter.program.filter(|_| counts(filter))?;
     let found =
         Counters::of_program(id).and_then(|counters| counters.map(|counters| counters.read()).transpose());

@@ -3,8 +3,9 @@
 use serde::Serialize;
 
 use super::attach::{interfaces, open};
+use super::counted::{self, Found};
 use super::settings::{Direction, Target};
-use super::{Console, Failure, args, counted};
+use super::{Console, Failure, args};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
@@ -36,7 +37,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(filter: &'a Filter, devices: &'a [Device]) -> Self {
+    fn new(filter: &'a Filter, found: Found, devices: &'a [Device]) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
         let (mut pair, mut gso_max_segs_was) = (None, None);
@@ -48,7 +49,7 @@ impl<'a> Entry<'a> {
             }
             Large::Limited(before) => gso_max_segs_was = Some(before),
         }
-        let (counters, counters_error) = match counted::of(filter) {
+        let (counters, counters_error) = match found {
             None => (None, None),
             Some(Ok(counts)) => (Some(counts), None),
             Some(Err(error)) => (None, Some(error.to_string())),
@@ -77,10 +78,12 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let target = Target::read(&args.place, Direction::Both, console)?;
     let mut netlink = open(&target)?;
     let interfaces = interfaces(&target, &mut netlink)?;
-    let filters = net::status(&mut netlink, &interfaces, target.direction.hooks())?;
+    let found = counted::look(|| Ok(net::status(&mut netlink, &interfaces, target.direction.hooks())?))?;
+    let (filters, counters): (Vec<Filter>, Vec<Found>) = found.into_iter().unzip();
     let devices = links::devices(&mut netlink)?;
     let left = gso::left_behind(&mut netlink, &devices)?;
-    let entries: Vec<Entry<'_>> = filters.iter().map(|filter| Entry::new(filter, &devices)).collect();
+    let entries = filters.iter().zip(counters).map(|(filter, found)| Entry::new(filter, found, &devices));
+    let entries: Vec<Entry<'_>> = entries.collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &entries)
             .map_err(|error| Failure::Output(error.into()))?;

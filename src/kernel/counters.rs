@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use aya::maps::{Array, Map, MapData, MapError};
 use aya::programs::loaded_programs;
 use nix::errno::Errno;
+use rustix::thread::{MembarrierCommand, membarrier};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{LoadError, permission, raise_memlock};
@@ -89,6 +90,8 @@ impl fmt::Debug for Counters {
 pub enum Unreadable {
     #[error("reading counters needs CAP_SYS_ADMIN")]
     Permission,
+    #[error("the program went while its counters were looked for")]
+    Gone,
     #[error("the counters cannot be read: {0}")]
     Other(String),
 }
@@ -147,16 +150,21 @@ impl Counters {
         Ok(())
     }
 
-    /// The counters of a program that somebody has loaded; none if it has none.
+    /// The counters of a program that somebody has loaded; none if it has none. It need not be there any more.
     pub fn of_program(id: u32) -> Result<Option<Self>, Unreadable> {
         let mut info = None;
         for program in loaded_programs() {
-            let program = program.map_err(unreadable)?;
-            if program.id() == id {
-                info = Some(program);
+            match program.map_err(unreadable) {
+                Ok(program) if program.id() == id => {
+                    info = Some(program);
+                    break;
+                }
+                // All numbers are gone through, and any program may go between its number and its descriptor.
+                Ok(_) | Err(Unreadable::Gone) => {}
+                Err(error) => return Err(error),
             }
         }
-        let Some(info) = info else { return Ok(None) };
+        let info = info.ok_or(Unreadable::Gone)?;
         let mut found = [None, None];
         for map in info.map_ids().map_err(unreadable)?.unwrap_or_default() {
             let data = MapData::from_id(map).map_err(unreadable)?;
@@ -209,6 +217,12 @@ impl RuleCount {
     }
 }
 
+/// Returns when every packet that is in a program now has left it: tc runs programs within RCU's read side, and this
+/// command is `synchronize_rcu`, some 10 ms. At once where the kernel refuses it (nohz_full).
+pub fn let_packets_through() {
+    let _ = membarrier(MembarrierCommand::Global);
+}
+
 fn create(name: &str, value: usize, entries: usize, flags: u32) -> Result<MapData, LoadError> {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (value, entries) = (number(value), number(entries));
@@ -234,10 +248,12 @@ fn refused(error: MapError) -> LoadError {
 fn unreadable(error: impl std::error::Error) -> Unreadable {
     let mut source: Option<&(dyn std::error::Error + 'static)> = error.source();
     while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>()
-            && io.raw_os_error() == Some(Errno::EPERM as i32)
-        {
-            return Unreadable::Permission;
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            match io.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EPERM) => return Unreadable::Permission,
+                Some(Errno::ENOENT) => return Unreadable::Gone,
+                _ => {}
+            }
         }
         source = cause.source();
     }

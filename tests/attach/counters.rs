@@ -2,7 +2,6 @@
 //! the privilege to read them.
 
 use std::net::UdpSocket;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,6 +9,8 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use sfunnel::kernel::Counters;
+use sfunnel::kernel::counters::Unreadable;
 
 use super::confined::with_capabilities;
 use super::support::*;
@@ -141,33 +142,57 @@ fn no_packet_is_lost_from_the_counters_by_replacing_under_traffic() {
             "udp dport 4739 actions counter drop; tcp dport 1 actions drop",
             "tcp dport 2 actions counter drop; udp dport 4739 actions counter drop",
         ];
-        let attach = |rules: &str| succeed(sfunnel().args(["attach", "-i", "lo", "--ruleset", rules]));
+        // On egress a packet has met the program when sending it returns. Ingress of lo is behind a queue.
+        let attach =
+            |rules: &str| succeed(sfunnel().args(["attach", "-i", "lo", "-d", "egress", "--ruleset", rules]));
         attach(rules[1]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let flood = {
-            let stop = stop.clone();
-            thread::spawn(move || {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let flood = scope.spawn(|| {
                 let mut sent = 0;
                 while !stop.load(Ordering::Relaxed) {
                     send(4739, 100);
                     sent += 100;
                 }
                 sent
-            })
-        };
-        let mut last = 0;
-        for round in 0..60 {
-            let output = attach(rules[round % 2]);
-            assert!(!talk(&output).contains("start from zero"), "{}", talk(&output));
-            let now = packets(&counters(), round % 2);
-            assert!(now >= last, "round {round}: {now} after {last}");
-            last = now;
-        }
-        stop.store(true, Ordering::Relaxed);
-        let sent: u64 = flood.join().unwrap();
-        assert!(sent > 1_000);
-        assert_eq!(packets(&counters(), 1), sent);
+            });
+            let stopping = Stopping(&stop);
+            let mut last = 0;
+            for round in 0..60 {
+                let output = attach(rules[round % 2]);
+                assert!(!talk(&output).contains("start from zero"), "{}", talk(&output));
+                let now = packets(&counters(), round % 2);
+                assert!(now >= last, "round {round}: {now} after {last}");
+                last = now;
+            }
+            drop(stopping);
+            let sent: u64 = flood.join().unwrap();
+            assert!(sent > 1_000);
+            assert_eq!(packets(&counters(), 1), sent);
+        });
     });
+}
+
+/// Not the same as a program that does not count: whoever found it on a hook looks again.
+#[test]
+fn a_program_that_has_gone_is_told_from_one_without_counters() {
+    if !require_root() {
+        return;
+    }
+    let program = program(NEXT, 1);
+    assert!(Counters::of_program(program.id).unwrap().is_none());
+    let id = program.id;
+    drop(program);
+    assert!(matches!(Counters::of_program(id), Err(Unreadable::Gone)));
+}
+
+/// Ends a thread, also when what it is for has failed.
+struct Stopping<'a>(&'a AtomicBool);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
