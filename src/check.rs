@@ -8,6 +8,7 @@ mod again;
 mod alias;
 mod chains;
 mod family;
+mod lines;
 mod overlap;
 mod set;
 mod way_back;
@@ -68,9 +69,10 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
         );
     }
     let mut checked = Vec::new();
-    for rule in &ast.rules {
+    let parts = lines::parts(&ast.rules, &mut faults);
+    for (rule, is_part) in ast.rules.iter().zip(parts) {
         let found = faults.len();
-        let ir = self::rule(rule, &mut faults);
+        let ir = self::rule(rule, is_part, &mut faults);
         if !faults[found..].iter().any(|fault| fault.severity == Severity::Error)
             && !rule.damaged
             && let Some(ir) = ir
@@ -112,11 +114,11 @@ fn sort(diagnostics: &mut [Diagnostic]) {
     diagnostics.sort_by_key(|diagnostic| (diagnostic.primary.span.start, diagnostic.primary.span.end));
 }
 
-/// One rule, if there is enough of it to make sense.
-fn rule(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
+/// One rule, if there is enough of it to make sense. A part of one need not be complete.
+fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
     let matches = matches(rule, faults);
     actions::combination(rule, faults);
-    if !rule.damaged {
+    if !rule.damaged && !is_part {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
     }
@@ -259,8 +261,10 @@ fn missing_action(rule: &ast::Rule) -> Diagnostic {
         Some(_) => ("the list of actions is empty", "expected an action after this"),
         None => ("the rule has no action", "expected an action at the end"),
     };
-    Diagnostic::error(message, rule.actions_word.unwrap_or(rule.span), label)
-        .help("write `actions accept`, `actions drop`, `actions funnel ...` or `actions unfunnel ...`")
+    Diagnostic::error(message, rule.actions_word.unwrap_or(rule.span), label).help(
+        "write `actions accept`, `actions drop`, `actions funnel ...`, `actions unfunnel ...`, \
+             `actions alias ...` or `actions unalias ...`",
+    )
 }
 
 fn proto(protocol: ast::Protocol) -> ir::Proto {

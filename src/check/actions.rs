@@ -43,6 +43,10 @@ pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
     let mut mains = rule.actions.iter().filter(|action| !is_extra(action));
     let Some(first) = mains.next() else { return };
     for extra in mains {
+        if extra.kind.keyword() == first.kind.keyword() {
+            faults.push(repeated(first.kind.keyword(), first.span, extra.span));
+            continue;
+        }
         faults.push(
             Diagnostic::error("a rule has one action", extra.span, "would never run")
                 .with(first.span, "ends the processing")

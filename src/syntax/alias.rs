@@ -43,6 +43,17 @@ pub(super) fn alias(i: Cursor<'_>) -> Parsed<'_, Action> {
 /// `unalias = "unalias" ports`
 pub(super) fn unalias(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unalias")(i)?;
+    if let Ok((after, (_, name))) = port_side(i) {
+        const LONGEST: usize = 60;
+        let (rest, value) = match set::<u16>(after, key) {
+            Ok((rest, ports)) => (rest, i.text(ports.span)),
+            Err(_) => (help::skip(after, Spoils::UntilAction), "8080"),
+        };
+        let value = if value.len() > LONGEST || value.contains(['\n', '#']) { "{ ... }" } else { value };
+        let message = format!("`unalias` takes ports, no `{}`", name.text);
+        let error = Diagnostic::error(message, name.span, "the rule's matches say which port it is");
+        return wrong(rest, vec![error.help(format!("write `unalias {value}`"))]);
+    }
     match set(i, key) {
         Ok((rest, ports)) => {
             Ok((rest, Action { span: key.span.to(ports.span), kind: ActionKind::Unalias { ports } }))

@@ -3,6 +3,8 @@
 //!
 //! A word goes in, a diagnostic and how much text it spoils come out. Never decides what is legal.
 
+use std::net::IpAddr;
+
 use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
@@ -110,7 +112,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     }
     let message = format!("unknown word {}", quote(word.text));
     let error = Diagnostic::error(message, word.span, "not a match nor an action");
-    let error = match remedy(word.text) {
+    let error = match remedy(word.text).or_else(|| without_match(word.text)) {
         Some(remedy) => error.help(remedy),
         None => error.help(
             "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
@@ -153,7 +155,7 @@ fn is_word_of_ours(word: Word<'_>) -> bool {
     is_keyword(word) || PLANNED.iter().any(|(name, ..)| *name == word.text) || remedy(word.text).is_some()
 }
 
-/// Names, where no value is expected, and what no eye can see.
+/// Names, where no value is expected, lines that were to go on, and what no eye can see.
 pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
     if word.text.starts_with('$') {
         let error = Diagnostic::error("a name out of place", word.span, "stands for ports or addresses");
@@ -161,7 +163,28 @@ pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
             error.help("write it where ports or addresses are: `dport $NAME`, `saddr { $NAME, 10.0.0.1 }`"),
         );
     }
+    if word.text.ends_with('\\') {
+        let span = Span { start: word.span.end - 1, end: word.span.end };
+        let error = Diagnostic::error("a rule ends with its line", span, "does not continue it");
+        return Some(error.help("join the lines, without `\\`"));
+    }
     invisible(word)
+}
+
+/// A value that no match is in front of, and protocols as a list.
+fn without_match(text: &str) -> Option<String> {
+    let address = || text.split('/').next().is_some_and(|text| text.parse::<IpAddr>().is_ok());
+    let protocols = || text.split(',').all(|part| matches!(part, "tcp" | "udp" | ""));
+    Some(match text {
+        _ if text.parse::<u16>().is_ok_and(|port| port > 0) => {
+            format!("a port stands behind its match, in the same line: `dport {text}` or `sport {text}`")
+        }
+        _ if address() => {
+            format!("an address stands behind its match, in the same line: `daddr {text}` or `saddr {text}`")
+        }
+        _ if protocols() => "write two rules, one with `tcp` and one with `udp`".to_owned(),
+        _ => return None,
+    })
 }
 
 /// What was probably meant.

@@ -34,6 +34,10 @@ pub(super) fn bare_list<'a>(start: Cursor<'a>, key: Word<'_>) -> Option<(Cursor<
     {
         (i, span) = (rest, span.to(close.span));
     }
+    if let [one] = texts.iter().filter(|text| **text != ",").collect::<Vec<_>>()[..] {
+        let error = Diagnostic::error("a `,` outside of a set", span, "one value");
+        return Some((i, error.help(format!("write {}", quote(&format!("{} {one}", key.text))))));
+    }
     let list = texts.join(", ");
     let help = if list.len() > LONGEST || list.chars().any(char::is_control) || first.text == "," {
         "write `{` in front of the list and `}` behind it".to_string()
