@@ -39,7 +39,10 @@ pub fn read(source: &Source) -> Result<Checked, Vec<Diagnostic>> {
     let Lists { rulesets, warnings } = read_lists(source)?;
     match rulesets {
         ir::Rulesets::Anywhere(ruleset) => Ok(Checked { ruleset, warnings }),
-        ir::Rulesets::Chains(chains) => Err(vec![chains::unwanted(&chains)]),
+        ir::Rulesets::Chains(chains) => {
+            Err(vec![chains::unwanted(chains.iter().map(|(_, ruleset)| ruleset))])
+        }
+        ir::Rulesets::Service(ruleset) => Err(vec![chains::unwanted([&ruleset].into_iter())]),
     }
 }
 
@@ -92,7 +95,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(faults);
     }
-    Ok(Lists { rulesets: chains::rulesets(lists), warnings: faults })
+    Ok(Lists { rulesets: chains::rulesets(ast, lists), warnings: faults })
 }
 
 /// What is odd about a name.

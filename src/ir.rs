@@ -24,6 +24,8 @@ pub enum Rulesets {
     Anywhere(Ruleset),
     /// A list for each of some hooks, ingress before egress.
     Chains(Vec<(Side, Ruleset)>),
+    /// What a client sends. The lists of both hooks of both ends follow from it (`mirror`).
+    Service(Ruleset),
 }
 
 /// Which hook of an interface.

@@ -20,7 +20,7 @@ mod far;
 use std::fmt;
 
 use crate::diag::{Diagnostic, Source, Span};
-use crate::ir::{Action, End, Rule, Ruleset};
+use crate::ir::{Action, End, Rule, Ruleset, Side};
 use crate::{check, rule_text};
 
 /// Where a list of rules is attached.
@@ -190,6 +190,22 @@ pub fn mirror(ruleset: &Ruleset, from: Role, to: Role, nat: bool) -> Result<Mirr
         mirrored.notes.insert(0, Note { rule: None, text: text.to_owned() });
     }
     Ok(mirrored)
+}
+
+/// The lists of one end, ingress first, from what a client sends; a list without rules is left out.
+pub fn end(service: &Ruleset, client: bool) -> Result<Vec<(Side, Ruleset)>, Vec<Diagnostic>> {
+    let mut faults = Vec::new();
+    let mut lists = Vec::new();
+    for role in Role::ALL.into_iter().filter(|role| role.is_client() == client) {
+        let side = if role.is_egress() { Side::Egress } else { Side::Ingress };
+        match mirror(service, Role::ClientEgress, role, true) {
+            Ok(Mirrored { rules, .. }) if rules.is_empty() => {}
+            Ok(Mirrored { rules, .. }) => lists.push((side, Ruleset { rules })),
+            Err(more) => faults.extend(more),
+        }
+    }
+    lists.sort_by_key(|(side, _)| *side);
+    if faults.is_empty() { Ok(lists) } else { Err(faults) }
 }
 
 fn names_addresses(rule: &Rule) -> bool {

@@ -13,11 +13,7 @@ use super::set;
 
 /// The action that says where the packet goes; one of the others, if there is none.
 pub(super) fn main(rule: &Rule) -> Option<&Action> {
-    rule.actions.iter().find(|action| !is_extra(action)).or(rule.actions.first())
-}
-
-fn is_extra(action: &Action) -> bool {
-    matches!(action.kind, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })
+    rule.actions.iter().find(|action| !action.kind.stands_beside()).or(rule.actions.first())
 }
 
 /// What `mark set` says.
@@ -35,12 +31,12 @@ pub(super) fn counter(rule: &Rule) -> bool {
 
 /// Actions that do not go together.
 pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
-    for (at, again) in rule.actions.iter().enumerate().filter(|(_, action)| is_extra(action)) {
+    for (at, again) in rule.actions.iter().enumerate().filter(|(_, action)| action.kind.stands_beside()) {
         let word = again.kind.keyword();
         let first = rule.actions.iter().take(at).find(|action| action.kind.keyword() == word);
         faults.extend(first.map(|first| repeated(word, first.span, again.span)));
     }
-    let mut mains = rule.actions.iter().filter(|action| !is_extra(action));
+    let mut mains = rule.actions.iter().filter(|action| !action.kind.stands_beside());
     let Some(first) = mains.next() else { return };
     for extra in mains {
         if extra.kind.keyword() == first.kind.keyword() {

@@ -79,7 +79,7 @@ fn not_restored(
     let all = &list | &RangeSetBlaze::from_iter(from);
     let ports = if all.is_empty() { "{ the ports that are aliased }".to_owned() } else { show(&all) };
     let place = known.and_then(|known| rules.get(known.list?));
-    let chain = there.chain.keyword();
+    let chain = there.chain.keywords();
     Some(Missing {
         message: "alias without the way back".to_owned(),
         label: match from {
@@ -91,7 +91,7 @@ fn not_restored(
             Some(_) => "does not list it".to_owned(),
             None => "restores nothing of it".to_owned(),
         },
-        help: format!("write in `chain {chain}`: `tcp {end} {port} actions unalias {ports}`"),
+        help: format!("write in `{chain}`: `tcp {end} {port} actions unalias {ports}`"),
     })
 }
 
@@ -105,13 +105,13 @@ fn not_hidden(
     let hidden = back.get(&(end, port)).map(|port| port.hidden.clone()).unwrap_or_default();
     let open = &(ports - &hidden) - &RangeSetBlaze::from_iter([port]);
     let first = open.first()?;
-    let chain = there.chain.keyword();
+    let chain = there.chain.keywords();
     Some(Missing {
         message: "unalias without the way back".to_owned(),
         label: format!("answers will leave with {end} {first}"),
         place: there.span,
         place_label: format!("does not hide {}", show(&open)),
-        help: format!("write in `chain {chain}`: `tcp {end} {first} actions alias {end} {port}`"),
+        help: format!("write in `{chain}`: `tcp {end} {first} actions alias {end} {port}`"),
     })
 }
 

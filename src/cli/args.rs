@@ -23,9 +23,9 @@ Examples:
 
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
-SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), IFACES, DIRECTION,
-NETNS, SFUNNEL_GSO, SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY
-say.
+SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), SFUNNEL_END, IFACES,
+DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and
+RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
 wrong.";
@@ -153,6 +153,9 @@ pub struct Attach {
     /// [variable: SFUNNEL_GSO] [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
+    /// Whose end this is, if the rules are a `service` [variable: SFUNNEL_END]
+    #[arg(long, value_enum, ignore_case = true, value_name = "WHOSE")]
+    pub end: Option<End>,
     /// Count packets and bytes of every rule; `status` shows them [variable: SFUNNEL_COUNTERS]
     #[arg(long)]
     pub counters: bool,
@@ -231,6 +234,9 @@ pub struct Compile {
     /// [default: the only chain; egress, if there is none]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
+    /// Whose end this is, if the rules are a `service`
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub end: Option<End>,
     /// What becomes of packets of several segments; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,
@@ -238,6 +244,14 @@ pub struct Compile {
     pub defines: Defines,
     #[command(flatten)]
     pub strict: Strict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum End {
+    /// Of who opens the conversation
+    Client,
+    /// Of who answers
+    Pod,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

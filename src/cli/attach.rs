@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use super::args::{self, Strict};
+use super::args::{self, End, Strict};
 use super::counted::{Counting, Wanted};
 use super::programs::{self, Ends, Programs};
 use super::rules::{Lists, Rules};
@@ -18,6 +18,7 @@ use crate::net::{self, Attached, Attachment, Gso, Hook, Interface, Link, Netlink
 pub(super) struct How {
     pub(super) patience: Patience,
     strict: Strict,
+    end: Option<End>,
     gso: Gso,
     counters: bool,
     debug: bool,
@@ -28,6 +29,7 @@ impl How {
         Ok(Self {
             patience: Patience::read(args, console)?,
             strict: args.strict,
+            end: settings::end(args.end, console)?,
             gso: settings::gso(args.gso, console)?,
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
@@ -57,8 +59,8 @@ pub(super) fn attach_to(
     source: crate::diag::Source,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let mut lists =
-        Lists::read(source, how.strict, console).inspect_err(|_| console.say("nothing was attached"))?;
+    let lists = Lists::read(source, how.strict, console).and_then(|lists| lists.at(how.end, console));
+    let mut lists = lists.inspect_err(|_| console.say("nothing was attached"))?;
     if how.counters {
         lists.count_everything();
     }

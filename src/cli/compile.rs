@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::args::{Check, Compile, Emit, GsoArg};
-use super::rules::Lists;
+use super::args::{Check, Compile, Emit, End, GsoArg};
+use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Options};
@@ -15,16 +15,29 @@ pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
     let name = source.name.clone();
     let lists = Lists::read(source, args.strict, console)?;
+    if let Some(rules) = lists.service() {
+        for end in [End::Client, End::Pod] {
+            Lists::of_end(rules, end, console)?;
+        }
+        console.say(format!("{name}: a service of {}, no errors", count(rules)));
+        return Ok(());
+    }
     let counted: Vec<String> = lists
         .each()
         .map(|(side, rules)| {
-            let count = rules.ruleset.rules.len();
             let side = side.map(|side| format!("{side}: ")).unwrap_or_default();
-            format!("{side}{count} {}", if count == 1 { "rule" } else { "rules" })
+            format!("{side}{}", count(rules))
         })
         .collect();
     console.say(format!("{name}: {}, no errors", counted.join(", ")));
     Ok(())
+}
+
+fn count(rules: &Rules) -> String {
+    match rules.ruleset.rules.len() {
+        1 => "1 rule".to_owned(),
+        count => format!("{count} rules"),
+    }
 }
 
 pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -34,8 +47,9 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     }
     apart(Some(&args.file), args.output.as_deref())?;
     let wanted = args.direction.map(Side::from);
-    let (side, rules) =
-        Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?.one(wanted)?;
+    let (side, rules) = Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?
+        .at(args.end, console)?
+        .one(wanted)?;
     let large = match args.gso {
         GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
         GsoArg::Limit | GsoArg::Off => Large::Pass,

@@ -9,10 +9,11 @@ use super::{Console, Failure};
 use crate::net::detach::Whose;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 12] = [
+const VARIABLES: [(&str, &str); 13] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
     ("SFUNNEL_RULESET_INGRESS", "none"),
     ("SFUNNEL_RULESET_EGRESS", "none"),
+    ("SFUNNEL_END", "none"),
     ("IFACES", "all"),
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),

@@ -14,7 +14,8 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
         (None, None) => None,
         (ruleset, file) => {
             let input = Input { ruleset: ruleset.clone(), file: file.clone() };
-            Some(Lists::read(defined(input_source(&input)?, &args.defines), Strict::default(), console)?)
+            let source = defined(input_source(&input)?, &args.defines);
+            Some(Lists::read(source, Strict::default(), console)?.at(args.end, console)?)
         }
     };
     let target = Target::read(&args.place, Direction::Both, console)?;

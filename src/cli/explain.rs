@@ -25,7 +25,7 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
         apart(input.as_deref(), args.write.as_deref())?;
     }
     let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
-    let (_, rules) = lists.one(args.direction.map(Side::from))?;
+    let (_, rules) = lists.at(args.end, console)?.one(args.direction.map(Side::from))?;
     let (mut samples, link) = match &args.pcap {
         Some(file) => read(file)?,
         None => {

@@ -10,9 +10,10 @@ use crate::mirror::{self, Mirrored, Role};
 
 pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
     let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
+    let of_service = lists.service().is_some().then_some(Role::ClientEgress);
     let rules = mirrored_from(args, lists)?;
-    let from = match args.from {
-        Some(from) => from.role(),
+    let from = match args.from.map(|from| from.role()).or(of_service) {
+        Some(from) => from,
         None => mirror::infer(&rules.ruleset).map_err(|faults| refuse(&rules, &faults, console))?,
     };
     let mut text = String::new();

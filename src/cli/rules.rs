@@ -4,13 +4,14 @@
 
 use asm::Program;
 
-use super::args::{Deny, Strict};
+use super::args::{Deny, End, Strict};
 use super::{Console, Failure};
 use crate::check;
 use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
 use crate::ir::{Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
+use crate::mirror;
 use crate::tree::{self, Tree};
 
 /// Rules that are right.
@@ -23,7 +24,11 @@ pub struct Rules {
 
 /// The rules of a text: one list for all hooks, or one for each of some.
 #[derive(Debug)]
-pub struct Lists(Vec<(Option<Side>, Rules)>);
+pub struct Lists {
+    lists: Vec<(Option<Side>, Rules)>,
+    /// The only list is what a client sends.
+    service: bool,
+}
 
 impl Lists {
     /// Reads and checks; says every diagnostic.
@@ -38,14 +43,15 @@ impl Lists {
                         return Err(Failure::Rules);
                     }
                 }
+                let service = matches!(rulesets, Rulesets::Service(_));
                 let lists = match rulesets {
-                    Rulesets::Anywhere(ruleset) => vec![(None, ruleset)],
+                    Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => vec![(None, ruleset)],
                     Rulesets::Chains(chains) => {
                         chains.into_iter().map(|(side, ruleset)| (Some(side), ruleset)).collect()
                     }
                 };
                 let list = |(side, ruleset)| (side, Rules::new(source.clone(), ruleset));
-                Ok(Self(lists.into_iter().map(list).collect()))
+                Ok(Self { lists: lists.into_iter().map(list).collect(), service })
             }
             Err(diagnostics) => {
                 let text = diag::render(&source, &diagnostics, console.color);
@@ -55,32 +61,68 @@ impl Lists {
         }
     }
 
+    /// What a client sends, if that is all there is.
+    pub fn service(&self) -> Option<&Rules> {
+        self.lists.first().map(|(_, rules)| rules).filter(|_| self.service)
+    }
+
+    /// Of a service, the chains of one end; all others say themselves where they belong.
+    pub fn at(self, end: Option<End>, console: &mut Console<'_>) -> Result<Self, Failure> {
+        match (self.service(), end) {
+            (None, None) => Ok(self),
+            (Some(rules), Some(end)) => Self::of_end(rules, end, console),
+            (Some(_), None) => Err(Failure::Usage(
+                "the rules are a service: say whose end this is, with `--end client` or `--end pod`"
+                    .to_owned(),
+            )),
+            (None, Some(_)) => Err(Failure::Usage(
+                "these rules say themselves where they belong: `--end` (SFUNNEL_END) is for a `service`"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    /// The chains of one end of a service; says what cannot be told apart there.
+    pub fn of_end(service: &Rules, end: End, console: &mut Console<'_>) -> Result<Self, Failure> {
+        match mirror::end(&service.ruleset, end == End::Client) {
+            Ok(chains) => {
+                let list = |(side, ruleset)| (Some(side), Rules::new(service.source.clone(), ruleset));
+                Ok(Self { lists: chains.into_iter().map(list).collect(), service: false })
+            }
+            Err(faults) => {
+                let text = diag::render(&service.source, &faults, console.color);
+                console.say(text);
+                Err(Failure::Rules)
+            }
+        }
+    }
+
     /// The hooks that there are chains for. `None`: the rules are for any.
     pub fn sides(&self) -> Option<Vec<Side>> {
-        self.0.iter().map(|(side, _)| *side).collect()
+        self.lists.iter().map(|(side, _)| *side).collect()
     }
 
     pub fn of(&self, side: Side) -> Option<&Rules> {
-        self.0.iter().find(|(of, _)| of.is_none_or(|of| of == side)).map(|(_, rules)| rules)
+        self.lists.iter().find(|(of, _)| of.is_none_or(|of| of == side)).map(|(_, rules)| rules)
     }
 
     pub fn each(&self) -> impl Iterator<Item = (Option<Side>, &Rules)> {
-        self.0.iter().map(|(side, rules)| (*side, rules))
+        self.lists.iter().map(|(side, rules)| (*side, rules))
     }
 
     /// As if each rule said `counter`.
     pub fn count_everything(&mut self) {
-        let rules = self.0.iter_mut().flat_map(|(_, rules)| &mut rules.ruleset.rules);
+        let rules = self.lists.iter_mut().flat_map(|(_, rules)| &mut rules.ruleset.rules);
         rules.for_each(|rule| rule.counter = true);
     }
 
     /// The only list, or the one of this side.
     pub fn one(mut self, wanted: Option<Side>) -> Result<(Option<Side>, Rules), Failure> {
-        let there = self.0.iter().filter_map(|(side, _)| Some(format!("`chain {}`", (*side)?)));
+        let there = self.lists.iter().filter_map(|(side, _)| Some(format!("`chain {}`", (*side)?)));
         let there = there.collect::<Vec<_>>().join(" and ");
-        self.0.retain(|(side, _)| side.is_none() || wanted.is_none() || *side == wanted);
-        match (self.0.pop(), wanted) {
-            (Some(one), _) if self.0.is_empty() => Ok(one),
+        self.lists.retain(|(side, _)| side.is_none() || wanted.is_none() || *side == wanted);
+        match (self.lists.pop(), wanted) {
+            (Some(one), _) if self.lists.is_empty() => Ok(one),
             (None, Some(wanted)) => {
                 Err(Failure::Usage(format!("the rules have no `chain {wanted}`, only {there}")))
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::args::{Attach, Defines, GsoArg, Input, Place};
+use super::args::{Attach, Defines, End, GsoArg, Input, Place};
 use super::{Console, Failure};
 use crate::diag::{self, Diagnostic, PieceKind, Source, Span};
 use crate::net::{Gso, Hook};
@@ -163,6 +163,13 @@ pub fn gso(flag: Option<GsoArg>, console: &Console<'_>) -> Result<Gso, Failure> 
         })?,
     };
     Ok(wanted.into())
+}
+
+/// Whose end this is: `--end`, SFUNNEL_END.
+pub fn end(flag: Option<End>, console: &Console<'_>) -> Result<Option<End>, Failure> {
+    let (None, Some(text)) = (flag, console.variable("SFUNNEL_END")) else { return Ok(flag) };
+    let wrong = || Failure::Usage(format!("SFUNNEL_END is `{text}`; it must be client or pod"));
+    End::from_str(&text, true).map(Some).map_err(|_| wrong())
 }
 
 /// A yes-or-no variable; not set means no.

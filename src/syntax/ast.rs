@@ -42,11 +42,13 @@ pub struct Head {
     pub chain: Chain,
 }
 
-/// The hook that rules are for.
+/// What rules are for: a hook, or both hooks of both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Chain {
     Ingress,
     Egress,
+    /// What a client sends; all else follows from it.
+    Service,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +188,11 @@ impl MatchKind {
 }
 
 impl ActionKind {
+    /// Says nothing about where the packet goes: may stand beside what does.
+    pub fn stands_beside(&self) -> bool {
+        matches!(self, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })
+    }
+
     /// The word that starts the action.
     pub fn keyword(&self) -> &'static str {
         match self {
@@ -203,10 +210,11 @@ impl ActionKind {
 }
 
 impl Chain {
-    pub fn keyword(self) -> &'static str {
+    pub fn keywords(self) -> &'static str {
         match self {
-            Chain::Ingress => "ingress",
-            Chain::Egress => "egress",
+            Chain::Ingress => "chain ingress",
+            Chain::Egress => "chain egress",
+            Chain::Service => "service",
         }
     }
 }

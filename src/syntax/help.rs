@@ -9,10 +9,10 @@ use super::word::{Cursor, Word, word};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
-const KEYWORDS: [&str; 24] = [
+const KEYWORDS: [&str; 25] = [
     "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
     "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain", "define", "dnat",
-    "snat",
+    "snat", "service",
 ];
 
 /// Those that start an action.

@@ -262,6 +262,11 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     .parse(i)
 }
 
+/// Those that a service may have in front of its rules.
+pub(super) fn hiding(i: Cursor<'_>) -> Parsed<'_, Action> {
+    alt((funnel, alias::alias)).parse(i)
+}
+
 /// `unfunnel = "unfunnel" [ "decap" ] protocol { guard }`
 fn unfunnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unfunnel")(i)?;

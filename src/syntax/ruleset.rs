@@ -1,18 +1,18 @@
-//! Rulesets: the pieces of a text, the chains in them, and rules.
+//! Rulesets: the pieces of a text, the chains and services in them, and rules.
 //!
 //! Comes in: a source. Goes out: everything that could be read, and what is wrong with the rest. Never looks
 //! into a rule.
 
 use nom::Err;
 
-use super::ast::{Ast, Chain, Head};
+use super::ast::{Action, Ast, Chain, Head};
 use super::define::{Names, define, given};
 use super::help::{self, Spoils};
-use super::parser::rule;
+use super::parser::{hiding, rule};
 use super::word::{Cursor, Parsed, Word, keyword, lines, peek, separator, word};
 use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
 
-/// `ruleset = separator { ( rule | chain | define ) separator }`
+/// `ruleset = separator { ( rule | chain | service | define ) separator }`
 pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
     let mut reader = Reader::default();
     let names = Names::default();
@@ -36,7 +36,7 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
         let open = chain.map(|chain| {
             let span = i.here();
             reader.ast.chains.push(Head { span, chain });
-            Open { chain, span, known: true, braces: false }
+            Open { chain, span, known: true, braces: false, action: None }
         });
         reader.statements(i, open);
     }
@@ -51,29 +51,32 @@ struct Reader {
     faults: Vec<Diagnostic>,
 }
 
-/// The chain that is being read.
+/// The chain or service that is being read.
 #[derive(Clone, Copy)]
-struct Open {
+struct Open<'o> {
     chain: Chain,
     span: Span,
     /// False if nobody knows which one it is.
     known: bool,
     /// Ends with a brace, not with the piece.
     braces: bool,
+    /// What rules do that do not say it.
+    action: Option<&'o Action>,
 }
 
+const SERVICE: &str = "write for example `service funnel tcp sport 540 dport 179 { udp dport 4739 }`";
 const CHAINS: &str = "write `chain ingress { ... }` or `chain egress { ... }`";
 
 impl Reader {
     /// Up to the end of the text, or of the chain.
-    fn statements<'a>(&mut self, mut i: Cursor<'a>, open: Option<Open>) -> Cursor<'a> {
+    fn statements<'a>(&mut self, mut i: Cursor<'a>, open: Option<Open<'_>>) -> Cursor<'a> {
         let known = self.faults.len();
         i = separator(i);
         while let Ok((after, first)) = word(i) {
             let clean = self.faults.len() == known;
             match (open, first.text) {
                 (Some(Open { braces: true, .. }), "}") => return after.in_chain(false),
-                (Some(open), "chain") => {
+                (Some(open), "chain" | "service") => {
                     if clean {
                         self.faults.push(nested(first.span, open));
                     }
@@ -81,10 +84,10 @@ impl Reader {
                         return i.in_chain(false);
                     }
                     let heads = self.ast.chains.len();
-                    i = self.chain(after, first.span);
+                    i = self.block(after, first);
                     self.ast.chains.truncate(heads);
                 }
-                (None, "chain") => i = self.chain(after, first.span),
+                (None, "chain" | "service") => i = self.block(after, first),
                 (_, "define") => i = self.defined(after, define(after, Some(first.span))),
                 (None, _) if opens_chain(first, after) => {
                     self.faults.push(help::unknown_word(first, false).0);
@@ -97,17 +100,25 @@ impl Reader {
         if let Some(Open { span, braces: true, .. }) = open
             && self.faults.len() == known
         {
-            let error = Diagnostic::error("the chain is not closed", span, "has no `}`");
+            let name =
+                if open.is_some_and(|open| open.chain == Chain::Service) { "service" } else { "chain" };
+            let error = Diagnostic::error(format!("the {name} is not closed"), span, "has no `}`");
             self.faults.push(error.help("write `}` behind its last rule"));
         }
         i
     }
 
-    fn rule<'a>(&mut self, i: Cursor<'a>, open: Option<Open>) -> Cursor<'a> {
+    fn rule<'a>(&mut self, i: Cursor<'a>, open: Option<Open<'_>>) -> Cursor<'a> {
         let (rest, rule) = rule(i, &mut self.faults);
         if let Some(mut rule) = rule {
             rule.chain = open.map(|open| open.chain);
             rule.damaged |= open.is_some_and(|open| !open.known);
+            if let Some(action) = open.and_then(|open| open.action)
+                && rule.actions_word.is_none()
+                && rule.actions.iter().all(|action| action.kind.stands_beside())
+            {
+                rule.actions.push(action.clone());
+            }
             self.ast.rules.push(rule);
         }
         rest
@@ -168,7 +179,43 @@ impl Reader {
             span: span.to(brace.span),
             known: chain.is_some(),
             braces: true,
+            action: None,
         };
+        self.statements(rest.in_chain(true), Some(open))
+    }
+
+    fn block<'a>(&mut self, after: Cursor<'a>, first: Word<'_>) -> Cursor<'a> {
+        if first.text == "service" { self.service(after, first.span) } else { self.chain(after, first.span) }
+    }
+
+    /// `service = "service" [ funnel | alias ] "{" separator { ( rule | define ) separator } "}"`
+    ///
+    /// A rule without an action of its own has the one in front of the brace.
+    fn service<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
+        let (i, action, known) = match hiding(i) {
+            Ok((rest, action)) => (rest, Some(action), true),
+            Err(Err::Failure(fault)) => {
+                self.faults.extend(fault.diagnostics);
+                (fault.rest, None, false)
+            }
+            Err(_) => (i, None, true),
+        };
+        let span = key.to(action.as_ref().map_or(key, |action| action.span));
+        let Ok((rest, brace)) = keyword("{")(lines(i)) else {
+            if known {
+                let error = match peek(i).filter(|_| action.is_none()) {
+                    Some(word) => {
+                        Diagnostic::error("expected `funnel`, `alias` or `{`", word.span, "not one of them")
+                    }
+                    None => Diagnostic::error("expected `{`", span, "has no rules"),
+                };
+                self.faults.push(error.help(SERVICE));
+            }
+            return help::skip(i, Spoils::Rule);
+        };
+        self.ast.chains.push(Head { span, chain: Chain::Service });
+        let span = span.to(brace.span);
+        let open = Open { chain: Chain::Service, span, known, braces: true, action: action.as_ref() };
         self.statements(rest.in_chain(true), Some(open))
     }
 }
@@ -193,8 +240,9 @@ fn lone_return(text: &str) -> Option<usize> {
     None
 }
 
-fn nested(span: Span, open: Open) -> Diagnostic {
-    let error = Diagnostic::error("a chain in a chain", span, "begins inside another one");
+fn nested(span: Span, open: Open<'_>) -> Diagnostic {
+    let within = if open.chain == Chain::Service { "service" } else { "chain" };
+    let error = Diagnostic::error(format!("a chain in a {within}"), span, "begins inside another one");
     if open.braces {
         return error.with(open.span, "is not closed before").help("write `}` in front of it");
     }

@@ -102,6 +102,32 @@ fn upstream_trap_gso_packets_that_are_not_cut_pass_whole() {
     }
 }
 
+/// One text, attached at both ends, on both hooks: a conversation in bulk and in datagrams, through NAT.
+#[test]
+fn a_service_carries_a_conversation_from_one_text() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let world = World::new(Way::Nat);
+    let rules = format!(
+        "service funnel tcp sport 540 dport 80 {{ daddr {a} udp dport 4739 }}\n\
+         service funnel udp sport 540 dport 80 {{ daddr {a} tcp dport 8080 }}",
+        a = world.address
+    );
+    for (ns, iface, end) in [(&world.client, "vc", "client"), (&world.server, "vs", "pod")] {
+        succeed(ns, &["attach", "-i", iface, "--end", end, "--ruleset", &rules]);
+    }
+    // What takes another way does not come by.
+    let router = world.router.as_ref().expect("a router");
+    router.nft("table ip only { chain c { type filter hook forward priority 0; tcp dport 8080 drop; udp dport 4739 drop;\n}\n}\n");
+    assert_eq!(flows::udp(&world.client, &world.server, world.to(4739), 20, 1000), 20);
+    let bytes = 4 << 20;
+    assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), bytes), bytes);
+    world.no_checksum_errors();
+    let said = sfunnel(&world.client, &["attach", "-i", "vc", "--ruleset", &rules]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("--end client"), "{said:?}");
+}
+
 #[test]
 fn each_segment_of_what_is_cut_is_counted_once() {
     if !require(&NEEDS) {

@@ -33,7 +33,7 @@ impl Rng {
     }
 }
 
-const GOOD: [&str; 23] = [
+const GOOD: [&str; 24] = [
     "ip tcp dport 80 sport 540 actions unfunnel tcp",
     "ip daddr 10.0.0.1 tcp dport 8080 actions funnel tcp dport 80 sport 540",
     "udp ip dport 80 saddr != 10.0.0.0/8 actions drop # why; not",
@@ -49,6 +49,7 @@ const GOOD: [&str; 23] = [
     "udp dport 53 actions funnel tcp sport 540 dport 80 flags syn|ack mark set 0xff",
     "udp dport 54 mark set 1 accept; udp dport 55 funnel tcp dport 1 sport 2 flags { psh, ack }",
     "tcp dport { 80, 443, 8000-8080 } drop; udp sport != 1-1023 accept",
+    "service funnel tcp sport 540 dport 179 { udp dport 4739; udp accept }; service alias dport 80 { tcp }",
     "chain ingress { tcp dport 80 drop }; chain egress {\n  tcp drop # }\n  udp drop\n}",
     "define A = 80; define B = { $A, 90-99 }\ntcp dport { $B, $A-81 } sport != $A drop; tcp sport 3 alias sport $A",
     "tcp dport 80 dnat 10.0.0.1:80; ip6 udp snat [::1]:5 unfunnel udp; define A = 10.0.0.1\nudp dnat $A mark set 1",

@@ -14,7 +14,7 @@ use sfunnel::ir::{Rule, Rulesets};
 fn read(rules: &str) -> Result<(Vec<Rule>, Vec<Diagnostic>), Vec<Diagnostic>> {
     let sfunnel::Lists { rulesets, warnings } = sfunnel::read_lists(&Source::new("rules", rules))?;
     let rules = match rulesets {
-        Rulesets::Anywhere(ruleset) => ruleset.rules,
+        Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => ruleset.rules,
         Rulesets::Chains(chains) => chains.into_iter().flat_map(|(_, ruleset)| ruleset.rules).collect(),
     };
     Ok((rules, warnings))

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
-use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule, Rulesets, Side};
+use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule, Ruleset, Rulesets, Side};
 
 use super::{read, talk};
 
@@ -403,6 +403,60 @@ fn a_chain_is_the_list_of_its_hook_wherever_its_lines_end() {
         assert_eq!(chains(text), both, "{text}");
     }
     assert_eq!(chains("chain egress { tcp dport 9 drop }"), [(Side::Egress, vec![9])]);
+}
+
+/// A service's rules, and the chains of both ends, in normal form.
+#[test]
+fn a_service_is_what_a_client_sends_and_all_else_follows() {
+    let text = "service funnel tcp sport 540 dport 179 {\n\
+                    udp sport 123 dport 4739 accept; daddr 10.0.0.1 udp dport 6343 counter\n}\n\
+                service alias dport 80 { define WEB = { 8080, 8443 }; tcp dport $WEB }";
+    let lists = sfunnel::read_lists(&Source::new("rules", text)).expect("a service");
+    let Rulesets::Service(service) = lists.rulesets else { panic!("no service in {text}") };
+    let rules = |ruleset: &Ruleset| ruleset.rules.iter().map(sfunnel::rule_text::rule).collect::<Vec<_>>();
+    let ends = [true, false].map(|client| sfunnel::mirror::end(&service, client).expect("an end"));
+    let expected: [[(Side, &[&str]); 2]; 2] = [
+        [
+            (
+                Side::Ingress,
+                &[
+                    "ip saddr 10.0.0.1 tcp sport 179 dport 540 actions counter unfunnel udp",
+                    "tcp sport 80 actions unalias { 8080, 8443 }",
+                ],
+            ),
+            (
+                Side::Egress,
+                &[
+                    "udp sport 123 dport 4739 actions accept",
+                    "ip daddr 10.0.0.1 udp dport 6343 actions counter funnel tcp sport 540 dport 179",
+                    "tcp dport { 8080, 8443 } actions alias dport 80",
+                ],
+            ),
+        ],
+        [
+            (
+                Side::Ingress,
+                &[
+                    "ip tcp sport 540 dport 179 actions counter unfunnel udp",
+                    "tcp dport 80 actions unalias { 8080, 8443 }",
+                ],
+            ),
+            (
+                Side::Egress,
+                &[
+                    "udp sport 4739 dport 123 actions accept",
+                    "ip udp sport 6343 actions counter funnel tcp sport 179 dport 540",
+                    "tcp sport { 8080, 8443 } actions alias sport 80",
+                ],
+            ),
+        ],
+    ];
+    for (end, expected) in ends.iter().zip(expected) {
+        let got: Vec<_> = end.iter().map(|(side, ruleset)| (*side, rules(ruleset))).collect();
+        let expected =
+            expected.map(|(side, rules)| (side, rules.iter().map(|rule| rule.to_string()).collect()));
+        assert_eq!(got, expected);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::{Defines, Place, SideArg};
+use super::{Defines, End, Place, SideArg};
 use crate::mirror::Role;
 
 pub const MIRROR: &str = "\
@@ -63,6 +63,9 @@ pub struct Doctor {
     /// The rules themselves
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     pub ruleset: Option<String>,
+    /// Whose end this is, if the rules are a `service`
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub end: Option<End>,
     #[command(flatten)]
     pub defines: Defines,
 }
@@ -129,6 +132,9 @@ pub struct Explain {
     /// The chain that packets meet [default: the only one]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
+    /// Whose end this is, if the rules are a `service`
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub end: Option<End>,
     /// A packet in words; repeat it for more
     #[arg(long, value_name = "WORDS")]
     pub packet: Vec<String>,
