@@ -135,7 +135,7 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         daddr: ranges(&rule.daddr.v6, |address| Ipv6Addr::from(address).to_string()),
     };
     Rule {
-        line: source.text.get(..rule.span.start).map_or(0, |before| before.matches('\n').count()) + 1,
+        line: source.line(rule.span.start).1,
         text: &rule.text,
         normal: rule_text::rule(rule),
         protocol: rule.proto.to_string(),

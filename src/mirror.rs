@@ -40,6 +40,11 @@ impl Role {
         matches!(self, Role::ClientEgress | Role::PodEgress)
     }
 
+    /// The hook.
+    pub fn side(self) -> Side {
+        if self.is_egress() { Side::Egress } else { Side::Ingress }
+    }
+
     pub fn is_client(self) -> bool {
         matches!(self, Role::ClientEgress | Role::ClientIngress)
     }
@@ -197,10 +202,9 @@ pub fn end(service: &Ruleset, client: bool) -> Result<Vec<(Side, Ruleset)>, Vec<
     let mut faults = Vec::new();
     let mut lists = Vec::new();
     for role in Role::ALL.into_iter().filter(|role| role.is_client() == client) {
-        let side = if role.is_egress() { Side::Egress } else { Side::Ingress };
         match mirror(service, Role::ClientEgress, role, true) {
             Ok(Mirrored { rules, .. }) if rules.is_empty() => {}
-            Ok(Mirrored { rules, .. }) => lists.push((side, Ruleset { rules })),
+            Ok(Mirrored { rules, .. }) => lists.push((role.side(), Ruleset { rules })),
             Err(more) => faults.extend(more),
         }
     }

@@ -289,6 +289,16 @@ fn rules_are_in_the_json_as_sets() {
     assert_eq!((&rules[2]["mark"], &rules[2]["counter"]), (&serde_json::Value::Null, &false.into()));
 }
 
+/// Also where names from the command line stand in front.
+#[test]
+fn lines_in_the_json_are_those_of_the_file() {
+    let shell = Shell::new();
+    fs::write(shell.directory.path().join("named.sf"), "# first\ntcp dport $WEB drop\n").expect("a file");
+    let output = shell.run("sfunnel compile named.sf --define WEB=80 --emit json");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["rules"][0]["line"], 2);
+}
+
 #[test]
 fn the_tree_in_the_json_can_be_walked() {
     let json = json();

@@ -53,8 +53,7 @@ pub fn run(args: &Mirror, console: &mut Console<'_>) -> Result<(), Failure> {
 /// Of chains, the one that `--from` is about; else that of egress, which says more: the other follows from it.
 fn mirrored_from(args: &Mirror, lists: Lists) -> Result<Rules, Failure> {
     let side = match (args.from, lists.sides().as_deref()) {
-        (Some(from), Some(_)) if from.role().is_egress() => Some(Side::Egress),
-        (Some(_), Some(_)) => Some(Side::Ingress),
+        (Some(from), Some(_)) => Some(from.role().side()),
         (None, Some([_, _])) => Some(Side::Egress),
         _ => None,
     };
@@ -66,9 +65,8 @@ fn in_chain(section: &str, role: Role, empty: bool) -> String {
     if empty {
         return section.to_owned();
     }
-    let hook = if role.is_egress() { Side::Egress } else { Side::Ingress };
     let lines: String = section.lines().map(|line| format!("    {line}\n")).collect();
-    format!("chain {hook} {{\n{lines}}}\n")
+    format!("chain {} {{\n{lines}}}\n", role.side())
 }
 
 fn refuse(rules: &Rules, faults: &[Diagnostic], console: &mut Console<'_>) -> Failure {
