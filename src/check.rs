@@ -11,6 +11,7 @@ mod family;
 mod lines;
 mod overlap;
 mod set;
+mod unguarded;
 mod way_back;
 
 use range_set_blaze::RangeSetBlaze;
@@ -32,11 +33,23 @@ pub struct Checked {
 pub struct Lists {
     pub rulesets: ir::Rulesets,
     pub warnings: Vec<Diagnostic>,
+    /// What is right and may be meant, and is worth a second look: for who asks whether the rules are good, not
+    /// for each time that they are attached.
+    pub advice: Vec<Diagnostic>,
+}
+
+impl Lists {
+    /// Warnings and advice, in the order of the text.
+    pub fn remarks(&self) -> Vec<Diagnostic> {
+        let mut remarks = [self.warnings.as_slice(), &self.advice].concat();
+        sort(&mut remarks);
+        remarks
+    }
 }
 
 /// Parses and checks one list of rules: chains are refused.
 pub fn read(source: &Source) -> Result<Checked, Vec<Diagnostic>> {
-    let Lists { rulesets, warnings } = read_lists(source)?;
+    let Lists { rulesets, warnings, .. } = read_lists(source)?;
     match rulesets {
         ir::Rulesets::Anywhere(ruleset) => Ok(Checked { ruleset, warnings }),
         ir::Rulesets::Chains(chains) => {
@@ -85,6 +98,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     }
     faults.extend(alias::lists(&checked));
     faults.extend(way_back::missing(ast, &checked));
+    let advice = unguarded::unguarded(&checked);
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {
         faults.extend(again::funneled_again(rules));
@@ -95,7 +109,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(faults);
     }
-    Ok(Lists { rulesets: chains::rulesets(ast, lists), warnings: faults })
+    Ok(Lists { rulesets: chains::rulesets(ast, lists), warnings: faults, advice })
 }
 
 /// What is odd about a name.

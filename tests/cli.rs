@@ -89,6 +89,32 @@ fn warnings_are_errors_if_one_wants_them_to_be() {
 }
 
 #[test]
+fn only_check_asks_for_guards() {
+    const OPEN: &str = "tcp sport 540 dport 179 actions unfunnel udp";
+    const ADVICE: &str = "`unfunnel` without a guard";
+    let told = run(sfunnel(&["check", "-"]), OPEN);
+    assert_eq!(code(&told), 0, "{}", talk(&told));
+    assert!(talk(&told).contains(ADVICE) && talk(&told).ends_with("1 rule, no errors\n"), "{}", talk(&told));
+    let denied = run(sfunnel(&["check", "--deny", "warnings", "-"]), OPEN);
+    assert_eq!(code(&denied), 2);
+    assert!(talk(&denied).contains(ADVICE), "{}", talk(&denied));
+    let closed = format!("{OPEN} dport 4739");
+    let fine = run(sfunnel(&["check", "--deny", "warnings", "-"]), &closed);
+    assert_eq!((code(&fine), talk(&fine).as_str()), (0, "<stdin>: 1 rule, no errors\n"));
+
+    let compiled = run(sfunnel(&["compile", "--deny", "warnings", "-"]), OPEN);
+    assert_eq!((code(&compiled), talk(&compiled).as_str()), (0, ""));
+    let attach = ["attach", "--deny", "warnings", "--attempts", "1", "-i", "none", "--ruleset", OPEN];
+    let mut container = sfunnel(&[]);
+    container.envs([("SFUNNEL_RULESET", OPEN), ("IFACES", "none"), ("N_ATTEMPTS", "1")]);
+    for command in [sfunnel(&attach), container] {
+        let output = run(command, "");
+        assert_eq!(code(&output), 1, "there is no such interface: {}", talk(&output));
+        assert!(!talk(&output).contains("guard"), "{}", talk(&output));
+    }
+}
+
+#[test]
 fn compile_puts_data_on_stdout_only() {
     for (emit, word) in
         [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")]

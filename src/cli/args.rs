@@ -17,7 +17,7 @@ Examples:
   sfunnel check rules.sf
   sfunnel attach -i eth0 -d egress --rules rules.sf
   sfunnel attach -i eth1 \\
-      --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
+      --ruleset 'tcp dport 179 sport 540 actions unfunnel udp dport 4739'
   sfunnel status
   sfunnel detach -i eth0
 
@@ -77,7 +77,7 @@ Examples:
   sfunnel status
   sfunnel status -i eth0 --json | jq '.[].rules'")]
     Status(Status),
-    /// Say what is wrong with a ruleset; needs no privilege
+    /// Say what is wrong with a ruleset, and what it leaves open; needs no privilege
     #[command(after_help = "\
 Examples:
   sfunnel check rules.sf

@@ -14,7 +14,7 @@ use crate::{elf, json};
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
     let name = source.name.clone();
-    let lists = Lists::read(source, args.strict, console)?;
+    let lists = Lists::read_critically(source, args.strict, console)?;
     if let Some(rules) = lists.service() {
         for end in [End::Client, End::Pod] {
             Lists::of_end(rules, end, console)?;

@@ -31,20 +31,39 @@ pub struct Lists {
 }
 
 impl Lists {
-    /// Reads and checks; says every diagnostic.
+    /// Reads and checks; says errors and warnings.
     pub fn read(source: Source, strict: Strict, console: &mut Console<'_>) -> Result<Self, Failure> {
+        Self::judged(source, strict, console, |lists| lists.warnings.clone())
+    }
+
+    /// The same, with advice.
+    pub fn read_critically(
+        source: Source,
+        strict: Strict,
+        console: &mut Console<'_>,
+    ) -> Result<Self, Failure> {
+        Self::judged(source, strict, console, check::Lists::remarks)
+    }
+
+    fn judged(
+        source: Source,
+        strict: Strict,
+        console: &mut Console<'_>,
+        remarks: fn(&check::Lists) -> Vec<Diagnostic>,
+    ) -> Result<Self, Failure> {
         match check::read_lists(&source) {
-            Ok(check::Lists { rulesets, warnings }) => {
-                if !warnings.is_empty() {
-                    let text = diag::render(&source, &warnings, console.color);
+            Ok(lists) => {
+                let remarks = remarks(&lists);
+                if !remarks.is_empty() {
+                    let text = diag::render(&source, &remarks, console.color);
                     console.say(text);
                     if strict.deny == Some(Deny::Warnings) {
                         console.say("`--deny warnings` takes these for errors");
                         return Err(Failure::Rules);
                     }
                 }
-                let service = matches!(rulesets, Rulesets::Service(_));
-                let lists = match rulesets {
+                let service = matches!(lists.rulesets, Rulesets::Service(_));
+                let lists = match lists.rulesets {
                     Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => vec![(None, ruleset)],
                     Rulesets::Chains(chains) => {
                         chains.into_iter().map(|(side, ruleset)| (Some(side), ruleset)).collect()

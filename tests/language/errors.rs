@@ -61,3 +61,32 @@ fn errors_are_told_as_in_the_golden_files() {
         paths.into_iter().filter_map(|path| Case::read(path).and_then(|case| case.check()).err()).collect();
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }
+
+#[test]
+fn the_guard_that_is_proposed_silences_the_advice() {
+    for (rules, guard) in [
+        (
+            "tcp sport 540 dport 179 unfunnel udp\nudp sport 4739 funnel tcp sport 179 dport 540",
+            " dport 4739",
+        ),
+        (
+            "udp dport 4739 funnel tcp sport 540 dport 179\nudp dport { 6343, 9995-9996 } funnel tcp sport 540 dport 179\n\
+             tcp sport 179 dport 540 unfunnel udp",
+            " sport { 4739, 6343, 9995-9996 }",
+        ),
+        (
+            "udp dport 4739 funnel tcp sport 540 dport 179\ntcp sport 540 dport 179 unfunnel udp",
+            " dport 4739",
+        ),
+        ("tcp dport 443 unfunnel tcp\ntcp drop", " dport 443"),
+    ] {
+        let proposed = format!("`unfunnel {}{guard}`", if guard.ends_with("443") { "tcp" } else { "udp" });
+        let said = talk("rules.sf", rules);
+        assert!(said.contains(&proposed), "{proposed}: {said}");
+        let (before, after) = rules.split_once("unfunnel ").unwrap();
+        let (inner, after) = after.split_at(3);
+        assert_eq!(talk("rules.sf", &format!("{before}unfunnel {inner}{guard}{after}")), "");
+        let every = format!("{before}unfunnel {inner} dport 1-65535{after}");
+        assert_eq!(talk("rules.sf", &every), "");
+    }
+}

@@ -12,7 +12,7 @@ use sfunnel::ir::{Rule, Rulesets};
 
 /// The rules of a text, chain by chain, and the warnings.
 fn read(rules: &str) -> Result<(Vec<Rule>, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let sfunnel::Lists { rulesets, warnings } = sfunnel::read_lists(&Source::new("rules", rules))?;
+    let sfunnel::Lists { rulesets, warnings, .. } = sfunnel::read_lists(&Source::new("rules", rules))?;
     let rules = match rulesets {
         Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => ruleset.rules,
         Rulesets::Chains(chains) => chains.into_iter().flat_map(|(_, ruleset)| ruleset.rules).collect(),
@@ -20,11 +20,11 @@ fn read(rules: &str) -> Result<(Vec<Rule>, Vec<Diagnostic>), Vec<Diagnostic>> {
     Ok((rules, warnings))
 }
 
-/// What the user would see, if anything.
+/// What `sfunnel check` would say, if anything.
 fn talk(name: &str, rules: &str) -> String {
     let source = Source::new(name, rules);
     match sfunnel::read_lists(&source) {
-        Ok(checked) => render(&source, &checked.warnings, false),
+        Ok(checked) => render(&source, &checked.remarks(), false),
         Err(faults) => render(&source, &faults, false),
     }
 }

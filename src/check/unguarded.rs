@@ -1,0 +1,88 @@
+//! `unfunnel` without a guard: who can send to the funnel reaches every port behind it, past whatever filters
+//! by port on the way.
+//!
+//! Legal rules go in, advice comes out: it may be meant, and the original's rules cannot say it otherwise.
+//! Suggests only ports that the same ruleset funnels the other way: what it drops or accepts tells nothing. Never about services, which have no `unfunnel`.
+
+use range_set_blaze::RangeSetBlaze;
+
+use super::actions::main;
+use super::alias::MOST_TOLD;
+use super::overlap::Pair;
+use crate::diag::{Diagnostic, Span};
+use crate::ir::{Action, Guard, Proto, Rule};
+use crate::rule_text;
+use crate::syntax::ast::{self, MatchKind, Side};
+
+/// Ports of a remedy: of more, an example is said.
+const MOST_SHOWN: usize = 16;
+
+pub(super) fn unguarded(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
+    let open = rules.iter().filter_map(|(written, rule)| Some((written, rule, inner(rule)?)));
+    open.take(MOST_TOLD)
+        .map(|(written, rule, inner)| {
+            let help = match other_way(rules, written, rule, inner) {
+                Some(guard) => format!(
+                    "write `unfunnel {inner}{guard}`: that is funneled the other way; `dport 1-65535` is every port"
+                ),
+                None => format!(
+                    "say which ports may be reached, such as `unfunnel {inner} dport {}`, or `sport` for answers; \
+                     `dport 1-65535` is every port",
+                    example(inner)
+                ),
+            };
+            let action = main(written).map_or(rule.span, |action| action.span);
+            Diagnostic::warning("`unfunnel` without a guard", action, "any inner port is reached through this")
+                .with(entrance(written), "by whoever can send here")
+                .help(help)
+        })
+        .collect()
+}
+
+/// The protocol below, if any of its ports is reached. `dnat` to a port leaves one.
+fn inner(rule: &Rule) -> Option<Proto> {
+    match &rule.action {
+        Action::Unfunnel { inner, guard } if *guard == Guard::default() && rule.nat.dport.is_none() => {
+            Some(*inner)
+        }
+        _ => None,
+    }
+}
+
+/// Where packets come in: the port, or all that is matched.
+fn entrance(rule: &ast::Rule) -> Span {
+    let port = |kind: &MatchKind| matches!(kind, MatchKind::Port { side: Side::Destination, .. });
+    let all = || Some(rule.matches.first()?.span.to(rule.matches.last()?.span));
+    let port = rule.matches.iter().find(|m| port(&m.kind)).map(|m| m.span);
+    port.or_else(all).unwrap_or(rule.span)
+}
+
+/// The guard for what the ruleset funnels the other way, as it is written.
+fn other_way(rules: &[Pair<'_>], written: &ast::Rule, rule: &Rule, inner: Proto) -> Option<String> {
+    let mut guard = Guard { sport: RangeSetBlaze::new(), dport: RangeSetBlaze::new() };
+    let others = rules.iter().filter(|(other, _)| written.chain.is_none() || other.chain != written.chain);
+    for (_, other) in others.filter(|(_, other)| other.proto == inner) {
+        let Action::Funnel(funnel) = other.action else { continue };
+        if funnel.outer == rule.proto
+            && rule.sport.contains(funnel.dport)
+            && rule.dport.contains(funnel.sport)
+            && !rule.saddr.is_disjoint(&other.daddr)
+            && !rule.daddr.is_disjoint(&other.saddr)
+        {
+            guard.sport |= &other.dport;
+            guard.dport |= &other.sport;
+        }
+    }
+    let sides = [("sport", guard.sport), ("dport", guard.dport)];
+    let known = sides.into_iter().filter(|(_, ports)| !ports.is_empty() && !ports.is_universal());
+    let known: Vec<_> = known.filter(|(_, ports)| ports.ranges_len() <= MOST_SHOWN).collect();
+    let words = known.iter().map(|(word, ports)| format!(" {word} {}", rule_text::ports(ports)));
+    (!known.is_empty()).then(|| words.collect())
+}
+
+fn example(inner: Proto) -> u16 {
+    match inner {
+        Proto::Tcp => 443,
+        Proto::Udp => 4739,
+    }
+}
