@@ -259,3 +259,13 @@ fn aliases_are_found_again_from_what_restores_them() {
         assert_eq!(back.text(), text, "via {via}: {}", there.text());
     }
 }
+
+#[test]
+fn a_guard_of_requests_is_one_of_answers_the_other_way_round() {
+    let there = "tcp sport 540 dport 179 actions unfunnel udp sport != 1-1023 dport 4739\n";
+    let back = "tcp sport 179 dport 540 actions unfunnel udp sport 4739 dport != 1-1023\n";
+    for (from, to) in [(Role::PodIngress, Role::ClientIngress), (Role::ClientIngress, Role::PodIngress)] {
+        let mirrored = mirror(&read(there), from, to, true).expect("rules");
+        assert_eq!(mirrored.text(), back, "{from} to {to}");
+    }
+}

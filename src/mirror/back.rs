@@ -5,7 +5,7 @@
 
 use super::{Mirrored, conflict, names_addresses, without_addresses};
 use crate::diag::Diagnostic;
-use crate::ir::{Action, End, Funnel, Rule};
+use crate::ir::{Action, End, Funnel, Guard, Rule};
 
 /// The rules for the answers. `keep`: with addresses.
 pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagnostic>> {
@@ -54,7 +54,11 @@ fn swap(rule: &Rule) -> Rule {
             }
             Action::Alias { end, port } => Action::Alias { end: other(*end), port: *port },
             Action::Unalias { end, ports } => Action::Unalias { end: other(*end), ports: ports.clone() },
-            action @ (Action::Accept | Action::Drop | Action::Unfunnel { .. }) => action.clone(),
+            Action::Unfunnel { inner, guard } => Action::Unfunnel {
+                inner: *inner,
+                guard: Guard { sport: guard.dport.clone(), dport: guard.sport.clone() },
+            },
+            action @ (Action::Accept | Action::Drop) => action.clone(),
         },
         ..rule.clone()
     }
