@@ -256,9 +256,6 @@ fn conflict(first: &Match, again: &Match) -> Diagnostic {
         .help(format!("write two rules, one with `{one}` and one with `{other}`"))
 }
 
-/// Rules up to this many bytes are repeated in remedies.
-const LONGEST_QUOTED: usize = 100;
-
 fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let matches_end = rule.actions_word.or(rule.actions.first().map(|action| action.span));
     let span = matches_end.unwrap_or(rule.span.after());
@@ -267,7 +264,7 @@ fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let ends_matches = |word: &&str| *word == "actions" || syntax::ACTIONS.contains(word);
     let (matches, rest) = words.split_at(words.iter().position(ends_matches).unwrap_or(words.len()));
     let whole = [matches, &["tcp"], rest].concat().join(" ");
-    if whole.len() > LONGEST_QUOTED {
+    if whole.len() > syntax::LONGEST_QUOTED {
         return error.help("write `tcp` or `udp` among the matches; for both, write two rules");
     }
     error.help(format!("write `{whole}`, the same with `udp`, or both rules"))

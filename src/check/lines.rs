@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::LONGEST_QUOTED;
 use crate::diag::Diagnostic;
+use crate::syntax::LONGEST_QUOTED;
 use crate::syntax::ast::{MatchKind, Rule};
 
 /// Whether each rule is a part of one, and an error for each that has parts.
@@ -69,10 +69,10 @@ fn goes_on(last: &Rule, next: &Rule, seen: &BTreeSet<&'static str>) -> bool {
     last.actions.is_empty() && (fits || arguments) && (!next.damaged || next.actions_word.is_some())
 }
 
-/// A `\` has been told already.
+/// A `\` has been told already, and so has a value in a line of its own.
 fn told(parts: &[Rule], has_protocol: bool) -> Option<Diagnostic> {
     let [first, next, ..] = parts else { return None };
-    if parts.iter().any(continued) {
+    if parts.iter().any(|part| continued(part) || part.over_lines) {
         return None;
     }
     let whole = parts.iter().map(|part| part.text.as_str()).collect::<Vec<_>>().join(" ");

@@ -31,7 +31,7 @@ pub(super) fn alias(i: Cursor<'_>) -> Parsed<'_, Action> {
         return wrong(help::skip(rest, Spoils::Word), vec![error]);
     }
     let (after, _) = not_equal(after, name)?;
-    let (rest, (port, span)) = argument(after, name, "a port number", "80", |found, keyword| {
+    let (rest, (port, span)) = argument(after, name, "a port number", "80", &|found, keyword| {
         values::port(found, keyword).map_err(|diagnostic| match diagnostic.message.as_str() {
             message if message.starts_with("port must be") => diagnostic.help(ALIAS),
             _ => diagnostic,

@@ -65,6 +65,8 @@ pub struct Rule {
     pub actions: Vec<Action>,
     /// Some words could not be read: what seems to be missing may be among them.
     pub damaged: bool,
+    /// A value stands in the line behind its match. This has been told.
+    pub over_lines: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,10 @@
 
 use std::net::IpAddr;
 
-use super::word::{Cursor, Word, word};
+use nom::Err;
+
+use super::set::looks_like_a_value;
+use super::word::{Cursor, Parsed, Word, lines, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
 
 /// Every word of the language.
@@ -145,6 +148,53 @@ pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
     }
     i
 }
+
+/// The value that `key`, the last word of its line, has in a later line: `read` there, and one error about all
+/// of the rule's lines. No rule begins like a value.
+pub(super) fn in_next_line<'a, T>(
+    i: Cursor<'a>,
+    key: Word<'_>,
+    sets: bool,
+    read: impl FnOnce(Cursor<'a>) -> Parsed<'a, T>,
+) -> Option<Parsed<'a, T>> {
+    let next = lines(i);
+    let value = peek(next).filter(|value| looks_like_a_value(value.text) || sets && value.text == "{")?;
+    let mut errors = Vec::new();
+    if !i.over_lines {
+        let key_text = key.text.trim_end_matches(" =");
+        let message = format!("the value of `{key_text}` is in the next line");
+        let error = Diagnostic::error(message, value.span, "goes on here");
+        errors.push(error.with(key.span, "has no value in its own line").help(JOIN));
+    }
+    Some(match read(next.over_lines(true)) {
+        Ok((rest, _)) => wrong(rest, errors),
+        Err(Err::Error(fault) | Err::Failure(fault)) => {
+            errors.extend(fault.diagnostics);
+            wrong(fault.rest, errors)
+        }
+        incomplete @ Err(Err::Incomplete(_)) => incomplete,
+    })
+}
+
+/// A comparison as a range of ports.
+pub(super) fn compared(operator: &str, operand: &str, key: Word<'_>) -> String {
+    let (below, or_equal) = (operator.starts_with('<'), operator.contains('='));
+    let range = operand.parse::<u16>().ok().and_then(|port| match (below, or_equal) {
+        (true, true) => (1, port).into(),
+        (true, false) => Some((1, port.checked_sub(1)?)),
+        (false, true) => (port, u16::MAX).into(),
+        (false, false) => Some((port.checked_add(1)?, u16::MAX)),
+    });
+    match range.filter(|(first, last)| *first > 0 && first <= last) {
+        Some((first, last)) => format!("`{} {first}-{last}`", key.text),
+        None => format!("a range, such as `{} FIRST-LAST`", key.text),
+    }
+}
+
+/// Rules up to this many bytes are repeated in remedies.
+pub(crate) const LONGEST_QUOTED: usize = 100;
+/// What to do about rules over several lines.
+pub(super) const JOIN: &str = "join the lines";
 
 pub(super) fn is_keyword(word: Word<'_>) -> bool {
     KEYWORDS.contains(&word.text)

@@ -114,7 +114,7 @@ pub(super) fn mark(i: Cursor<'_>) -> Parsed<'_, Action> {
         return wrong(help::skip(i, Spoils::UntilAction), vec![error.help(help)]);
     };
     let key = Word { text: "mark set", span: key.span.to(set.span) };
-    let (rest, ((value, _), span)) = argument(rest, key, "a number", "1", |word, _| number(word))?;
+    let (rest, ((value, _), span)) = argument(rest, key, "a number", "1", &|word, _| number(word))?;
     Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Mark { value } }))
 }
 

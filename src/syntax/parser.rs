@@ -33,7 +33,9 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
         actions_word: None,
         actions: Vec::new(),
         damaged: false,
+        over_lines: false,
     };
+    let known = diagnostics.len();
     let mut i = start;
     while let Ok((after, word)) = word(i) {
         if i.in_chain && word.text == "}" {
@@ -70,7 +72,13 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
         rule.span.end = i.here().end;
     }
     rule.damaged = damaged;
+    rule.over_lines = i.over_lines;
     rule.text = one_line(start.text(rule.span));
+    if let (true, false, [told]) = (rule.over_lines, rule.actions.is_empty(), &mut diagnostics[known..])
+        && rule.text.len() <= help::LONGEST_QUOTED
+    {
+        told.help = Some(format!("{}: `{}`", help::JOIN, rule.text));
+    }
     let empty = rule.span.start == rule.span.end;
     (i, (!empty).then_some(rule))
 }
@@ -189,25 +197,10 @@ pub(super) fn not_equal<'a>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, bool> {
     let operand = if operand.is_empty() { "VALUE" } else { operand };
     let value = quote(&format!("{} {help}{operand}", key.text));
     let help = match operator.text.starts_with(['<', '>']) {
-        true => format!("write {}", compared(operator.text, operand, key)),
+        true => format!("write {}", help::compared(operator.text, operand, key)),
         false => format!("write {value}"),
     };
     wrong(rest, vec![Diagnostic::error(message, span, "not an operator").help(help)])
-}
-
-/// A comparison as a range of ports.
-fn compared(operator: &str, operand: &str, key: Word<'_>) -> String {
-    let (below, or_equal) = (operator.starts_with('<'), operator.contains('='));
-    let range = operand.parse::<u16>().ok().and_then(|port| match (below, or_equal) {
-        (true, true) => (1, port).into(),
-        (true, false) => Some((1, port.checked_sub(1)?)),
-        (false, true) => (port, u16::MAX).into(),
-        (false, false) => Some((port.checked_add(1)?, u16::MAX)),
-    });
-    match range.filter(|(first, last)| *first > 0 && first <= last) {
-        Some((first, last)) => format!("`{} {first}-{last}`", key.text),
-        None => format!("a range, such as `{} FIRST-LAST`", key.text),
-    }
 }
 
 /// The one value that must be there.
@@ -216,10 +209,14 @@ pub(super) fn argument<'a, T>(
     key: Word<'_>,
     what: &str,
     example: &str,
-    read: impl Fn(Word<'a>, &str) -> Result<T, Diagnostic>,
+    read: &dyn Fn(Word<'a>, &str) -> Result<T, Diagnostic>,
 ) -> Parsed<'a, (T, Span)> {
     let help = format!("write for example `{} {example}`", key.text);
     let Ok((rest, found)) = word(i) else {
+        let read_there = |next| argument(next, key, what, example, read);
+        if let Some(parsed) = help::in_next_line(i, key, false, read_there) {
+            return parsed;
+        }
         let missing =
             Diagnostic::error(format!("expected {what} after `{}`", key.text), key.span, "has no value");
         return wrong(i, vec![missing.help(help)]);
@@ -328,7 +325,7 @@ fn funnel_port<'a>(
             return wrong(help::skip(rest, Spoils::Word), vec![diagnostic]);
         }
         let (i, _) = not_equal(i, key)?;
-        argument(i, key, "a port number", "540", values::port)
+        argument(i, key, "a port number", "540", &values::port)
     });
     match parsed {
         Ok((rest, (port, _))) => (rest, Some(port)),

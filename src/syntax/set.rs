@@ -108,6 +108,9 @@ pub(super) fn set<'a, T: Value>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<
     let help = format!("write for example `{} {example}`", key.text);
     match peek(i) {
         None => {
+            if let Some(parsed) = help::in_next_line(i, key, true, |next| set(next, key)) {
+                return parsed;
+            }
             let message = format!("expected {} after `{}`", T::WHAT, key.text);
             wrong(i, vec![Diagnostic::error(message, key.span, "has no value").help(help)])
         }

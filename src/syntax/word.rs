@@ -18,6 +18,8 @@ pub(super) struct Cursor<'a> {
     pub names: &'a Names,
     /// A `}` on its own ends what is being read.
     pub in_chain: bool,
+    /// A value was found in the line behind, and reading went on there: told.
+    pub over_lines: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +119,8 @@ pub(super) fn keyword<'a>(text: &'static str) -> impl Fn(Cursor<'a>) -> Parsed<'
 /// `separator = { blank | newline | ";" | comment }`, `comment = "#" { any character but newline }`
 ///
 /// A `;` in a comment is part of the comment.
-pub(super) fn separator(mut i: Cursor<'_>) -> Cursor<'_> {
+pub(super) fn separator(i: Cursor<'_>) -> Cursor<'_> {
+    let mut i = i.over_lines(false);
     loop {
         i = i.skip(|byte| is_blank(byte) || matches!(byte, b'\n' | b';'));
         if i.bytes().first() != Some(&b'#') {
@@ -148,12 +151,17 @@ impl<'a> Cursor<'a> {
     pub fn new(source: &'a str, piece: Span, names: &'a Names) -> Self {
         let source = &source[..piece.end];
         let mark = if source[piece.start..].starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-        Cursor { source, at: piece.start + mark, names, in_chain: false }
+        Cursor { source, at: piece.start + mark, names, in_chain: false, over_lines: false }
     }
 
     /// The same place, read as that of a chain between braces, or not.
     pub fn in_chain(self, in_chain: bool) -> Self {
         Cursor { in_chain, ..self }
+    }
+
+    /// The same place, in a line that was read on from another, or not.
+    pub fn over_lines(self, over_lines: bool) -> Self {
+        Cursor { over_lines, ..self }
     }
 
     /// Further on in the same text.
