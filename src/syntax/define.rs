@@ -25,6 +25,8 @@ struct State {
     single: Vec<Option<Span>>,
     /// How many values names have stood for so far.
     values: usize,
+    /// Some text is not read: it may define any name.
+    unread: bool,
 }
 
 /// Beyond this many, a misspelled name is not compared with the others.
@@ -37,6 +39,11 @@ impl Names {
         self.0.into_inner().defines
     }
 
+    /// There is text that is not read.
+    pub(super) fn unread(&self) {
+        self.0.borrow_mut().unread = true;
+    }
+
     /// What is `read` from the definition, used now.
     fn find<T>(
         &self,
@@ -46,7 +53,13 @@ impl Names {
         let mut state = self.0.borrow_mut();
         let name = name_of(found)?;
         let Some(index) = state.by_name.get(name).copied() else {
-            return Err(undefined(&state, found, name));
+            return match state.unread {
+                true => read(
+                    &Define { name: name.to_owned(), span: found.span, values: Values::Unknown, used: true },
+                    None,
+                ),
+                false => Err(undefined(&state, found, name)),
+            };
         };
         state.defines[index].used = true;
         read(&state.defines[index], state.single[index])

@@ -21,6 +21,7 @@ pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
             let span = Span { start: piece.span.start + at, end: piece.span.start + at + 1 };
             let error = Diagnostic::error("a carriage return without a line feed", span, "ends no line");
             reader.faults.push(error.help("end lines with LF, or with CR and LF"));
+            names.unread();
             continue;
         }
         let i = Cursor::new(&source.text, piece.span, &names);

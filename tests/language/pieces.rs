@@ -50,6 +50,23 @@ fn a_definition_of_the_command_line_is_told_how_it_is_written_there() {
 }
 
 #[test]
+fn names_in_a_text_that_is_not_read_are_not_missed() {
+    for (rules, define) in [
+        ("tcp dport $WEB drop", "WEB=80\r81"),
+        ("tcp dport { $WEB, 443 } drop\nudp dport $WEB funnel tcp sport $WEB dport 1", "WEB=8\r0"),
+        ("tcp dport $WEB-$LAST drop", "WEB={ 80\r }"),
+    ] {
+        let said = defined(rules, define);
+        assert!(said.starts_with("error: a carriage return without a line feed\n"), "{define:?}: {said}");
+        assert_eq!(said.matches("error").count(), 1, "{define:?}: {said}");
+    }
+    // Nothing of the kind where all is read.
+    assert!(
+        defined("tcp dport $WEB sport $WEBB drop", "WEB=80").starts_with("error: `$WEBB` is not defined\n")
+    );
+}
+
+#[test]
 fn a_chain_in_the_text_of_that_chain_is_told_once() {
     for rules in
         ["chain ingress { tcp drop }", "chain egress { tcp drop }", "udp drop; chain ingress { tcp drop }"]
