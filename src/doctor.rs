@@ -14,7 +14,7 @@ use crate::codegen::Link;
 use crate::diag::Source;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Attachment, Hook, Netlink, filter, gso, links, pair};
+use crate::net::{self, Attachment, Hook, Netlink, filter, gso, links};
 use crate::{check, codegen, elf, kernel, tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,10 +188,8 @@ pub fn interface(
         }
     }
     let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
-    if gso::uses_pair(&filters, interface)
-        && pair::of(devices, interface.number()).iter().any(|end| end.is_none())
-    {
-        let text = "its segmentation pair is missing, packets of several segments are lost: attach again";
+    for pair in gso::missing(&filters, devices, interface) {
+        let text = format!("its {pair} is missing, {}: attach again", pair.lost());
         found.push(Finding::new(Level::Bad, about, text));
     }
     Ok(found)

@@ -33,9 +33,9 @@ fn on_every_way(flow: Flow, world: fn(Way) -> World) {
     }
     for way in Way::ALL {
         let world = world(way);
-        let capture = Capture::start(&world.server, "vs");
+        let capture = Capture::start(&world.client, "vc");
         let count = everything_arrives(&world, flow);
-        // Not by any other way: all of it was in the funnel.
+        // Not by any other way: all of it was in the funnel. (At the server, what has been merged is seen once more.)
         let to = if flow.0 == "udp" { 4739 } else { 8080 };
         let frames = capture.stop(count, funneled).frames;
         let plain = |frame: &&Vec<u8>| port(frame, 2) == Some(to);

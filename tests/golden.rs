@@ -11,8 +11,9 @@ use std::{env, fs};
 use asm::Program;
 use libtest_mimic::{Arguments, Failed, Trial};
 use pretty_assertions::StrComparison;
-use sfunnel::codegen::{self, Large, Link, Options, Side};
+use sfunnel::codegen::{self, Large, Link, Options};
 use sfunnel::diag::{self, Source};
+use sfunnel::ir::Side;
 use sfunnel::ir::{Family, Proto, Ruleset};
 use sfunnel::tree::{self, Node, Tree};
 
@@ -40,16 +41,18 @@ fn check(path: &Path) -> Result<(), Failed> {
     let [(first, rules), expected @ ..] = sections.as_slice() else {
         return Err("no `-- rules --` section".into());
     };
-    let large = match *first {
-        "rules" => Some(Large::Pass),
-        "rules, segmented on egress" => Some(Large::Segment(Side::Egress)),
-        "rules, segmented on ingress" => Some(Large::Segment(Side::Ingress)),
+    let plain = Options::from(Link::Ethernet);
+    let options = match *first {
+        "rules" => Some(plain),
+        "rules, segmented on egress" => Some(Options { large: Large::Segment(Side::Egress), ..plain }),
+        "rules, segmented on ingress" => Some(Options { large: Large::Segment(Side::Ingress), ..plain }),
+        "rules, merged on ingress" => Some(Options { merge: true, ..plain }),
         _ => None,
     };
-    let Some(large) = large.filter(|_| !expected.is_empty()) else {
+    let Some(options) = options.filter(|_| !expected.is_empty()) else {
         return Err("`-- rules --` comes first, and what is expected of them after it".into());
     };
-    let stages = Stages::of(rules, large)?;
+    let stages = Stages::of(rules, options)?;
     let mut actual = format!("{prose}-- {first} --\n{rules}");
     for (name, _) in expected {
         let _ = write!(actual, "-- {name} --\n{}", stages.section(name)?);
@@ -87,13 +90,12 @@ struct Stages {
 }
 
 impl Stages {
-    fn of(rules: &str, large: Large) -> Result<Self, Failed> {
+    fn of(rules: &str, options: Options) -> Result<Self, Failed> {
         let source = Source::new("rules", rules);
         let checked = sfunnel::read(&source).map_err(|d| diag::render(&source, &d, false))?;
         let ruleset = checked.ruleset;
         let tree = tree::build(&ruleset);
-        let program = codegen::compile(&ruleset, &tree, Options { link: Link::Ethernet, large })
-            .map_err(|e| e.to_string())?;
+        let program = codegen::compile(&ruleset, &tree, options).map_err(|e| e.to_string())?;
         Ok(Stages { ruleset, tree, program })
     }
 

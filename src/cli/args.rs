@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::tools::{Completions, Doctor, Explain, Input, Manual, Mirror};
 use super::settings::Direction;
-use crate::codegen::Side;
+use crate::ir::Side;
 use crate::net::{Gso, Link};
 
 const EXAMPLES: &str = "\
@@ -24,8 +24,8 @@ Examples:
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
 SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), SFUNNEL_END, IFACES,
-DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and
-RETRY_DELAY say.
+DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_NO_MERGE, SFUNNEL_COUNTERS, CLEAN,
+DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
 wrong.";
@@ -153,6 +153,9 @@ pub struct Attach {
     /// [variable: SFUNNEL_GSO] [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
+    /// Leave TCP in the segments that it is unfunneled in: faster answers, slower bulk [variable: SFUNNEL_NO_MERGE]
+    #[arg(long)]
+    pub no_merge: bool,
     /// Whose end this is, if the rules are a `service` [variable: SFUNNEL_END]
     #[arg(long, value_enum, ignore_case = true, value_name = "WHOSE")]
     pub end: Option<End>,
@@ -240,6 +243,9 @@ pub struct Compile {
     /// What becomes of packets of several segments; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,
+    /// The program that leaves TCP in the segments that it is unfunneled in
+    #[arg(long)]
+    pub no_merge: bool,
     #[command(flatten)]
     pub defines: Defines,
     #[command(flatten)]

@@ -9,8 +9,9 @@ use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
 use crate::codegen;
+use crate::ir::Ruleset;
 use crate::net::detach::Whose;
-use crate::net::gso::{self, Prepared};
+use crate::net::gso::{self, Needs, Prepared};
 use crate::net::{self, Attached, Attachment, Gso, Hook, Interface, Link, Netlink, links, netns, pair};
 
 /// How to attach, whatever the rules and the place.
@@ -20,6 +21,7 @@ pub(super) struct How {
     strict: Strict,
     end: Option<End>,
     gso: Gso,
+    merge: bool,
     counters: bool,
     debug: bool,
 }
@@ -31,6 +33,7 @@ impl How {
             strict: args.strict,
             end: settings::end(args.end, console)?,
             gso: settings::gso(args.gso, console)?,
+            merge: !(args.no_merge || settings::truth("SFUNNEL_NO_MERGE", console)?),
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
         })
@@ -147,7 +150,7 @@ fn attempt_to_detach(
 
 fn say_removed(pairs: &[String], console: &mut Console<'_>) {
     for names in pairs {
-        console.say(format!("removed segmentation pair {names}"));
+        console.say(format!("removed {names}"));
     }
 }
 
@@ -183,11 +186,10 @@ fn attempt_to_attach(
 ) -> Result<(), Failure> {
     let places = places(target, netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
-    let wanting = rules.iter().filter(|(_, rules)| codegen::wants_segments(&rules.ruleset));
-    let wanting: Vec<Hook> = wanting.map(|(hook, _)| *hook).collect();
+    let needs: Vec<Needs> = rules.iter().map(|(hook, rules)| needs(*hook, &rules.ruleset, how)).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
-    let prepared = if how.gso != Gso::Off && !wanting.is_empty() {
-        gso::prepare(netlink, how.gso, &interfaces, &wanting, &before, &Ends::load()?.back())?
+    let prepared = if how.gso != Gso::Off && needs.iter().any(|needs| needs.cut || needs.merge) {
+        gso::prepare(netlink, how.gso, &interfaces, &needs, &before, &Ends::load()?.back())?
     } else {
         Prepared::default()
     };
@@ -208,9 +210,20 @@ fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
+    prepared.rely(netlink)?;
     let pairs = gso::settle(netlink, &interfaces, &before, false)?;
     say_removed(&pairs, console);
     Ok(())
+}
+
+/// What the rules ask of the interfaces. What egress unfunnels is on its way out, and is not merged.
+fn needs(hook: Hook, ruleset: &Ruleset, how: How) -> Needs {
+    Needs {
+        hook,
+        cut: codegen::wants_segments(ruleset),
+        finish: codegen::wants_checksums(ruleset),
+        merge: how.merge && hook == Hook::Ingress && codegen::wants_merging(ruleset),
+    }
 }
 
 /// Where to attach, and what packets start with there.
@@ -248,8 +261,8 @@ fn attach_prepared(
     let mut lists: Vec<(&Rules, Vec<Wanted<'_>>)> = Vec::new();
     for (interface, link) in places {
         for (hook, rules) in rules {
-            let large = prepared.of(interface, *hook);
-            let wanted = (interface, *hook, programs::options(*link, *hook, large), large);
+            let aside = prepared.of(interface, *hook);
+            let wanted = (interface, *hook, programs::options(*link, *hook, aside), aside);
             match lists.iter_mut().find(|(known, _)| std::ptr::eq(*known, *rules)) {
                 Some((_, all)) => all.push(wanted),
                 None => lists.push((rules, vec![wanted])),
@@ -294,8 +307,8 @@ impl Loaded<'_> {
             Loaded::Counting(counting) => return counting.attachments(),
             Loaded::Plain(programs, wanted) => (programs, wanted),
         };
-        let attachment = |(interface, hook, options, large): &Wanted<'_>| {
-            let (program, name) = programs.of(*options, *large)?;
+        let attachment = |(interface, hook, options, aside): &Wanted<'_>| {
+            let (program, name) = programs.of(*options, *aside)?;
             Some(Attachment { interface: (*interface).clone(), hook: *hook, program, name })
         };
         wanted.iter().filter_map(attachment).collect()

@@ -7,7 +7,7 @@ use super::args::{Check, Compile, Emit, End, GsoArg};
 use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
-use crate::codegen::{Large, Options};
+use crate::codegen::{self, Large, Options};
 use crate::ir::Side;
 use crate::{elf, json};
 
@@ -54,7 +54,9 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
-    let compile = || rules.compile(Options { link: args.link.into(), large });
+    let merge = large == Large::Segment(Side::Ingress) && !args.no_merge;
+    let merge = merge && codegen::wants_merging(&rules.ruleset);
+    let compile = || rules.compile(Options { link: args.link.into(), large, merge });
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
     }

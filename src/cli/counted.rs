@@ -12,11 +12,12 @@ use super::rules::Rules;
 use super::{Console, Failure, programs};
 use crate::codegen::Options;
 use crate::kernel::counters::{Counters, Counts, Unreadable, let_packets_through};
-use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark, mark};
+use crate::net::gso::Aside;
+use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark};
 use crate::{elf, kernel};
 
 /// What goes on one hook.
-pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, mark::Large);
+pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, Aside);
 
 /// The programs of one attachment whose rules count.
 #[derive(Debug)]
@@ -73,9 +74,9 @@ impl<'a> Counting<'a> {
 
     pub(super) fn attachments(&self) -> Vec<Attachment<'_>> {
         let attachment = |counted: &'_ Counted<'a>| {
-            let (interface, hook, options, large) = counted.wanted;
+            let (interface, hook, options, Aside { large, merging }) = counted.wanted;
             let compiled = self.compiled.get(&options)?;
-            let mark = Mark { large, counted: true, ..Mark::new(&compiled.bytes(), self.rules) };
+            let mark = Mark { large, merging, counted: true, ..Mark::new(&compiled.bytes(), self.rules) };
             Some((interface.clone(), hook, mark.to_string()))
         };
         self.each

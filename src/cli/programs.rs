@@ -9,7 +9,9 @@ use asm::Program;
 
 use super::rules::Rules;
 use super::{Console, Failure};
-use crate::codegen::{self, Large, Options, Side};
+use crate::codegen::{self, Large, Options, PairEnd};
+use crate::ir::Side;
+use crate::net::gso::Aside;
 use crate::net::pair::Back;
 use crate::net::{Hook, Link, Mark, mark};
 use crate::{elf, kernel};
@@ -48,9 +50,10 @@ impl Programs {
     }
 
     /// The program for this, and what its filter's name says.
-    pub fn of(&self, options: Options, large: mark::Large) -> Option<(BorrowedFd<'_>, String)> {
+    pub fn of(&self, options: Options, aside: Aside) -> Option<(BorrowedFd<'_>, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
-        let mark = Mark { large, ..Mark::new(&compiled.bytes(), self.rules) };
+        let Aside { large, merging } = aside;
+        let mark = Mark { large, merging, ..Mark::new(&compiled.bytes(), self.rules) };
         Some((loaded.as_fd(), mark.to_string()))
     }
 
@@ -74,12 +77,12 @@ pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Con
 }
 
 /// What a hook's program is for.
-pub fn options(link: Link, hook: Hook, large: mark::Large) -> Options {
-    let large = match large {
+pub fn options(link: Link, hook: Hook, aside: Aside) -> Options {
+    let large = match aside.large {
         mark::Large::Pass | mark::Large::Limited(_) => Large::Pass,
         mark::Large::Pair => Large::Segment(side(hook)),
     };
-    Options { link, large }
+    Options { link, large, merge: aside.merging }
 }
 
 pub fn side(hook: Hook) -> Side {
@@ -90,37 +93,54 @@ pub fn side(hook: Hook) -> Side {
 }
 
 /// Names of programs are no longer than 15.
-pub fn name(Options { link, large }: Options) -> &'static str {
-    match (link, large) {
-        (Link::Ethernet, Large::Pass) => "sfunnel",
-        (Link::Ethernet, Large::Segment(Side::Egress)) => "sfunnel_out",
-        (Link::Ethernet, Large::Segment(Side::Ingress)) => "sfunnel_in",
-        (Link::None, Large::Pass) => "sfunnel_l3",
-        (Link::None, Large::Segment(Side::Egress)) => "sfunnel_l3_out",
-        (Link::None, Large::Segment(Side::Ingress)) => "sfunnel_l3_in",
+pub fn name(Options { link, large, merge }: Options) -> &'static str {
+    match (link, large, merge) {
+        (Link::Ethernet, Large::Pass, false) => "sfunnel",
+        (Link::Ethernet, Large::Pass, true) => "sfunnel_m",
+        (Link::Ethernet, Large::Segment(Side::Egress), _) => "sfunnel_out",
+        (Link::Ethernet, Large::Segment(Side::Ingress), false) => "sfunnel_in",
+        (Link::Ethernet, Large::Segment(Side::Ingress), true) => "sfunnel_in_m",
+        (Link::None, Large::Pass, false) => "sfunnel_l3",
+        (Link::None, Large::Pass, true) => "sfunnel_l3_m",
+        (Link::None, Large::Segment(Side::Egress), _) => "sfunnel_l3_out",
+        (Link::None, Large::Segment(Side::Ingress), false) => "sfunnel_l3_in",
+        (Link::None, Large::Segment(Side::Ingress), true) => "sfunnel_l3_in_m",
     }
 }
 
-/// The two programs that every segmentation pair has.
+/// The programs at the ends of the pairs: what arrives at one.
 #[derive(Debug)]
-pub struct Ends([(Side, Program, kernel::Program); 2]);
+pub struct Ends(Vec<(PairEnd, Program, kernel::Program)>);
 
 impl Ends {
     pub fn load() -> Result<Self, Failure> {
-        let (egress, ingress) = (codegen::compile_back(Side::Egress)?, codegen::compile_back(Side::Ingress)?);
-        let names = ["sfunnel_cut_out", "sfunnel_cut_in"];
-        let loaded = kernel::load(&elf::wrap(&[(names[0], &egress), (names[1], &ingress)])?, &names)?;
-        let loaded: [kernel::Program; 2] =
-            loaded.try_into().map_err(|_| Failure::Internal("a program is missing".to_owned()))?;
-        let [out, back] = loaded;
-        Ok(Self([(Side::Egress, egress, out), (Side::Ingress, ingress, back)]))
+        let compiled = [
+            ("sfunnel_cut_out", PairEnd::Ingress, codegen::compile_back(Side::Egress)?),
+            ("sfunnel_cut_in", PairEnd::Egress, codegen::compile_back(Side::Ingress)?),
+            ("sfunnel_merged", PairEnd::Merged, codegen::compile_merged()?),
+        ];
+        let named = compiled.each_ref().map(|(name, _, program)| (*name, program));
+        let loaded = kernel::load(&elf::wrap(&named)?, &named.map(|(name, _)| name))?;
+        if loaded.len() != compiled.len() {
+            return Err(Failure::Internal("a program is missing".to_owned()));
+        }
+        Ok(Self(
+            compiled
+                .into_iter()
+                .zip(loaded)
+                .map(|((_, at, program), loaded)| (at, program, loaded))
+                .collect(),
+        ))
     }
 
-    pub fn back(&self) -> [Back<'_>; 2] {
-        self.0.each_ref().map(|(side, compiled, loaded)| Back {
-            side: *side,
-            program: loaded.as_fd(),
-            name: Mark::new(&compiled.bytes(), 0).end(),
-        })
+    pub fn back(&self) -> Vec<Back<'_>> {
+        self.0
+            .iter()
+            .map(|(at, compiled, loaded)| Back {
+                at: *at,
+                program: loaded.as_fd(),
+                name: Mark::new(&compiled.bytes(), 0).end(),
+            })
+            .collect()
     }
 }

@@ -9,6 +9,7 @@ use super::{Console, Failure, args};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
+use crate::net::pair::Pair;
 use crate::net::{self, Filter, Hook, Mark, gso, pair};
 
 /// One filter of ours, as `--json` shows it.
@@ -27,6 +28,8 @@ struct Entry<'a> {
     handle: u32,
     /// The ends of the segmentation pair that the program sends to, for egress and ingress; null if it is missing.
     pair: Option<[Option<&'a str>; 2]>,
+    /// The ends of the merging pair that the program sends to, in the order in which packets pass them.
+    merging_pair: Option<[Option<&'a str>; 2]>,
     /// `gso_max_segs` of the interface as it will be again when the filter goes.
     gso_max_segs_was: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,15 +43,15 @@ impl<'a> Entry<'a> {
     fn new(filter: &'a Filter, found: Found, devices: &'a [Device]) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
-        let (mut pair, mut gso_max_segs_was) = (None, None);
-        match mark.as_ref().map(|mark| mark.large).unwrap_or_default() {
-            Large::Pass => {}
-            Large::Pair => {
-                let ends = pair::of(devices, filter.interface.number());
-                pair = Some(ends.map(|end| end.map(|device| device.interface.name.as_str())));
-            }
-            Large::Limited(before) => gso_max_segs_was = Some(before),
-        }
+        let ends = |pair: Pair| {
+            let used = gso::uses(std::slice::from_ref(filter), pair, &filter.interface);
+            let ends = pair::of(devices, pair, filter.interface.number());
+            used.then(|| ends.map(|end| end.map(|device| device.interface.name.as_str())))
+        };
+        let gso_max_segs_was = match mark.as_ref().map(|mark| mark.large) {
+            Some(Large::Limited(before)) => Some(before),
+            _ => None,
+        };
         let (counters, counters_error) = match found {
             None => (None, None),
             Some(Ok(counts)) => (Some(counts), None),
@@ -66,10 +69,20 @@ impl<'a> Entry<'a> {
             tag: filter.tag.as_deref(),
             priority: filter.priority,
             handle: filter.handle,
-            pair,
+            pair: ends(Pair::Segmentation),
+            merging_pair: ends(Pair::Merging),
             gso_max_segs_was,
             counters,
             counters_error,
+        }
+    }
+}
+
+impl Entry<'_> {
+    fn ends(&self, pair: Pair) -> Option<[Option<&str>; 2]> {
+        match pair {
+            Pair::Segmentation => self.pair,
+            Pair::Merging => self.merging_pair,
         }
     }
 }
@@ -93,7 +106,7 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         return Ok(());
     }
     for (at, shown) in entries.iter().enumerate() {
-        let Entry { interface, hook, name, program, tag, priority, handle, pair, .. } = shown;
+        let Entry { interface, hook, name, program, tag, priority, handle, .. } = shown;
         let program = program.map_or("?".to_owned(), |id| id.to_string());
         let tag = tag.unwrap_or("?");
         writeln!(
@@ -101,19 +114,19 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             "{interface} {hook}: {name}, program {program} tag {tag}, priority {priority} handle {handle:#x}"
         )?;
         show(shown, console)?;
-        // Once for an interface, behind its last filter that uses it.
-        let again =
-            entries.iter().skip(at + 1).any(|entry| entry.interface == *interface && entry.pair.is_some());
-        match pair {
-            Some(_) if again => {}
-            Some([Some(egress), Some(ingress)]) => {
-                writeln!(console.out, "{interface} segmentation pair: {egress}, {ingress}")?;
+        for pair in Pair::ALL {
+            // Once for an interface, behind its last filter that uses it.
+            let later = entries.iter().skip(at + 1).filter(|entry| entry.interface == *interface);
+            match shown.ends(pair) {
+                None => {}
+                Some(_) if later.clone().any(|entry| entry.ends(pair).is_some()) => {}
+                Some([Some(one), Some(other)]) => {
+                    writeln!(console.out, "{interface} {pair}: {one}, {other}")?;
+                }
+                Some(_) => {
+                    writeln!(console.out, "{interface} {pair}: MISSING, {}; attach again", pair.lost())?
+                }
             }
-            Some(_) => writeln!(
-                console.out,
-                "{interface} segmentation pair: MISSING, packets of several segments are lost; attach again"
-            )?,
-            None => {}
         }
     }
     for line in &left {

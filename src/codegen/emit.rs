@@ -7,7 +7,7 @@
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
 use super::counters::Reason;
-use super::{Large, Link, Options, Variant, segment};
+use super::{Large, Link, Options, Variant, merge, segment};
 use crate::packet::{Field, skb};
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -75,6 +75,10 @@ pub(super) struct Emit {
     large: Large,
     /// Where packets of several segments go, once something has jumped there.
     segment: Option<Label>,
+    /// Whether there is a merging pair.
+    pub(super) merges: bool,
+    /// Where to go with what is for it, once something has jumped there.
+    merge: Option<Label>,
     /// What the routine that is being emitted does besides its action.
     pub(super) variant: Variant,
     /// Leaves the packet as it is; bound at the end of the program.
@@ -88,7 +92,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large } = options;
+        let Options { link, large, merge } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
@@ -97,6 +101,8 @@ impl Emit {
             link,
             large,
             segment: None,
+            merges: merge,
+            merge: None,
             variant: Variant::default(),
             pass,
             fail,
@@ -113,6 +119,10 @@ impl Emit {
         if let (Large::Segment(side), Some(label)) = (self.large, self.segment) {
             self.bind(label);
             segment::emit(&mut self, side);
+        }
+        if let Some(label) = self.merge {
+            self.bind(label);
+            merge::emit(&mut self);
         }
         if !failed {
             self.finish_failing();
@@ -199,6 +209,18 @@ impl Emit {
     pub(super) fn done(&mut self, grown: i16) {
         self.count(grown);
         self.set_mark();
+        self.exit(UNSPEC);
+    }
+
+    /// The same for a segment of TCP that has been unfunneled: if `merge::look` said so, by way of the merging pair.
+    pub(super) fn done_by_way_of_merging(&mut self, grown: i16) {
+        let merge = match self.merge {
+            Some(label) => label,
+            None => *self.merge.insert(self.asm.label("merge")),
+        };
+        self.count(grown);
+        self.set_mark();
+        self.jump_if_note(Cond::ne32(L4_LEN, 0_u32), merge, "data");
         self.exit(UNSPEC);
     }
 

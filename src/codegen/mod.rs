@@ -47,10 +47,12 @@ mod checksum;
 mod classify;
 pub mod counters;
 mod emit;
+mod ends;
 mod frame;
 mod funnel;
 mod ip;
 mod list;
+mod merge;
 mod mss;
 mod mtu;
 mod nat;
@@ -66,7 +68,9 @@ use std::fmt;
 use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
-pub use self::segment::{Large, Side, compile_back};
+pub use self::ends::PairEnd;
+pub use self::merge::compile_merged;
+pub use self::segment::{Large, compile_back};
 
 use self::emit::Emit;
 use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Ruleset};
@@ -95,12 +99,14 @@ impl Link {
 pub struct Options {
     pub link: Link,
     pub large: Large,
+    /// What `unfunnel` makes of TCP goes through the interface's merging pair. The program is for ingress only.
+    pub merge: bool,
 }
 
 impl From<Link> for Options {
-    /// The program that leaves packets of several segments alone.
+    /// The program that leaves packets of several segments alone, and makes none.
     fn from(link: Link) -> Self {
-        Options { link, large: Large::Pass }
+        Options { link, large: Large::Pass, merge: false }
     }
 }
 
@@ -110,6 +116,23 @@ impl From<Link> for Options {
 pub fn wants_segments(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| match rule.action {
         Action::Funnel(_) => true,
+        Action::Unfunnel { .. } => rule.proto == Proto::Udp,
+        Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
+    })
+}
+
+/// Whether these rules, on ingress, give the stack segments that it would rather have in one piece.
+pub fn wants_merging(ruleset: &Ruleset) -> bool {
+    ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Unfunnel { inner: Proto::Tcp, .. }))
+}
+
+/// Whether these rules need the segments of what they cut with finished checksums: where GRO merges, before
+/// `unfunnel` or on the way to it, and so for all that goes through UDP. A packet that GRO has merged is
+/// `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: what was still to be finished inside is
+/// forgotten, and `bpf_l4_csum_replace` takes a finished inner checksum, behind `unfunnel`, for an unfinished one.
+pub fn wants_checksums(ruleset: &Ruleset) -> bool {
+    ruleset.rules.iter().any(|rule| match &rule.action {
+        Action::Funnel(funnel) => funnel.outer == Proto::Udp,
         Action::Unfunnel { .. } => rule.proto == Proto::Udp,
         Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
     })

@@ -6,9 +6,9 @@
 
 use asm::{Cond, Insn, Label, Reg::*};
 
-use super::Link;
 use super::emit::{Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
+use super::{Link, merge};
 use crate::ir::{Family, Proto};
 use crate::packet::{ethernet, ipv4, ipv6, l4, skb};
 
@@ -23,6 +23,9 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
     let other = second.unwrap_or(e.pass);
 
     e.op_note(Insn::mov64(SKB, R1), "context");
+    if e.merges {
+        merge::let_pass(e);
+    }
     if e.link == Link::None {
         e.load_skb(R2, skb::PROTOCOL);
         e.op(Insn::be16(R2));

@@ -11,7 +11,6 @@
 //! eth0 ingress ──▶ end "ingress" ══cut══▶ end "egress"  ──▶ eth0 ingress
 //! ```
 //!
-//! The numbers of the ends follow from that of the interface, so one program serves all interfaces.
 //! `tc_index` travels with the packet (only a namespace's border would clear it): it says that the packet is
 //! ours, so that nothing else that reaches an end gets out of it, and carries the packet's priority, which
 //! veth clears (`____dev_forward_skb`, include/linux/netdevice.h).
@@ -20,7 +19,8 @@ use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, SHOT, SKB};
-pub use crate::ir::Side;
+use super::ends::{INTERFACE, PairEnd};
+use crate::ir::Side;
 use crate::packet::{ethernet, skb};
 
 /// What a program does with a packet of several segments that it would have to funnel, or that may be
@@ -33,37 +33,6 @@ pub enum Large {
     Segment(Side),
 }
 
-impl Side {
-    /// The number of the pair's end to which this hook's packets go. `None`: the interface's own number is
-    /// as large as only somebody's choice makes it.
-    pub const fn end(self, interface: u32) -> Option<u32> {
-        if interface == 0 || interface > INTERFACE { None } else { Some(self.bits() | interface) }
-    }
-
-    /// The hook whose packets go to the end of this number, and the interface.
-    pub const fn of_end(number: u32) -> Option<(Side, u32)> {
-        let interface = number & INTERFACE;
-        match number & !INTERFACE {
-            _ if interface == 0 => None,
-            EGRESS => Some((Side::Egress, interface)),
-            INGRESS => Some((Side::Ingress, interface)),
-            _ => None,
-        }
-    }
-
-    const fn bits(self) -> u32 {
-        match self {
-            Side::Egress => EGRESS,
-            Side::Ingress => INGRESS,
-        }
-    }
-}
-
-/// The kernel numbers interfaces from 1 on; numbers this high are there for whoever asks for one.
-const EGRESS: u32 = 0x4000_0000;
-const INGRESS: u32 = 0x6000_0000;
-const INTERFACE: u32 = 0x1fff_ffff;
-
 /// What `tc_index` holds on the way: the mark, whether the packet has come through in one piece once, and the priority.
 const MARK: u32 = 0x5e00;
 const MARK_MASK: u32 = 0xfe00;
@@ -71,7 +40,7 @@ const AGAIN: u32 = 0x0100;
 /// Priorities are 0 to 15, or a class of a queueing discipline, which has no room here and is forgotten.
 const PRIORITY: u32 = 0x00ff;
 
-const BPF_F_INGRESS: u32 = 1;
+pub(super) const BPF_F_INGRESS: u32 = 1;
 
 /// The block that redirects to the pair; falls through from nowhere.
 pub(super) fn emit(e: &mut Emit, side: Side) {
@@ -86,13 +55,13 @@ pub(super) fn emit(e: &mut Emit, side: Side) {
     e.op_note(Insn::or32(R2, MARK), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
     e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::or32(R1, side.bits()), "an end of the segmentation pair");
+    e.op_note(Insn::or32(R1, PairEnd::from(side).bits()), "an end of the segmentation pair");
     e.redirect(0);
 }
 
 /// Packets of L3 devices have no link header, and veth wants one; on the way back the kernel takes it off
 /// (`__bpf_redirect_no_mac`, net/core/filter.c). The addresses are zero: nobody reads them.
-fn push_link_header(e: &mut Emit) {
+pub(super) fn push_link_header(e: &mut Emit) {
     e.op(Insn::mov32(R2, i32::from(ethernet::LEN)));
     e.op(Insn::mov32(R3, 0_u32));
     e.call(Helper::SkbChangeHead);
@@ -114,7 +83,7 @@ fn push_link_header(e: &mut Emit) {
 ///
 /// A bug of this module.
 pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(super::Options { link: Link::Ethernet, large: Large::Pass });
+    let mut e = Emit::new(super::Options { link: Link::Ethernet, large: Large::Pass, merge: false });
     let (whole, drop) = (e.label("whole"), e.label("drop"));
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);
@@ -141,7 +110,7 @@ pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
     e.op(Insn::or32(R2, AGAIN));
     e.store_skb(skb::TC_INDEX, R2);
     e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::xor32(R1, EGRESS ^ INGRESS), "the other end");
+    e.op_note(Insn::xor32(R1, PairEnd::Egress.bits() ^ PairEnd::Ingress.bits()), "the other end");
     e.redirect(0);
 
     e.bind(drop);
@@ -151,30 +120,9 @@ pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
 
 impl Emit {
     /// `return bpf_redirect(R1, flags)`
-    fn redirect(&mut self, flags: u32) {
+    pub(super) fn redirect(&mut self, flags: u32) {
         self.op_note(Insn::mov32(R2, flags), if flags == 0 { "to its egress" } else { "BPF_F_INGRESS" });
         self.op(Insn::call(Helper::Redirect));
         self.op(Insn::exit());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_ends_number_tells_hook_and_interface() {
-        for (side, other) in [(Side::Ingress, Side::Egress), (Side::Egress, Side::Ingress)] {
-            for interface in [1, 2, INTERFACE] {
-                let end = side.end(interface).unwrap();
-                assert_eq!(Side::of_end(end), Some((side, interface)));
-                assert_eq!(Side::of_end(end ^ EGRESS ^ INGRESS), Some((other, interface)));
-                assert!(i32::try_from(end).is_ok(), "numbers of interfaces are signed");
-            }
-            assert_eq!(side.end(INTERFACE + 1), None);
-            assert_eq!(side.end(0), None);
-        }
-        assert_eq!(Side::of_end(2), None);
-        assert_eq!(Side::of_end(EGRESS), None);
     }
 }

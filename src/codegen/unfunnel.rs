@@ -19,6 +19,7 @@ use super::counters::Reason;
 use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, part};
 use super::list::{Miss, one_of};
+use super::merge;
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
@@ -45,6 +46,10 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     let (packet, cold) = e.pull_window(&name, len + headers);
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);
     guard.check(e, &packet.at(len + popped), "");
+    let merges = e.merges && inner == Proto::Tcp;
+    if merges {
+        merge::look(e, &packet.at(len + popped), outer);
+    }
     e.adjust_room(packet, -popped);
     let fail = e.fail();
     let ports = if e.variant.nat.has_ports() { l4::LEN } else { 0 };
@@ -56,7 +61,11 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     let inner_at = e.offset(family, 0, None);
     e.rebase(inner_at, inner, SUM, Rebase::FromZero);
     e.replace_l4_ports(inner_at, inner, PORTS);
-    e.done(-popped);
+    if merges {
+        e.done_by_way_of_merging(-popped);
+    } else {
+        e.done(-popped);
+    }
     if let Some(with_options) = with_options {
         e.bind(with_options);
         emit_options(e, inner, outer, headers, &guard);

@@ -1,6 +1,6 @@
-//! Checksum offload off, through ethtool's netlink family (Linux 5.6, CONFIG_ETHTOOL_NETLINK).
+//! Offloads on and off, through ethtool's netlink family (Linux 5.6, CONFIG_ETHTOOL_NETLINK).
 //!
-//! Comes in: an interface. Goes out: one whose packets leave it with finished checksums. Written by hand, since it is
+//! Comes in: an interface, and what it is to leave to hardware, or to do. Written by hand, since it is
 //! one message: a header, attributes in attributes. Documentation/networking/ethtool-netlink.rst. Never reads a setting.
 
 use std::io;
@@ -12,8 +12,17 @@ use super::links::Interface;
 use super::netlink::{self, Netlink};
 use super::{Error, Result};
 
-/// Every checksum that a veth would leave to hardware (`NETIF_F_HW_CSUM`).
-const CHECKSUM_OFFLOAD: &[u8] = b"tx-checksum-ip-generic\0";
+/// Every checksum that a veth would leave to hardware (`NETIF_F_HW_CSUM`). Off: packets leave it with finished ones.
+pub const TX_CHECKSUM: &str = "tx-checksum-ip-generic";
+/// Whatever of TCP leaves an interface in one piece (`NETIF_F_ALL_TSO`).
+pub const TSO: [&str; 4] = [
+    "tx-tcp-segmentation",
+    "tx-tcp-ecn-segmentation",
+    "tx-tcp-mangleid-segmentation",
+    "tx-tcp6-segmentation",
+];
+/// What arrives is merged (`NETIF_F_GRO`).
+pub const GRO: &str = "rx-gro";
 const NESTED: u16 = 1 << 15;
 
 /// A socket to ethtool in the namespace of the calling thread.
@@ -44,8 +53,8 @@ impl Ethtool {
         Ok(Self { netlink, family: family.ok_or_else(absent)? })
     }
 
-    /// What the interface sends has finished checksums from here on.
-    pub fn finish_checksums(&mut self, interface: &Interface) -> Result<()> {
+    /// Sets these features, and no others.
+    pub fn set(&mut self, interface: &Interface, features: &[(&str, bool)]) -> Result<()> {
         const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
         const FEATURES_HEADER: u16 = 1 | NESTED;
         const FEATURES_WANTED: u16 = 3 | NESTED;
@@ -55,23 +64,28 @@ impl Ethtool {
         const BITSET_BITS: u16 = 3 | NESTED;
         const BITS_BIT: u16 = 1 | NESTED;
         const BIT_NAME: u16 = 2;
+        const BIT_VALUE: u16 = 3;
         let index = attribute(HEADER_DEV_INDEX, &interface.number().to_ne_bytes());
         let flags = attribute(HEADER_FLAGS, &OMIT_REPLY.to_ne_bytes());
-        // Listed, so meant; without a value, so off.
-        let bit = attribute(BITS_BIT, &attribute(BIT_NAME, CHECKSUM_OFFLOAD));
+        // Listed, so meant; with a value, so on.
+        let bit = |(name, on): &(&str, bool)| {
+            let name = attribute(BIT_NAME, &[name.as_bytes(), b"\0"].concat());
+            let value = if *on { attribute(BIT_VALUE, &[]) } else { Vec::new() };
+            attribute(BITS_BIT, &[name, value].concat())
+        };
+        let bits = features.iter().flat_map(bit).collect::<Vec<u8>>();
         let request = message(
             ETHTOOL_MSG_FEATURES_SET,
             &[
                 &attribute(FEATURES_HEADER, &[index, flags].concat()),
-                &attribute(FEATURES_WANTED, &attribute(BITSET_BITS, &bit)),
+                &attribute(FEATURES_WANTED, &attribute(BITSET_BITS, &bits)),
             ],
         );
         match self.netlink.request_bytes(self.family, &request) {
             Ok(_) => Ok(()),
-            Err(source) => Err(Error::Pair {
-                what: format!("switch off checksum offload of {}", interface.name),
-                source,
-            }),
+            Err(source) => {
+                Err(Error::Pair { what: format!("set the offloads of {}", interface.name), source })
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of packets of several segments on an interface: prepared before attaching, settled after it.
 //!
-//! Comes in: the user's choice, the interfaces, what stands on them. Goes out: segmentation pairs and interface
+//! Comes in: the user's choice, the interfaces, what stands on them. Goes out: pairs and interface
 //! settings, and for each hook which of them it has. What it did is in the filters' names (`mark`), from where
 //! it is taken back when the last filter that says so has gone. Never touches a filter on the interfaces themselves.
 
@@ -14,13 +14,13 @@ use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
 use super::mark::{Large, Mark};
 use super::netlink::Netlink;
-use super::pair::{self, Back};
+use super::pair::{self, Back, Pair};
 use super::{Error, Result, detach};
 
 /// What the user wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Gso {
-    /// A segmentation pair.
+    /// A segmentation pair, and a merging pair for what arrives.
     #[default]
     Segment,
     /// The interface's sockets make no such packets: `gso_max_segs 1`.
@@ -29,21 +29,59 @@ pub enum Gso {
     Off,
 }
 
+/// What the rules of a hook ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    pub hook: Hook,
+    /// Packets of several segments have to be cut.
+    pub cut: bool,
+    /// And the segments need finished checksums.
+    pub finish: bool,
+    /// Segments are better merged.
+    pub merge: bool,
+}
+
+/// What a hook has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Aside {
+    pub large: Large,
+    pub merging: bool,
+}
+
 /// What was prepared, and not yet relied on: undone if attaching fails.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    hooks: Vec<(Interface, Hook, Large)>,
-    made: Vec<Interface>,
+    hooks: Vec<(Interface, Hook, Aside)>,
+    made: Vec<(Pair, Interface)>,
+    /// Hooks whose segments need no finished checksums, whatever those of the rules before did.
+    unfinished: Vec<(Interface, Hook)>,
     limited: Vec<(Interface, u32)>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
 
 impl Prepared {
-    /// What this hook's filter has to say of packets of several segments.
-    pub fn of(&self, interface: &Interface, hook: Hook) -> Large {
+    /// What this hook's filter has to say of it.
+    pub fn of(&self, interface: &Interface, hook: Hook) -> Aside {
         let found = self.hooks.iter().find(|(i, h, _)| i == interface && *h == hook);
-        found.map_or(Large::Pass, |(_, _, large)| *large)
+        found.map(|(_, _, aside)| *aside).unwrap_or_default()
+    }
+
+    fn at(&mut self, interface: &Interface, hook: Hook) -> &mut Aside {
+        let at = self.hooks.iter().position(|(i, h, _)| i == interface && *h == hook);
+        let at = at.unwrap_or_else(|| {
+            self.hooks.push((interface.clone(), hook, Aside::default()));
+            self.hooks.len() - 1
+        });
+        &mut self.hooks[at].2
+    }
+
+    /// The new programs are there: what only those before needed is given up.
+    pub fn rely(self, netlink: &mut Netlink) -> Result<()> {
+        for (interface, hook) in self.unfinished {
+            pair::finish_checksums(netlink, &interface, hook, false)?;
+        }
+        Ok(())
     }
 
     /// Puts back what was before.
@@ -51,8 +89,8 @@ impl Prepared {
         for (interface, before) in self.limited {
             let _ = limit(netlink, &interface, before);
         }
-        for interface in self.made {
-            let _ = pair::remove(netlink, interface.number());
+        for (pair, interface) in self.made {
+            let _ = pair::remove(netlink, pair, interface.number());
         }
     }
 }
@@ -62,15 +100,15 @@ pub fn prepare(
     netlink: &mut Netlink,
     wanted: Gso,
     interfaces: &[Interface],
-    hooks: &[Hook],
+    needs: &[Needs],
     standing: &[Filter],
-    back: &[Back<'_>; 2],
+    back: &[Back<'_>],
 ) -> Result<Prepared> {
     let devices = links::devices(netlink)?;
     let mut prepared = Prepared::default();
     for interface in interfaces {
         let device = devices.iter().find(|device| device.interface == *interface);
-        match prepared.add(netlink, wanted, interface, device, hooks, standing, back) {
+        match prepared.add(netlink, wanted, interface, device, needs, standing, back) {
             Ok(()) => {}
             Err(error) => {
                 prepared.undo(netlink);
@@ -89,28 +127,37 @@ impl Prepared {
         wanted: Gso,
         interface: &Interface,
         device: Option<&Device>,
-        hooks: &[Hook],
+        needs: &[Needs],
         standing: &[Filter],
-        back: &[Back<'_>; 2],
+        back: &[Back<'_>],
     ) -> Result<()> {
         // What comes back to a loopback device has lost the route it had, and would be taken for forged.
         if wanted == Gso::Off || interface.is_loopback() {
             return Ok(());
         }
+        let cut = || needs.iter().filter(|needs| needs.cut);
         if wanted == Gso::Segment {
-            match self.segment(netlink, interface, device, back)? {
-                None => {
-                    self.hooks.extend(hooks.iter().map(|hook| (interface.clone(), *hook, Large::Pair)));
-                    return Ok(());
-                }
-                Some(why) => self.notes.push(format!(
-                    "{}: {why}; falling back to `--gso limit`: new TCP connections send single segments, \
-                     other packets of several segments pass as they are",
-                    interface.name
-                )),
+            // What such a tunnel is told with each packet would be lost in a pair.
+            let possible = !device.is_some_and(|device| device.per_packet);
+            if possible {
+                self.merge(netlink, interface, needs, back)?;
             }
+            if cut().next().is_none() {
+                return Ok(());
+            }
+            let refusal = if possible {
+                self.segment(netlink, interface, needs, back)?
+            } else {
+                Some("what this tunnel is told with each packet would be lost in a pair".to_owned())
+            };
+            let Some(why) = refusal else { return Ok(()) };
+            self.notes.push(format!(
+                "{}: {why}; falling back to `--gso limit`: new TCP connections send single segments, \
+                 other packets of several segments pass as they are",
+                interface.name
+            ));
         }
-        if !hooks.contains(&Hook::Egress) {
+        if !cut().any(|needs| needs.hook == Hook::Egress) {
             return Ok(());
         }
         let now = device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
@@ -119,30 +166,63 @@ impl Prepared {
             limit(netlink, interface, 1)?;
             self.limited.push((interface.clone(), now));
         }
-        self.hooks.push((interface.clone(), Hook::Egress, Large::Limited(before)));
+        self.at(interface, Hook::Egress).large = Large::Limited(before);
         Ok(())
     }
 
-    /// `Some`: why there can be no pair.
+    /// `Some`: why there can be no segmentation pair.
     fn segment(
         &mut self,
         netlink: &mut Netlink,
         interface: &Interface,
-        device: Option<&Device>,
-        back: &[Back<'_>; 2],
+        needs: &[Needs],
+        back: &[Back<'_>],
     ) -> Result<Option<String>> {
-        if device.is_some_and(|device| device.per_packet) {
-            return Ok(Some("what this tunnel is told with each packet would be lost in a pair".to_owned()));
+        if let Err(error) = self.ensure(netlink, Pair::Segmentation, interface, back)? {
+            return Ok(Some(error.to_string()));
         }
-        match pair::ensure(netlink, interface, back) {
+        for Needs { hook, finish, .. } in needs.iter().filter(|needs| needs.cut) {
+            if *finish {
+                pair::finish_checksums(netlink, interface, *hook, true)?;
+            } else {
+                self.unfinished.push((interface.clone(), *hook));
+            }
+            self.at(interface, *hook).large = Large::Pair;
+        }
+        Ok(None)
+    }
+
+    /// Where there can be no merging pair, nothing is lost but speed.
+    fn merge(
+        &mut self,
+        netlink: &mut Netlink,
+        interface: &Interface,
+        needs: &[Needs],
+        back: &[Back<'_>],
+    ) -> Result<()> {
+        for Needs { hook, .. } in needs.iter().filter(|needs| needs.merge) {
+            self.at(interface, *hook).merging = self.ensure(netlink, Pair::Merging, interface, back)?.is_ok();
+        }
+        Ok(())
+    }
+
+    /// The inner error: there can be no such pair.
+    fn ensure(
+        &mut self,
+        netlink: &mut Netlink,
+        pair: Pair,
+        interface: &Interface,
+        back: &[Back<'_>],
+    ) -> Result<std::result::Result<(), Error>> {
+        match pair::ensure(netlink, pair, interface, back) {
             Ok(made) => {
                 if made {
-                    self.made.push(interface.clone());
+                    self.made.push((pair, interface.clone()));
                 }
-                Ok(None)
+                Ok(Ok(()))
             }
             Err(error) if error.is_not_permitted() => Err(error),
-            Err(error) => Ok(Some(error.to_string())),
+            Err(error) => Ok(Err(error)),
         }
     }
 }
@@ -168,12 +248,16 @@ pub fn settle(
         {
             limit(netlink, interface, old)?;
         }
-        if !uses_pair(&now, interface) && (removing || uses_pair(before, interface)) {
-            removed.extend(pair::remove(netlink, interface.number())?);
+        for pair in Pair::ALL {
+            if !uses(&now, pair, interface) && (removing || uses(before, pair, interface)) {
+                removed.extend(pair::remove(netlink, pair, interface.number())?);
+            }
         }
     }
     for gone in pair::orphans(&devices) {
-        removed.extend(pair::remove(netlink, gone)?);
+        for pair in Pair::ALL {
+            removed.extend(pair::remove(netlink, pair, gone)?);
+        }
     }
     Ok(removed)
 }
@@ -182,36 +266,46 @@ pub fn settle(
 pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for owner in pair::owners(devices) {
-        let names = pair::names(devices, owner).unwrap_or_default();
         let interface = devices.iter().map(|device| &device.interface).find(|i| i.number() == owner);
-        let why = match interface {
-            None => format!("interface {owner}, which it was for, is gone"),
-            Some(interface) => {
-                let filters = detach::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
-                if uses_pair(&filters, interface) {
-                    continue;
-                }
-                format!("nothing on {} uses it any more", interface.name)
-            }
+        let filters = match interface {
+            Some(interface) => detach::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?,
+            None => Vec::new(),
         };
-        left.push(format!("segmentation pair {names}: left over, {why}; `sfunnel detach` removes it"));
+        for pair in Pair::ALL {
+            let Some(names) = pair::names(devices, pair, owner) else { continue };
+            let why = match interface {
+                None => format!("interface {owner}, which it was for, is gone"),
+                Some(interface) if uses(&filters, pair, interface) => continue,
+                Some(interface) => format!("nothing on {} uses it any more", interface.name),
+            };
+            left.push(format!("{names}: left over, {why}; `sfunnel detach` removes it"));
+        }
     }
     Ok(left)
 }
 
 /// Whether a filter sends to the interface's pair.
-pub fn uses_pair(filters: &[Filter], interface: &Interface) -> bool {
-    filters_of(filters, interface).any(|large| large == Large::Pair)
+pub fn uses(filters: &[Filter], pair: Pair, interface: &Interface) -> bool {
+    marks_of(filters, interface).any(|mark| match pair {
+        Pair::Segmentation => mark.large == Large::Pair,
+        Pair::Merging => mark.merging,
+    })
 }
 
-fn filters_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Large> + 'a {
+/// The pairs that are used and not there.
+pub fn missing(filters: &[Filter], devices: &[Device], interface: &Interface) -> Vec<Pair> {
+    let there = |pair: Pair| pair::of(devices, pair, interface.number()).iter().all(|end| end.is_some());
+    Pair::ALL.into_iter().filter(|pair| uses(filters, *pair, interface) && !there(*pair)).collect()
+}
+
+fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Mark> + 'a {
     let here = filters.iter().filter(|filter| filter.interface.index == interface.index);
-    here.filter_map(|filter| Some(Mark::read(filter.name.as_deref()?)?.large))
+    here.filter_map(|filter| Mark::read(filter.name.as_deref()?))
 }
 
 /// `gso_max_segs` as it was before a filter of ours changed it.
 fn limited_before(filters: &[Filter], interface: &Interface) -> Option<u32> {
-    filters_of(filters, interface).find_map(|large| match large {
+    marks_of(filters, interface).find_map(|mark| match mark.large {
         Large::Limited(before) => Some(before),
         Large::Pass | Large::Pair => None,
     })

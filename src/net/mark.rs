@@ -20,7 +20,8 @@ pub enum Large {
     Limited(u32),
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, and then `..., pair`, or `..., gso_max_segs was 65535`
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, and then `..., pair`, or
+/// `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub version: String,
@@ -28,11 +29,14 @@ pub struct Mark {
     pub hash: String,
     pub rules: usize,
     pub large: Large,
+    /// What is unfunneled goes through the interface's merging pair.
+    pub merging: bool,
     /// Some rule counts.
     pub counted: bool,
 }
 
 const COUNTED: &str = ", counted";
+const MERGING: &str = ", merging";
 const PAIR: &str = ", pair";
 const LIMITED: &str = ", gso_max_segs was ";
 
@@ -45,13 +49,14 @@ impl Mark {
             hash,
             rules,
             large: Large::Pass,
+            merging: false,
             counted: false,
         }
     }
 
-    /// The name of a filter on an end of a segmentation pair, which has no rules.
+    /// The name of a filter on an end of a pair, which has no rules.
     pub fn end(&self) -> String {
-        format!("{NAME_PREFIX}/{} {} segments", self.version, self.hash)
+        format!("{NAME_PREFIX}/{} {} hands back", self.version, self.hash)
     }
 
     /// `None` for a name that another version wrote differently: the filter is still ours.
@@ -64,16 +69,17 @@ impl Mark {
             None if name.ends_with(PAIR) => Large::Pair,
             None => Large::Pass,
         };
-        let counted = name.contains(COUNTED);
-        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules, large, counted })
+        let (merging, counted) = (name.contains(MERGING), name.contains(COUNTED));
+        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules, large, merging, counted })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large, counted } = self;
+        let Self { version, hash, rules, large, merging, counted } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
         f.write_str(if *counted { COUNTED } else { "" })?;
+        f.write_str(if *merging { MERGING } else { "" })?;
         match large {
             Large::Pass => Ok(()),
             Large::Pair => f.write_str(PAIR),
@@ -89,8 +95,8 @@ mod tests {
     #[test]
     fn a_mark_survives_the_filters_name() {
         for (rules, large) in [(0, Large::Pass), (1, Large::Pair), (65_536, Large::Limited(65_535))] {
-            for counted in [false, true] {
-                let mark = Mark { large, counted, ..Mark::new(b"program", rules) };
+            for (counted, merging) in [(false, false), (false, true), (true, false), (true, true)] {
+                let mark = Mark { large, merging, counted, ..Mark::new(b"program", rules) };
                 assert_eq!(Mark::read(&mark.to_string()), Some(mark));
             }
         }

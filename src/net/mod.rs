@@ -49,18 +49,18 @@ pub enum Error {
     )]
     UnknownLink { interface: String, link_type: u16 },
 
-    #[error("{0} is sfunnel's own: it belongs to the segmentation pair of another interface")]
+    #[error("{0} is sfunnel's own: it belongs to a pair beside another interface")]
     OurOwn(String),
 
-    #[error("{interface} has too high a number for a segmentation pair")]
+    #[error("{interface} has too high a number for pairs beside it")]
     NumberTooHigh { interface: String },
 
     #[error(
-        "cannot {what}: {source} (segmentation pairs need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
+        "cannot {what}: {source} (pairs beside an interface need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
     )]
     Pair { what: String, source: netlink::Error },
 
-    #[error("the segmentation pair of {interface} does not come up")]
+    #[error("a pair beside {interface} does not come up")]
     PairDown { interface: String },
 
     #[error(

@@ -1,14 +1,18 @@
-//! The segmentation pair of an interface: a veth pair in the same namespace whose ends send single segments.
+//! The pairs beside an interface: veth pairs in the same namespace, one that cuts packets, one that merges them.
 //!
-//! Comes in: an interface, and the programs for the two ends. Goes out: a pair through which packets pass and
-//! nothing else does. Known by the numbers and the names of its ends, so nothing has to be remembered.
-//! Never decides who needs one; why there is one, and what goes on in it, is said in `codegen/segment.rs`.
+//! Comes in: an interface, which pair, and the programs for its ends. Goes out: a pair through which packets pass
+//! and nothing else does. Known by the numbers and the names of its ends, so nothing has to be remembered.
+//! Never decides who needs one; why there are any, and what goes on in them, is said in `codegen/segment.rs`
+//! and `codegen/merge.rs`.
 
+use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
@@ -16,13 +20,13 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::ethtool::Ethtool;
+use super::ethtool::{self, Ethtool};
 use super::filter::{self, Hook};
 use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
 use super::qdisc::{self, Qdisc};
 use super::{Error, Result};
-use crate::codegen::Side;
+use crate::codegen::PairEnd;
 
 /// Whatever an interface carries fits (`ETH_MAX_MTU`).
 const MTU: u32 = 65_535;
@@ -31,33 +35,72 @@ const GSO_MAX_SEGS: u32 = 1;
 /// And longer ones, too: the number of segments is not always known (`gso_features_check`). Some kernels
 /// refuse less than some 300 bytes.
 const GSO_MAX_SIZE: u32 = 600;
+/// As many processors can merge at a time.
+const MAX_QUEUES: u32 = 64;
 /// `IFNAMSIZ` without the final NUL.
 const NAME_MAX: usize = 15;
 
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pair {
+    /// What one end sends arrives in single segments.
+    Segmentation,
+    /// What is sent in single segments arrives merged.
+    Merging,
+}
+
+impl Pair {
+    pub const ALL: [Pair; 2] = [Pair::Segmentation, Pair::Merging];
+
+    fn ends(self) -> [PairEnd; 2] {
+        match self {
+            Pair::Segmentation => [PairEnd::Egress, PairEnd::Ingress],
+            Pair::Merging => [PairEnd::Merge, PairEnd::Merged],
+        }
+    }
+
+    /// What happens to packets for it that is not there.
+    pub fn lost(self) -> &'static str {
+        match self {
+            Pair::Segmentation => "packets of several segments are lost",
+            Pair::Merging => "unfunneled TCP is lost",
+        }
+    }
+}
+
+impl fmt::Display for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Pair::Segmentation => "segmentation pair",
+            Pair::Merging => "merging pair",
+        })
+    }
+}
+
 /// Which end of which interface's pair this is, by number and name.
-pub fn end(interface: &Interface) -> Option<(Side, u32)> {
-    let (side, of) = Side::of_end(interface.number())?;
-    interface.name.starts_with(&prefix(side, of)).then_some((side, of))
+pub fn end(interface: &Interface) -> Option<(PairEnd, u32)> {
+    let (end, of) = PairEnd::of_number(interface.number())?;
+    interface.name.starts_with(&prefix(end, of)).then_some((end, of))
 }
 
-/// The ends of an interface's pair, for its egress and for its ingress, as far as they are there.
-pub fn of(devices: &[Device], interface: u32) -> [Option<&Device>; 2] {
-    [Side::Egress, Side::Ingress]
-        .map(|side| devices.iter().find(|device| end(&device.interface) == Some((side, interface))))
+/// The ends of an interface's pair, as far as they are there.
+pub fn of(devices: &[Device], pair: Pair, interface: u32) -> [Option<&Device>; 2] {
+    pair.ends()
+        .map(|wanted| devices.iter().find(|device| end(&device.interface) == Some((wanted, interface))))
 }
 
-/// The program for one end, and the name of its filter.
+/// The program for what arrives at an end, and the name of its filter.
 #[derive(Debug, Clone)]
 pub struct Back<'a> {
-    pub side: Side,
+    pub at: PairEnd,
     pub program: BorrowedFd<'a>,
     pub name: String,
 }
 
 /// Sees to it that the interface has a pair and that packets can pass it. `true`: there was none before.
-pub fn ensure(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]) -> Result<bool> {
+pub fn ensure(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back<'_>]) -> Result<bool> {
     let devices = links::devices(netlink)?;
-    let found = of(&devices, interface.number());
+    let found = of(&devices, pair, interface.number());
     let made = match found {
         [Some(_), Some(_)] => false,
         [None, None] => true,
@@ -68,37 +111,55 @@ pub fn ensure(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]
         }
     };
     if made {
-        create(netlink, interface)?;
+        create(netlink, pair, interface)?;
     }
-    match set_up(netlink, interface, back) {
+    match set_up(netlink, pair, interface, back) {
         Err(error) if made => {
-            let _ = remove(netlink, interface.number());
+            let _ = remove(netlink, pair, interface.number());
             Err(error)
         }
         result => result.map(|()| made),
     }
 }
 
+/// Whether the segments of what this hook has leave the segmentation pair with finished checksums.
+pub fn finish_checksums(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    finished: bool,
+) -> Result<()> {
+    let devices = links::devices(netlink)?;
+    let wanted = match hook {
+        Hook::Egress => PairEnd::Egress,
+        Hook::Ingress => PairEnd::Ingress,
+    };
+    match devices.iter().find(|device| end(&device.interface) == Some((wanted, interface.number()))) {
+        Some(end) => Ethtool::open()?.set(&end.interface, &[(ethtool::TX_CHECKSUM, !finished)]),
+        None => Ok(()),
+    }
+}
+
 /// Removes the interface's pair, with what is attached to it. Also when the interface itself is gone. Returns
 /// the names of the ends that there were.
-pub fn remove(netlink: &mut Netlink, interface: u32) -> Result<Option<String>> {
+pub fn remove(netlink: &mut Netlink, pair: Pair, interface: u32) -> Result<Option<String>> {
     let devices = links::devices(netlink)?;
-    let names = names(&devices, interface);
+    let names = names(&devices, pair, interface);
     // One end takes the other along.
-    if let Some(device) = of(&devices, interface).into_iter().flatten().next() {
+    if let Some(device) = of(&devices, pair, interface).into_iter().flatten().next() {
         delete(netlink, &device.interface)?;
     }
     Ok(names)
 }
 
-/// The names of the ends that are there, for people.
-pub fn names(devices: &[Device], interface: u32) -> Option<String> {
-    let ends = of(devices, interface).into_iter().flatten();
+/// Which pair, and the names of the ends that are there, for people.
+pub fn names(devices: &[Device], pair: Pair, interface: u32) -> Option<String> {
+    let ends = of(devices, pair, interface).into_iter().flatten();
     let names: Vec<&str> = ends.map(|device| device.interface.name.as_str()).collect();
-    (!names.is_empty()).then(|| names.join(", "))
+    (!names.is_empty()).then(|| format!("{pair} {}", names.join(", ")))
 }
 
-/// The numbers of the interfaces that have a pair, whether they are still there or not.
+/// The numbers of the interfaces that have pairs, whether they are still there or not.
 pub fn owners(devices: &[Device]) -> Vec<u32> {
     let ends = devices.iter().filter_map(|device| end(&device.interface));
     let mut owners: Vec<u32> = ends.map(|(_, of)| of).collect();
@@ -107,86 +168,113 @@ pub fn owners(devices: &[Device]) -> Vec<u32> {
     owners
 }
 
-/// The interfaces that are gone and have left a pair behind.
+/// The interfaces that are gone and have left pairs behind.
 pub fn orphans(devices: &[Device]) -> Vec<u32> {
     let alive = |of: u32| devices.iter().any(|device| device.interface.number() == of);
     owners(devices).into_iter().filter(|of| !alive(*of)).collect()
 }
 
-fn prefix(side: Side, interface: u32) -> String {
-    let side = match side {
-        Side::Egress => 'e',
-        Side::Ingress => 'i',
+fn prefix(end: PairEnd, interface: u32) -> String {
+    let letter = match end {
+        PairEnd::Egress => 'e',
+        PairEnd::Ingress => 'i',
+        PairEnd::Merge => 'm',
+        PairEnd::Merged => 'g',
     };
-    format!("sf{side}{interface}-")
+    format!("sf{letter}{interface}-")
 }
 
 /// `sfe2-eth0`: what eth0, number 2, sends goes there. Names of interfaces may be as long as this one.
-fn name(side: Side, interface: &Interface) -> String {
-    let mut name = prefix(side, interface.number());
+fn name(end: PairEnd, interface: &Interface) -> String {
+    let mut name = prefix(end, interface.number());
     name.extend(interface.name.chars().filter(char::is_ascii));
     name.truncate(NAME_MAX);
     name
 }
 
-fn number(side: Side, interface: &Interface) -> Result<u32> {
-    side.end(interface.number()).ok_or_else(|| Error::NumberTooHigh { interface: interface.name.clone() })
+fn number(end: PairEnd, interface: &Interface) -> Result<u32> {
+    end.number(interface.number()).ok_or_else(|| Error::NumberTooHigh { interface: interface.name.clone() })
 }
 
-fn create(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
-    let [egress, ingress] = [Side::Egress, Side::Ingress].map(|side| name(side, interface));
-    let peer = end_settings(LinkUnspec::new_with_name(&ingress)).index(number(Side::Ingress, interface)?);
-    let near = end_settings(LinkVeth::new(&egress, &ingress)).index(number(Side::Egress, interface)?);
-    let near = near.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
+/// What `ip link` says of an end.
+fn alias(end: PairEnd, interface: &Interface) -> String {
+    let name = &interface.name;
+    match end {
+        PairEnd::Egress => format!("sfunnel: segments what {name} has on egress"),
+        PairEnd::Ingress => format!("sfunnel: segments what {name} has on ingress"),
+        PairEnd::Merge => format!("sfunnel: takes what {name} has unfunneled"),
+        PairEnd::Merged => format!("sfunnel: merges what {name} has unfunneled"),
+    }
+}
+
+fn create(netlink: &mut Netlink, pair: Pair, interface: &Interface) -> Result<()> {
+    let [one, other] = pair.ends();
+    let names = pair.ends().map(|end| name(end, interface));
+    let peer = fixed(pair, LinkUnspec::new_with_name(&names[1])).index(number(other, interface)?);
+    let near = fixed(pair, LinkVeth::new(&names[0], &names[1])).index(number(one, interface)?);
+    let peer = settings(pair, peer);
+    let near = settings(pair, near).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     netlink
         .request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|source| Error::Pair { what: format!("make the veth pair {egress}, {ingress}"), source })
+        .map_err(|source| Error::Pair { what: format!("make the veth pair {}", names.join(", ")), source })
+}
+
+/// What an end can be given only when it is made. One that merges does so once for each queue, and what the
+/// interface's own queues had on several processors had better not wait for a single one.
+fn fixed<T>(pair: Pair, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    if pair == Pair::Segmentation {
+        return message;
+    }
+    let usable = sched_getaffinity(Pid::from_raw(0)).map_or(1, |set| {
+        (0..CpuSet::count()).filter(|processor| set.is_set(*processor).unwrap_or(false)).count()
+    });
+    let queues = u32::try_from(usable).unwrap_or(MAX_QUEUES).clamp(1, MAX_QUEUES);
+    message
+        .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(queues))
 }
 
 /// What both ends are made with, and get again whenever the pair is used again.
-fn end_settings<T>(message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
-    message
-        .arp(false)
-        .multicast(false)
-        .append_extra_attribute(LinkAttribute::Mtu(MTU))
-        .append_extra_attribute(LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS))
-        .append_extra_attribute(LinkAttribute::GsoMaxSize(GSO_MAX_SIZE))
+fn settings<T>(pair: Pair, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+    let message = message.arp(false).multicast(false).append_extra_attribute(LinkAttribute::Mtu(MTU));
+    match pair {
+        Pair::Segmentation => message
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS))
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(GSO_MAX_SIZE)),
+        Pair::Merging => message,
+    }
 }
 
-fn set_up(netlink: &mut Netlink, interface: &Interface, back: &[Back<'_>; 2]) -> Result<()> {
+fn set_up(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back<'_>]) -> Result<()> {
     let devices = links::devices(netlink)?;
-    let [Some(egress), Some(ingress)] = of(&devices, interface.number()).map(Option::<&Device>::cloned)
+    let [Some(one), Some(other)] = of(&devices, pair, interface.number()).map(Option::<&Device>::cloned)
     else {
         return Err(Error::NumberTooHigh { interface: interface.name.clone() });
     };
-    let ends = [(Side::Egress, egress.interface), (Side::Ingress, ingress.interface)];
-    let mut ethtool = Ethtool::open()?;
-    for (side, end) in &ends {
+    let [first, second] = pair.ends();
+    let ends = [(first, one.interface), (second, other.interface)];
+    for (which, end) in &ends {
         // Without IPv6 in the kernel, or with it switched off, this is refused, and not needed.
         let _ = netlink.request(RouteNetlinkMessage::SetLink(without_addresses(end)), 0);
-        let alias = format!("sfunnel: segments what {} has on {}", interface.name, hook_of(*side));
-        let message = end_settings(LinkUnspec::new_with_index(end.number()))
-            .append_extra_attribute(LinkAttribute::IfAlias(alias));
+        let message = settings(pair, LinkUnspec::new_with_index(end.number()))
+            .append_extra_attribute(LinkAttribute::IfAlias(alias(*which, interface)));
         change(netlink, end, message)?;
-        // A packet that GRO has merged is `CHECKSUM_PARTIAL` for its outer header, and so would be its segments.
-        // `bpf_l4_csum_replace` would then take the finished inner checksum for an unfinished one.
-        ethtool.finish_checksums(end)?;
-        // What one end has sent comes in at the other.
-        for back in back.iter().filter(|back| back.side != *side) {
+        for back in back.iter().filter(|back| back.at == *which) {
             put(netlink, end, back)?;
         }
+    }
+    if pair == Pair::Merging {
+        // A veth hands to its peer's GRO only what it could not have sent in one piece
+        // (`veth_skb_is_eligible_for_gro`, drivers/net/veth.c).
+        let [(_, merge), (_, merged)] = &ends;
+        let mut ethtool = Ethtool::open()?;
+        ethtool.set(merge, &ethtool::TSO.map(|feature| (feature, false)))?;
+        ethtool.set(merged, &[(ethtool::GRO, true)])?;
     }
     for (_, end) in &ends {
         change(netlink, end, LinkUnspec::new_with_index(end.number()).up())?;
     }
-    wait_until_running(netlink, interface)
-}
-
-fn hook_of(side: Side) -> Hook {
-    match side {
-        Side::Ingress => Hook::Ingress,
-        Side::Egress => Hook::Egress,
-    }
+    wait_until_running(netlink, pair, interface)
 }
 
 fn without_addresses(end: &Interface) -> LinkMessage {
@@ -225,12 +313,12 @@ fn delete(netlink: &mut Netlink, end: &Interface) -> Result<()> {
 }
 
 /// The kernel activates a link some time after both ends are up, and loses what is sent before that.
-fn wait_until_running(netlink: &mut Netlink, interface: &Interface) -> Result<()> {
+fn wait_until_running(netlink: &mut Netlink, pair: Pair, interface: &Interface) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let devices = links::devices(netlink)?;
-        if of(&devices, interface.number()).iter().all(|end| end.is_some_and(|end| end.running)) {
+        if of(&devices, pair, interface.number()).iter().all(|end| end.is_some_and(|end| end.running)) {
             return Ok(());
         }
         if Instant::now() > deadline {
@@ -249,22 +337,21 @@ mod tests {
         Device { interface, mtu: None, running: true, gso_max_segs: None, per_packet: false }
     }
 
-    fn ends(interface: &Interface) -> [Device; 2] {
-        [Side::Egress, Side::Ingress].map(|side| {
-            let index = i32::try_from(side.end(interface.number()).unwrap()).unwrap();
-            device(index, &name(side, interface))
+    fn ends(interface: &Interface) -> [Device; 4] {
+        PairEnd::ALL.map(|end| {
+            let index = i32::try_from(end.number(interface.number()).unwrap()).unwrap();
+            device(index, &name(end, interface))
         })
     }
 
     #[test]
     fn a_pair_is_known_by_numbers_and_names_that_fit() {
-        for (index, long) in [(2, "eth0"), (536_870_911, "a-name-too-long"), (7, "größe")] {
+        for (index, long) in [(2, "eth0"), (268_435_455, "a-name-too-long"), (7, "größe")] {
             let interface = device(index, long).interface;
             let ends = ends(&interface);
             assert!(ends.iter().all(|end| end.interface.name.len() <= NAME_MAX));
             let known = ends.each_ref().map(|device| end(&device.interface));
-            let number = interface.number();
-            assert_eq!(known, [Some((Side::Egress, number)), Some((Side::Ingress, number))]);
+            assert_eq!(known, PairEnd::ALL.map(|end| Some((end, interface.number()))));
         }
         assert_eq!(end(&device(0x4000_0002, "eth0").interface), None, "somebody else's");
         assert_eq!(end(&device(2, "sfe2-eth0").interface), None, "somebody else's");
@@ -273,8 +360,8 @@ mod tests {
     #[test]
     fn a_pair_without_its_interface_is_an_orphan() {
         let [eth0, eth1] = [device(2, "eth0"), device(3, "eth1")];
-        let [pair0, pair1] = [ends(&eth0.interface), ends(&eth1.interface)];
-        let all = [&[eth0][..], &pair0, &pair1].concat();
+        let [pairs0, pairs1] = [ends(&eth0.interface), ends(&eth1.interface)];
+        let all = [&[eth0][..], &pairs0, &pairs1].concat();
         assert_eq!(orphans(&all), [3]);
     }
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod devices;
+mod merging;
 mod pairs;
 mod quic;
 mod traffic;

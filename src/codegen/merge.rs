@@ -1,0 +1,82 @@
+//! What has been unfunneled, through generic receive offload (GRO): to the merging pair, and back.
+//!
+//! GRO makes one packet of many segments before the stack handles them, but never of funneled TCP, whose
+//! sequence number stands still. Behind `unfunnel` they are segments like any others, and past GRO. So the
+//! interface has a veth pair beside it whose receiving end has GRO on. What carries data goes through it, and
+//! comes back to the interface's ingress, where the program lets it pass as if it had just been unfunneled.
+//!
+//! ```text
+//! eth0 ingress, unfunnel ──▶ end "merge"  ══GRO══▶ end "merged" ──▶ eth0 ingress ──▶ the stack
+//! ```
+//!
+//! Segments without data gain nothing, and go straight on. They may overtake others; TCP minds only if they close
+//! the connection, so those go with the data.
+//!
+//! `tc_index` says on the way that the packet is ours: see [`segment`](super::segment).
+
+use asm::{Cond, Insn, Program, Reg::*};
+
+use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
+use super::ends::{INTERFACE, PairEnd};
+use super::segment::{BPF_F_INGRESS, push_link_header};
+use super::{Large, Link};
+use crate::ir::Proto;
+use crate::packet::{skb, tcp};
+
+/// What `tc_index` holds, on the way to the pair and back.
+const MARK: u32 = 0x5c00;
+
+/// What comes back goes on to the hook's next program, whatever the rules say of it.
+pub(super) fn let_pass(e: &mut Emit) {
+    let fresh = e.label("fresh");
+    e.load_skb(R2, skb::TC_INDEX);
+    e.jump_if_note(Cond::ne32(R2, MARK), fresh, "not from the merging pair");
+    e.op(Insn::mov32(R2, 0_u32));
+    e.store_skb(skb::TC_INDEX, R2);
+    e.exit(UNSPEC);
+    e.bind(fresh);
+}
+
+/// `L4_LEN = whether the segment goes through the pair`: it has data, or closes the connection. `tcp` is its
+/// header, and `L4_LEN` is still that of the `outer` segment. Uses R1.
+pub(super) fn look(e: &mut Emit, tcp: &Window, outer: Proto) {
+    e.load(R1, tcp, tcp::DATA_OFFSET);
+    e.op(Insn::rsh32(R1, 4_u32));
+    e.op(Insn::lsh32(R1, 2_u32));
+    e.op(Insn::sub32(L4_LEN, R1));
+    e.op_note(Insn::sub32(L4_LEN, outer.header_len()), "data");
+    e.load(R1, tcp, tcp::FLAGS);
+    e.op_note(Insn::and32(R1, tcp::FIN | tcp::RST), "closes the connection");
+    e.op(Insn::or32(L4_LEN, R1));
+}
+
+/// The block that redirects to the pair; falls through from nowhere.
+pub(super) fn emit(e: &mut Emit) {
+    if e.link == Link::None {
+        push_link_header(e);
+    }
+    e.op_note(Insn::mov32(R2, MARK), "ours, for the other end");
+    e.store_skb(skb::TC_INDEX, R2);
+    e.load_skb(R1, skb::IFINDEX);
+    e.op_note(Insn::or32(R1, PairEnd::Merge.bits()), "an end of the merging pair");
+    e.redirect(0);
+}
+
+/// The program for the end that receives.
+///
+/// # Errors
+///
+/// A bug of this module.
+pub fn compile_merged() -> Result<Program, asm::Error> {
+    let mut e = Emit::new(super::Options { link: Link::Ethernet, large: Large::Pass, merge: false });
+    let drop = e.label("drop");
+    e.op_note(Insn::mov64(SKB, R1), "context");
+    e.load_skb(R2, skb::TC_INDEX);
+    e.jump_if_note(Cond::ne32(R2, MARK), drop, "not sent by our program");
+    e.load_skb(R1, skb::IFINDEX);
+    e.op_note(Insn::and32(R1, INTERFACE), "the interface");
+    e.redirect(BPF_F_INGRESS);
+    e.bind(drop);
+    e.exit(SHOT);
+    e.finish_alone()
+}
