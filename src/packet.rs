@@ -270,6 +270,7 @@ pub mod skb {
     pub const INGRESS_IFINDEX: Field = field("skb->ingress_ifindex", 36, Size::W);
     pub const IFINDEX: Field = field("skb->ifindex", 40, Size::W);
     pub const TC_INDEX: Field = field("skb->tc_index", 44, Size::W);
+    pub const HASH: Field = field("skb->hash", 68, Size::W);
     pub const DATA: Field = field("skb->data", 76, Size::W);
     pub const DATA_END: Field = field("skb->data_end", 80, Size::W);
     pub const MARK: Field = field("skb->mark", 8, Size::W);

@@ -20,7 +20,7 @@ use super::mtu::Question;
 use super::payload;
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
-use crate::packet::{Field, ipv4, l4, marker, tcp, udp};
+use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
 /// What the inner UDP header says to the pushed one. Over UDP, its checksum: absent inside, absent
 /// outside. Over TCP, what the pushed header's sum has to be corrected by.
@@ -68,7 +68,6 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
         e.op_note(Insn::mov64(IP, NOTE), "keep");
     }
     e.adjust_room(ip, pushed);
-    forget_hash(e);
     if may_lack {
         e.op(Insn::mov64(NOTE, IP));
     }
@@ -95,6 +94,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     }
     let inner_at = e.offset(family, pushed, None);
     e.rebase(inner_at, inner, sum_inside, Rebase::ToZero);
+    forget_hash(e, &name);
     e.count(pushed);
     if let Some(tcp) = &tcp {
         e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
@@ -165,7 +165,6 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.op(Insn::mov64(sum, SUM));
     e.save_options(len);
     e.adjust_room(ip, pushed);
-    forget_hash(e);
     let fail = e.fail();
     let ip = e.window_again(new_ip, ipv4::LEN, fail);
     e.update_ip(Family::V4, &ip, pushed, inner, outer);
@@ -175,6 +174,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
     e.store_bytes(options_at, OPTIONS, Len::Reg(len));
     e.store_bytes(header_at, PUSHED, Len::Const(pushed));
     e.rebase(inner_at, inner, sum, Rebase::ToZero);
+    forget_hash(e, &name);
     match shared.lower_mss {
         Some(lower_mss) if inner == Proto::Tcp => {
             e.count(pushed);
@@ -234,8 +234,16 @@ fn pass_if_funneled(e: &mut Emit, tcp: Offset, innocent: Label) {
 
 /// The flow's hash was that of its own ports. From here on all flows of a client are to be one, also to a
 /// multipath route that goes by the hash (`fib_multipath_hash`).
-fn forget_hash(e: &mut Emit) {
+///
+/// Most of what the call costs is its return, as with any helper, so it is made only if there is a hash. The
+/// kernel never computes 0 (`__flow_hash_from_keys`, `net_tx_rndhash`). Hardware may, for one flow in four billion,
+/// and that flow keeps it. Uses R0 to R5.
+fn forget_hash(e: &mut Emit, name: &str) {
+    let none = e.label(format!("{name}_no_hash"));
+    e.load_skb(R1, skb::HASH);
+    e.jump_if_note(Cond::eq32(R1, 0_u32), none, "not known yet");
     e.call(Helper::SetHashInvalid);
+    e.bind(none);
 }
 
 /// From length and checksum of the inner UDP header, in [`NOTE`], to what [`build`] wants of it. A
