@@ -35,6 +35,13 @@ pub(super) fn ones_complement_sum(words: &[u16]) -> u32 {
     (folded >> 16) + (folded & 0xffff)
 }
 
+/// A 16-bit sum as it is added to words that are in the packet's byte order: sums do not care which one that is, as
+/// long as it is the same (RFC 1071, section 2 (B)).
+pub(super) fn in_packet_order(sum: u32) -> u16 {
+    let [.., a, b] = sum.to_be_bytes();
+    u16::from_ne_bytes([a, b])
+}
+
 /// The constant part of a pushed header's checksum: what stands in pseudo-header and header whatever
 /// the packet, less the inner protocol.
 ///
@@ -63,25 +70,23 @@ impl Emit {
         self.op(Insn::add32(reg, scratch));
     }
 
-    /// `R1 = checksum of the pushed header`, from the sum of the `addresses`, the ports to push and,
-    /// over UDP, its `length`. `extra` is added: what the inner segment sums to beyond what its
-    /// checksum would have made of it.
+    /// `R1 = checksum of the pushed header`, from the sum of the `addresses`, the ports to push and, over UDP, its
+    /// length. `more` is added: that length, and what the inner segment sums to beyond what its checksum would
+    /// have made of it. All in the packet's byte order, so that nothing is swapped; in 64 bits, so that carries
+    /// pile up until they are folded in. Uses R2.
     pub(super) fn pushed_checksum(&mut self, inner: Proto, outer: Proto, addresses: Reg, more: &[Reg]) {
-        self.op(Insn::mov32(R1, addresses));
-        // Swapping all four bytes swaps the halves as well, and their order does not matter to a sum.
-        self.op(Insn::be32(R1));
-        self.fold(R1, R2);
-        self.op(Insn::mov32(R2, PORTS));
-        self.op(Insn::rsh32(R2, 16_u32));
-        self.op_note(Insn::add32(R1, R2), "source port");
-        self.op(Insn::mov32(R2, PORTS));
-        self.op(Insn::and32(R2, 0xffff_u32));
-        self.op_note(Insn::add32(R1, R2), "destination port");
-        let constants = pushed_constants(inner, outer, self.variant.flags);
-        self.op_note(Insn::add32(R1, constants), "all that is constant");
+        self.op(Insn::mov64(R1, PORTS));
+        self.op(Insn::add64(R1, addresses));
+        let constants = in_packet_order(pushed_constants(inner, outer, self.variant.flags));
+        self.op_note(Insn::add64(R1, i32::from(constants)), "all that is constant");
         for part in more {
-            self.op(Insn::add32(R1, *part));
+            self.op(Insn::add64(R1, *part));
         }
+        // 35 bits at most, then 19, then 17, then 16.
+        self.op(Insn::mov32(R2, R1));
+        self.op(Insn::and32(R2, 0xffff_u32));
+        self.op(Insn::rsh64(R1, 16));
+        self.op(Insn::add32(R1, R2));
         self.fold(R1, R2);
         self.fold(R1, R2);
         self.op(Insn::xor32(R1, 0xffff_u32));

@@ -23,7 +23,7 @@ use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
 /// What the inner UDP header says to the pushed one. Over UDP, its checksum: absent inside, absent
-/// outside. Over TCP, what the pushed header's sum has to be corrected by.
+/// outside. Over TCP, what the pushed header's sum has to be corrected by, in the packet's byte order.
 const NOTE: Reg = R5;
 /// The sum of the addresses.
 const SUM: Reg = R3;
@@ -291,13 +291,15 @@ impl Sum {
 
 /// Writes the pushed header, from its end to its start: before 6.12 and without `CAP_PERFMON`, the
 /// verifier refuses to store to a part of an eight-byte stack slot once something narrower has been
-/// stored to its start ("attempt to corrupt spilled pointer"). Uses R1, R2, R4 and `PORTS`.
+/// stored to its start ("attempt to corrupt spilled pointer"). Uses R1, R2 and R4; leaves `PORTS` in the packet's
+/// byte order.
 fn build(e: &mut Emit, family: Family, header: &Window, inner: Proto, outer: Proto) {
+    e.op_note(Insn::be32(PORTS), l4::PORTS.name);
     match outer {
         Proto::Tcp => build_tcp(e, family, header, inner),
         Proto::Udp => build_udp(e, family, header, inner),
     }
-    e.store(header, l4::PORTS, PORTS);
+    e.store_raw(header, l4::PORTS, PORTS);
 }
 
 /// A SYN with the original program's constants, or other flags.
@@ -305,7 +307,7 @@ fn build_tcp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
     let correction: &[Reg] = if family.may_lack_checksum(inner) { &[NOTE] } else { &[] };
     e.pushed_checksum(inner, Proto::Tcp, SUM, correction);
     e.store_const(header, tcp::URGENT, 0);
-    e.store(header, tcp::CHECKSUM, R1);
+    e.store_raw(header, tcp::CHECKSUM, R1);
     let flags = e.variant.flags;
     e.store_const(header, tcp::OFFSET_FLAGS_WINDOW, marker::with_flags(flags));
     e.store_const(header, tcp::ACKNOWLEDGEMENT, marker::ACKNOWLEDGEMENT);
@@ -316,7 +318,8 @@ fn build_tcp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
 /// absent as well (RFC 768).
 fn build_udp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
     e.op(Insn::mov32(R4, L4_LEN));
-    e.op_note(Insn::add32(R4, Proto::Udp.header_len()), udp::LENGTH.name);
+    e.op(Insn::add32(R4, Proto::Udp.header_len()));
+    e.op_note(Insn::be16(R4), udp::LENGTH.name);
     e.pushed_checksum(inner, Proto::Udp, SUM, &[R4]);
     e.never_zero(&format!("{}{inner}_in_udp_nonzero", family.prefix()));
     if family.may_lack_checksum(inner) {
@@ -325,6 +328,6 @@ fn build_udp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
         e.op_note(Insn::mov32(R1, 0_u32), "no checksum inside, none outside");
         e.bind(present);
     }
-    e.store(header, udp::CHECKSUM, R1);
-    e.store(header, udp::LENGTH, R4);
+    e.store_raw(header, udp::CHECKSUM, R1);
+    e.store_raw(header, udp::LENGTH, R4);
 }

@@ -5,7 +5,7 @@
 
 use asm::{Insn, Reg, Reg::*};
 
-use super::checksum::ones_complement_sum;
+use super::checksum::{in_packet_order, ones_complement_sum};
 use super::emit::{Emit, Window};
 use super::nat::new_word;
 use crate::ir::{Family, Nat, Proto};
@@ -100,17 +100,21 @@ impl Emit {
         }
     }
 
-    /// Brings IPv4's checksum up to date with what changed (RFC 1624, eqn. 3), so a damaged header stays
-    /// damaged.
+    /// Brings IPv4's checksum up to date with what changed (RFC 1624), so a damaged header stays damaged.
+    ///
+    /// The checksum is a complement, so what the header gains it loses. A borrow is carried around, as a carry is in
+    /// a sum: with the lower half of the register alone stored, this is bit for bit `~(~checksum + change)`
+    /// (equation 3) in half of the instructions, and needs no other byte order than the packet's.
     fn update_ip_checksum(&mut self, ip: &Window, grow: i16, from: Proto, to: Proto) {
         let growth = if grow < 0 { !grow.unsigned_abs() } else { grow.unsigned_abs() };
         let change = [growth, u16::from(to.number()), !u16::from(from.number())];
-        self.load(R1, ip, ipv4::CHECKSUM);
-        self.op(Insn::xor32(R1, 0xffff_u32));
-        self.op_note(Insn::add32(R1, ones_complement_sum(&change)), "change of length and protocol");
-        self.fold(R1, R2);
-        self.op(Insn::xor32(R1, 0xffff_u32));
-        self.store(ip, ipv4::CHECKSUM, R1);
+        self.load_raw(R1, ip, ipv4::CHECKSUM);
+        let change = in_packet_order(ones_complement_sum(&change));
+        self.op_note(Insn::sub32(R1, change), "change of length and protocol");
+        self.op(Insn::mov32(R2, R1));
+        self.op_note(Insn::rsh32(R2, 31_u32), "1 if that was less than nothing");
+        self.op(Insn::sub32(R1, R2));
+        self.store_raw(ip, ipv4::CHECKSUM, R1);
     }
 
     /// `sum = source + destination address`: 32 bits, ones' complement, in the packet's byte order. Uses R2.

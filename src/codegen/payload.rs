@@ -15,8 +15,9 @@ use crate::packet::ipv4;
 /// UDP header and payload; what fits a jumbo frame.
 const LONGEST: u16 = 9216;
 
-/// Leaves in `correction` what the pushed header's sum has to be corrected by: the datagram's sum, plus the
-/// length and protocol that the constants took for cancelled. All other roles are as on entry.
+/// Leaves in `correction` what the pushed header's sum has to be corrected by, in the packet's byte order: the
+/// datagram's sum, plus the length and protocol that the constants took for cancelled. All other roles are as on
+/// entry.
 pub(super) fn emit(e: &mut Emit, correction: Reg) {
     // `bpf_csum_diff` takes multiples of 4, before 6.16 at most 512 bytes.
     const _: () = assert!(CHUNK.len % 4 == 0 && CHUNK.len <= 512 && CHUNK.len >= 256);
@@ -60,13 +61,12 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     sum(e, 4);
     e.bind(summed);
 
-    e.op(Insn::be32(IP));
-    e.fold(IP, R1);
-    e.op(Insn::mov32(correction, IP));
     e.op_note(Insn::load(Size::W, PORTS, FP, SAVED.offset), "restore");
     e.op_note(Insn::load(Size::W, L4_LEN, FP, SAVED.offset + 4), "restore");
-    e.op(Insn::add32(correction, L4_LEN));
+    e.op(Insn::mov32(correction, L4_LEN));
     e.op_note(Insn::add32(correction, Proto::Udp.number()), "what the sum lacks");
+    e.op(Insn::be32(correction));
+    e.op(Insn::add64(correction, IP));
     let short = e.because(Reason::Malformed);
     let _ = e.window_again(IP, ipv4::LEN + 8, short);
 }
