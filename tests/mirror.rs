@@ -261,6 +261,56 @@ fn aliases_are_found_again_from_what_restores_them() {
 }
 
 #[test]
+fn only_ports_that_one_end_funnels_are_reached_at_the_other() {
+    for (client, pod_in, client_in) in [
+        (
+            "udp dport 4739 actions funnel tcp sport 540 dport 179",
+            "tcp sport 540 dport 179 actions unfunnel udp dport 4739",
+            "tcp sport 179 dport 540 actions unfunnel udp sport 4739",
+        ),
+        // One header, one guard.
+        (
+            "daddr 10.0.0.1 udp dport 53 actions funnel udp sport 1 dport 2\n\
+             daddr 10.0.0.2 udp dport 54-60 sport 9 actions funnel udp sport 1 dport 2",
+            "ip udp sport 1 dport 2 actions unfunnel udp dport 53-60",
+            "ip saddr 10.0.0.1 udp sport 2 dport 1 actions unfunnel udp sport 53\n\
+             ip saddr 10.0.0.2 udp sport 2 dport 1 actions unfunnel udp sport 54-60 dport 9",
+        ),
+        // Two headers, two guards; and whatever is funneled may come.
+        (
+            "tcp dport != 22 sport 1024-65535 actions funnel udp sport 1 dport 2\n\
+             udp actions funnel tcp sport 3 dport 4",
+            "udp sport 1 dport 2 actions unfunnel tcp sport 1024-65535 dport != 22\n\
+             tcp sport 3 dport 4 actions unfunnel udp",
+            "udp sport 2 dport 1 actions unfunnel tcp sport != 22 dport 1024-65535\n\
+             tcp sport 4 dport 3 actions unfunnel udp",
+        ),
+    ] {
+        // What matches its own output is no matter here.
+        let client =
+            format!("udp sport 1 dport 2 actions accept\ntcp sport 3 dport 4 actions accept\n{client}");
+        for (to, expected) in [(Role::PodIngress, pod_in), (Role::ClientIngress, client_in)] {
+            let mirrored = mirror(&read(&client), Role::ClientEgress, to, true).expect("rules");
+            assert_eq!(mirrored.text(), format!("{expected}\n"), "{to}");
+        }
+    }
+}
+
+/// The first takes packets of the second, and the second of the third: none is in another's way.
+#[test]
+fn where_two_restore_from_the_same_packets_each_lets_in_the_ports_of_both() {
+    let client = "ip daddr 10.0.0.1-10.0.0.2 udp dport 1 actions funnel udp sport 9 dport 99\n\
+                  ip daddr 10.0.0.2-10.0.0.3 udp dport 3 actions funnel udp sport 9 dport 99\n\
+                  ip daddr 10.0.0.3-10.0.0.4 udp dport 5 actions funnel udp sport 9 dport 99\n";
+    let mirrored = mirror(&read(client), Role::ClientEgress, Role::PodIngress, false).expect("rules");
+    let guards: Vec<_> =
+        mirrored.text().lines().map(|rule| rule.rsplit_once("unfunnel udp ").unwrap().1.to_owned()).collect();
+    assert_eq!(guards, ["dport { 1, 3 }", "dport { 1, 3, 5 }", "dport { 3, 5 }"]);
+    let lists = sfunnel::read_lists(&Source::new("test", mirrored.text())).expect("rules");
+    assert_eq!(lists.remarks(), [], "what is mirrored has the guard that `check` asks for");
+}
+
+#[test]
 fn a_guard_of_requests_is_one_of_answers_the_other_way_round() {
     let there = "tcp sport 540 dport 179 actions unfunnel udp sport != 1-1023 dport 4739\n";
     let back = "tcp sport 179 dport 540 actions unfunnel udp sport 4739 dport != 1-1023\n";

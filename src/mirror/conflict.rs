@@ -16,12 +16,12 @@ pub(super) fn meet(a: &Rule, b: &Rule) -> bool {
 
 /// Whether they are one and the same, wherever they come from.
 pub(super) fn same(a: &Rule, b: &Rule) -> bool {
-    a.action == b.action
-        && a.proto == b.proto
-        && a.sport == b.sport
-        && a.dport == b.dport
-        && a.saddr == b.saddr
-        && a.daddr == b.daddr
+    a.action == b.action && same_packets(a, b)
+}
+
+/// Whether they match the same packets.
+pub(super) fn same_packets(a: &Rule, b: &Rule) -> bool {
+    a.proto == b.proto && a.sport == b.sport && a.dport == b.dport && a.saddr == b.saddr && a.daddr == b.daddr
 }
 
 /// Two rules that differ in their addresses only, where addresses are not known.

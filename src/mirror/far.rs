@@ -1,7 +1,8 @@
 //! The far end of the way: what undoes there what was done here, and the reverse.
 //!
 //! `funnel` becomes `unfunnel` and `alias` becomes `unalias`; back again only where the rules say which
-//! ports are hidden. Refuses what would arrive in a way that two rules claim.
+//! ports are hidden. What is not hidden here is not let in there: `unfunnel` gets a guard, `unalias` its list.
+//! Refuses what would arrive in a way that two rules claim.
 
 use range_set_blaze::RangeSetBlaze;
 
@@ -28,7 +29,10 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
                     proto: *outer,
                     sport: only(*sport),
                     dport: only(*dport),
-                    action: Action::Unfunnel { inner: rule.proto, guard: Guard::default() },
+                    action: Action::Unfunnel {
+                        inner: rule.proto,
+                        guard: Guard { sport: rule.sport.clone(), dport: rule.dport.clone() },
+                    },
                     ..bare
                 };
                 sent.push((rule, arrives.clone(), arrives));
@@ -46,56 +50,83 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
             }
         }
     }
-    join_lists(&mut sent);
-    // The rules that are kept, by their place in `sent`.
-    let mut kept: Vec<usize> = Vec::new();
-    for (index, (rule, arrives, restores)) in sent.iter().enumerate() {
-        if let Some(known) = kept.iter().find(|known| conflict::same(&sent[**known].2, restores)) {
-            // Restored by the earlier one, unless a third stands in front of it.
-            faults.extend(first_of(&kept, *known, &sent, rule, arrives));
-            continue;
-        }
-        faults.extend(first_of(&kept, index, &sent, rule, arrives));
-        kept.push(index);
-        far.push(restores.clone());
+    let (mut groups, members) = grouped(sent);
+    join(&mut groups);
+    for (rule, arrives, group) in &members {
+        faults.extend(first_of(&groups, *group, rule, arrives));
     }
     if !faults.is_empty() {
         return Err(faults);
     }
+    groups.into_iter().for_each(|(_, restores)| far.push(restores));
     Ok(far)
 }
 
-/// What is wrong if a rule in front of the one at `own` takes what arrives.
-fn first_of(
-    kept: &[usize],
-    own: usize,
-    sent: &[(&Rule, Rule, Rule)],
-    rule: &Rule,
-    arrives: &Rule,
-) -> Option<Diagnostic> {
-    let (_, _, mine) = &sent[own];
-    let earlier = kept.iter().take_while(|index| **index < own).map(|index| &sent[*index]);
-    let mut wrong =
-        earlier.filter(|(_, _, other)| other.action != mine.action && conflict::meet(other, arrives));
-    wrong.next().map(|(other, _, _)| conflict::same_on_arrival(other, rule))
+/// A rule that restores, and the first of those that it restores from.
+type Group<'a> = (&'a Rule, Rule);
+
+/// Rules that restore from the same packets are one, with the ports of all. Each rule, what it sends, and the group
+/// that restores it.
+fn grouped<'a>(sent: Vec<(&'a Rule, Rule, Rule)>) -> (Vec<Group<'a>>, Vec<(&'a Rule, Rule, usize)>) {
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let members = sent.into_iter().map(|(rule, arrives, restores)| {
+        let known = |(_, known): &Group<'_>| {
+            conflict::same_packets(known, &restores) && are_kin(&known.action, &restores.action)
+        };
+        let group = groups.iter().position(known).unwrap_or(groups.len());
+        match groups.get_mut(group) {
+            Some((_, known)) => add_ports(&mut known.action, &restores.action),
+            None => groups.push((rule, restores)),
+        }
+        (rule, arrives, group)
+    });
+    let members = members.collect();
+    (groups, members)
 }
 
-/// Rules that restore from the same port, of packets that could be each other's, all have the ports of all:
-/// the first of them takes every packet.
-fn join_lists(sent: &mut [(&Rule, Rule, Rule)]) {
-    let all: Vec<Rule> = sent.iter().map(|(_, _, restores)| restores.clone()).collect();
-    for (_, _, restores) in sent.iter_mut() {
-        let Action::Unalias { end, .. } = restores.action else { continue };
-        let mut joined = RangeSetBlaze::new();
+/// What is wrong if a rule in front of the one that is to restore takes what arrives.
+fn first_of(groups: &[Group<'_>], own: usize, rule: &Rule, arrives: &Rule) -> Option<Diagnostic> {
+    let (_, mine) = &groups[own];
+    let mut wrong = groups[..own].iter().filter(|(_, other)| {
+        // Where kin meet, their ports are those of both.
+        !are_kin(&other.action, &mine.action) && conflict::meet(other, arrives)
+    });
+    wrong.next().map(|(other, _)| conflict::same_on_arrival(other, rule))
+}
+
+/// Rules that restore from the same port or pop the same header, of packets that could be each other's, all have
+/// the ports of all: the first of them takes every packet.
+fn join(groups: &mut [Group<'_>]) {
+    let all: Vec<Rule> = groups.iter().map(|(_, restores)| restores.clone()).collect();
+    for (_, restores) in groups {
         for other in &all {
-            match &other.action {
-                Action::Unalias { end: same, ports } if *same == end && conflict::meet(other, restores) => {
-                    joined |= ports;
-                }
-                _ => {}
+            if conflict::meet(other, restores) {
+                add_ports(&mut restores.action, &other.action);
             }
         }
-        restores.action = Action::Unalias { end, ports: joined };
+    }
+}
+
+/// Whether two rules that restore differ in their ports only.
+fn are_kin(a: &Action, b: &Action) -> bool {
+    match (a, b) {
+        (Action::Unfunnel { inner: a, .. }, Action::Unfunnel { inner: b, .. }) => a == b,
+        (Action::Unalias { end: a, .. }, Action::Unalias { end: b, .. }) => a == b,
+        _ => a == b,
+    }
+}
+
+fn add_ports(to: &mut Action, from: &Action) {
+    if !are_kin(to, from) {
+        return;
+    }
+    match (to, from) {
+        (Action::Unfunnel { guard, .. }, Action::Unfunnel { guard: more, .. }) => {
+            guard.sport |= &more.sport;
+            guard.dport |= &more.dport;
+        }
+        (Action::Unalias { ports, .. }, Action::Unalias { ports: more, .. }) => *ports |= more,
+        _ => {}
     }
 }
 
@@ -155,7 +186,7 @@ fn only(port: u16) -> RangeSetBlaze<u16> {
 
 fn unguarded(rule: &Rule, written: Role) -> Diagnostic {
     let instead = if written.is_client() { "pod-ingress" } else { "client-ingress" };
-    Diagnostic::error("what did this funnel carry?", rule.span, "does not say which ports are inside").help(format!(
+    Diagnostic::error("what did this funnel carry?", rule.span, "lets packets in, whatever is sent").help(format!(
         "mirror the rules that funnel instead; of these, only `--to {instead}` can be had, since it need not know"
     ))
 }

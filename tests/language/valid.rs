@@ -420,7 +420,7 @@ fn a_service_is_what_a_client_sends_and_all_else_follows() {
             (
                 Side::Ingress,
                 &[
-                    "ip saddr 10.0.0.1 tcp sport 179 dport 540 actions counter unfunnel udp",
+                    "ip saddr 10.0.0.1 tcp sport 179 dport 540 actions counter unfunnel udp sport 6343",
                     "tcp sport 80 actions unalias { 8080, 8443 }",
                 ],
             ),
@@ -437,7 +437,7 @@ fn a_service_is_what_a_client_sends_and_all_else_follows() {
             (
                 Side::Ingress,
                 &[
-                    "ip tcp sport 540 dport 179 actions counter unfunnel udp",
+                    "ip tcp sport 540 dport 179 actions counter unfunnel udp dport 6343",
                     "tcp dport 80 actions unalias { 8080, 8443 }",
                 ],
             ),
