@@ -46,6 +46,9 @@ fn check(path: &Path) -> Result<(), Failed> {
         "rules" => Some(plain),
         "rules, segmented on egress" => Some(Options { large: Large::Segment(Side::Egress), ..plain }),
         "rules, segmented on ingress" => Some(Options { large: Large::Segment(Side::Ingress), ..plain }),
+        "rules, finished on egress" => {
+            Some(Options { large: Large::Segment(Side::Egress), finish: true, ..plain })
+        }
         "rules, merged on ingress" => Some(Options { merge: true, ..plain }),
         _ => None,
     };

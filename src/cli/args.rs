@@ -24,8 +24,8 @@ Examples:
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
 SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), SFUNNEL_END, IFACES,
-DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_NO_MERGE, SFUNNEL_COUNTERS, CLEAN,
-DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_FINISH_CHECKSUMS, SFUNNEL_NO_MERGE,
+SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
 wrong.";
@@ -153,6 +153,10 @@ pub struct Attach {
     /// [variable: SFUNNEL_GSO] [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
+    /// Finish checksums before a header is pushed: for NAT on the same machine, such as a Service's
+    /// [variable: SFUNNEL_FINISH_CHECKSUMS]
+    #[arg(long)]
+    pub finish_checksums: bool,
     /// Leave TCP in the segments that it is unfunneled in: faster answers, slower bulk [variable: SFUNNEL_NO_MERGE]
     #[arg(long)]
     pub no_merge: bool,
@@ -243,6 +247,9 @@ pub struct Compile {
     /// What becomes of packets of several segments; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,
+    /// The program that finishes checksums before a header is pushed
+    #[arg(long)]
+    pub finish_checksums: bool,
     /// The program that leaves TCP in the segments that it is unfunneled in
     #[arg(long)]
     pub no_merge: bool,

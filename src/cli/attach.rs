@@ -21,6 +21,7 @@ pub(super) struct How {
     strict: Strict,
     end: Option<End>,
     gso: Gso,
+    finish: bool,
     merge: bool,
     counters: bool,
     debug: bool,
@@ -28,11 +29,19 @@ pub(super) struct How {
 
 impl How {
     pub(super) fn read(args: &args::Attach, console: &Console<'_>) -> Result<Self, Failure> {
+        let gso = settings::gso(args.gso, console)?;
+        let finish = args.finish_checksums || settings::truth("SFUNNEL_FINISH_CHECKSUMS", console)?;
+        if finish && gso != Gso::Segment {
+            return Err(Failure::Usage(format!(
+                "--finish-checksums (SFUNNEL_FINISH_CHECKSUMS) needs a segmentation pair: leave out `--gso {gso}`"
+            )));
+        }
         Ok(Self {
             patience: Patience::read(args, console)?,
             strict: args.strict,
             end: settings::end(args.end, console)?,
-            gso: settings::gso(args.gso, console)?,
+            gso,
+            finish,
             merge: !(args.no_merge || settings::truth("SFUNNEL_NO_MERGE", console)?),
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
@@ -218,10 +227,12 @@ fn attempt_to_attach(
 
 /// What the rules ask of the interfaces. What egress unfunnels is on its way out, and is not merged.
 fn needs(hook: Hook, ruleset: &Ruleset, how: How) -> Needs {
+    let finish_all = how.finish && codegen::funnels(ruleset);
     Needs {
         hook,
         cut: codegen::wants_segments(ruleset),
-        finish: codegen::wants_checksums(ruleset),
+        finish: finish_all || codegen::wants_checksums(ruleset),
+        finish_all,
         merge: how.merge && hook == Hook::Ingress && codegen::wants_merging(ruleset),
     }
 }

@@ -56,7 +56,8 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     };
     let merge = large == Large::Segment(Side::Ingress) && !args.no_merge;
     let merge = merge && codegen::wants_merging(&rules.ruleset);
-    let compile = || rules.compile(Options { link: args.link.into(), large, merge });
+    let finish = large != Large::Pass && args.finish_checksums && codegen::funnels(&rules.ruleset);
+    let compile = || rules.compile(Options { link: args.link.into(), large, merge, finish });
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
     }

@@ -9,7 +9,7 @@ use super::{Console, Failure};
 use crate::net::detach::Whose;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 14] = [
+const VARIABLES: [(&str, &str); 15] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
     ("SFUNNEL_RULESET_INGRESS", "none"),
     ("SFUNNEL_RULESET_EGRESS", "none"),
@@ -18,6 +18,7 @@ const VARIABLES: [(&str, &str); 14] = [
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),
     ("SFUNNEL_GSO", "segment"),
+    ("SFUNNEL_FINISH_CHECKSUMS", "0"),
     ("SFUNNEL_NO_MERGE", "0"),
     ("CLEAN", "0"),
     ("SFUNNEL_COUNTERS", "0"),

@@ -54,6 +54,7 @@ impl<'a> Counting<'a> {
             };
             let counters = Counters::create(&rules.ruleset)?;
             let name = programs::name(options);
+            let name = name.as_str();
             let program =
                 kernel::load(&elf::wrap(&[(name, &compiled.with_maps(&counters.descriptors()))])?, &[name])
                     .inspect_err(|error| {
@@ -74,7 +75,7 @@ impl<'a> Counting<'a> {
 
     pub(super) fn attachments(&self) -> Vec<Attachment<'_>> {
         let attachment = |counted: &'_ Counted<'a>| {
-            let (interface, hook, options, Aside { large, merging }) = counted.wanted;
+            let (interface, hook, options, Aside { large, merging, .. }) = counted.wanted;
             let compiled = self.compiled.get(&options)?;
             let mark = Mark { large, merging, counted: true, ..Mark::new(&compiled.bytes(), self.rules) };
             Some((interface.clone(), hook, mark.to_string()))

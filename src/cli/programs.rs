@@ -38,7 +38,8 @@ impl Programs {
         }
         let compiled =
             all.iter().map(|options| rules.compile(*options)).collect::<Result<Vec<Program>, Failure>>()?;
-        let named: Vec<(&str, &Program)> = all.iter().map(|options| name(*options)).zip(&compiled).collect();
+        let own: Vec<String> = all.iter().map(|options| name(*options)).collect();
+        let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&compiled).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
         let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
             if let Some(text) = rules.explain(error, &named, console.color) {
@@ -52,7 +53,7 @@ impl Programs {
     /// The program for this, and what its filter's name says.
     pub fn of(&self, options: Options, aside: Aside) -> Option<(BorrowedFd<'_>, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
-        let Aside { large, merging } = aside;
+        let Aside { large, merging, .. } = aside;
         let mark = Mark { large, merging, ..Mark::new(&compiled.bytes(), self.rules) };
         Some((loaded.as_fd(), mark.to_string()))
     }
@@ -82,7 +83,7 @@ pub fn options(link: Link, hook: Hook, aside: Aside) -> Options {
         mark::Large::Pass | mark::Large::Limited(_) => Large::Pass,
         mark::Large::Pair => Large::Segment(side(hook)),
     };
-    Options { link, large, merge: aside.merging }
+    Options { link, large, merge: aside.merging, finish: aside.finishing }
 }
 
 pub fn side(hook: Hook) -> Side {
@@ -92,20 +93,20 @@ pub fn side(hook: Hook) -> Side {
     }
 }
 
-/// Names of programs are no longer than 15.
-pub fn name(Options { link, large, merge }: Options) -> &'static str {
-    match (link, large, merge) {
-        (Link::Ethernet, Large::Pass, false) => "sfunnel",
-        (Link::Ethernet, Large::Pass, true) => "sfunnel_m",
-        (Link::Ethernet, Large::Segment(Side::Egress), _) => "sfunnel_out",
-        (Link::Ethernet, Large::Segment(Side::Ingress), false) => "sfunnel_in",
-        (Link::Ethernet, Large::Segment(Side::Ingress), true) => "sfunnel_in_m",
-        (Link::None, Large::Pass, false) => "sfunnel_l3",
-        (Link::None, Large::Pass, true) => "sfunnel_l3_m",
-        (Link::None, Large::Segment(Side::Egress), _) => "sfunnel_l3_out",
-        (Link::None, Large::Segment(Side::Ingress), false) => "sfunnel_l3_in",
-        (Link::None, Large::Segment(Side::Ingress), true) => "sfunnel_l3_in_m",
-    }
+/// Names of programs are no longer than 15: `sfunnel_l3_inmf`.
+pub fn name(Options { link, large, merge, finish }: Options) -> String {
+    let link = match link {
+        Link::Ethernet => "",
+        Link::None => "_l3",
+    };
+    let large = match large {
+        Large::Pass if merge => "_",
+        Large::Pass => "",
+        Large::Segment(Side::Egress) => "_out",
+        Large::Segment(Side::Ingress) => "_in",
+    };
+    let (merge, finish) = (if merge { "m" } else { "" }, if finish { "f" } else { "" });
+    format!("sfunnel{link}{large}{merge}{finish}")
 }
 
 /// The programs at the ends of the pairs: what arrives at one.

@@ -73,6 +73,8 @@ pub(super) struct Emit {
     asm: Assembler,
     pub(super) link: Link,
     large: Large,
+    /// Whether all packets to funnel go to the segmentation pair.
+    pub(super) finish: bool,
     /// Where packets of several segments go, once something has jumped there.
     segment: Option<Label>,
     /// Whether there is a merging pair.
@@ -92,7 +94,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large, merge } = options;
+        let Options { link, large, merge, finish } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
@@ -100,6 +102,7 @@ impl Emit {
             asm,
             link,
             large,
+            finish,
             segment: None,
             merges: merge,
             merge: None,
@@ -152,13 +155,31 @@ impl Emit {
 
     /// `if skb->gso_size != 0 goto` the segmentation pair, or `pass`: nothing has been changed so far.
     pub(super) fn if_large(&mut self, note: &str) {
-        let label = match (self.large, self.segment) {
+        let label = self.aside();
+        self.load_skb(R2, skb::GSO_SIZE);
+        self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
+    }
+
+    /// The same for a packet to funnel. If all of them need finished checksums, whatever has not come from the
+    /// pair goes there; what has is in one segment.
+    pub(super) fn if_large_or_unfinished(&mut self) {
+        if !self.finish || self.large == Large::Pass {
+            return self.if_large("not segmented yet");
+        }
+        let label = self.aside();
+        self.load_skb(R2, skb::TC_INDEX);
+        self.jump_if_note(Cond::ne32(R2, segment::FINISHED), label, "not from the segmentation pair");
+        self.op(Insn::mov32(R2, 0_u32));
+        self.store_skb(skb::TC_INDEX, R2);
+    }
+
+    /// Where packets of several segments go.
+    fn aside(&mut self) -> Label {
+        match (self.large, self.segment) {
             (Large::Pass, _) => self.because(Reason::Gso),
             (Large::Segment(_), Some(label)) => label,
             (Large::Segment(_), None) => *self.segment.insert(self.asm.label("segment")),
-        };
-        self.load_skb(R2, skb::GSO_SIZE);
-        self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
+        }
     }
 
     pub(super) fn label(&mut self, name: impl Into<String>) -> Label {

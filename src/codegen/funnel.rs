@@ -50,7 +50,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     let ip = Window::of_ip_header(family.shortest());
 
     // The kernel cannot segment an L4 header inside another: it would drop the packet.
-    e.if_large("not segmented yet");
+    e.if_large_or_unfinished();
     let with_options = validate_plain(e, family, least, &name);
     let longest = family.longest_l4() - pushed.unsigned_abs();
     e.pass_if(Cond::gt32(L4_LEN, longest), Reason::TooLong, "would be longer than IP can say");

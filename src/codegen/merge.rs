@@ -16,10 +16,10 @@
 
 use asm::{Cond, Insn, Program, Reg::*};
 
+use super::Link;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
 use super::ends::{INTERFACE, PairEnd};
 use super::segment::{BPF_F_INGRESS, push_link_header};
-use super::{Large, Link};
 use crate::ir::Proto;
 use crate::packet::{skb, tcp};
 
@@ -68,7 +68,7 @@ pub(super) fn emit(e: &mut Emit) {
 ///
 /// A bug of this module.
 pub fn compile_merged() -> Result<Program, asm::Error> {
-    let mut e = Emit::new(super::Options { link: Link::Ethernet, large: Large::Pass, merge: false });
+    let mut e = Emit::new(Link::Ethernet.into());
     let drop = e.label("drop");
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);

@@ -101,12 +101,14 @@ pub struct Options {
     pub large: Large,
     /// What `unfunnel` makes of TCP goes through the interface's merging pair. The program is for ingress only.
     pub merge: bool,
+    /// Every packet to funnel goes through the segmentation pair first, for a finished checksum.
+    pub finish: bool,
 }
 
 impl From<Link> for Options {
     /// The program that leaves packets of several segments alone, and makes none.
     fn from(link: Link) -> Self {
-        Options { link, large: Large::Pass, merge: false }
+        Options { link, large: Large::Pass, merge: false, finish: false }
     }
 }
 
@@ -119,6 +121,11 @@ pub fn wants_segments(ruleset: &Ruleset) -> bool {
         Action::Unfunnel { .. } => rule.proto == Proto::Udp,
         Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
     })
+}
+
+/// Whether these rules push headers.
+pub fn funnels(ruleset: &Ruleset) -> bool {
+    ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Funnel(_)))
 }
 
 /// Whether these rules, on ingress, give the stack segments that it would rather have in one piece.

@@ -37,6 +37,10 @@ pub enum Large {
 const MARK: u32 = 0x5e00;
 const MARK_MASK: u32 = 0xfe00;
 const AGAIN: u32 = 0x0100;
+/// The same from a program that sends everything here, and what `tc_index` then holds on the way back. (A program
+/// that did not tell its own packets by this would send them round for ever.)
+const FINISH: u32 = 0x5800;
+pub(super) const FINISHED: u32 = 0x5a00;
 /// Priorities are 0 to 15, or a class of a queueing discipline, which has no room here and is forgotten.
 const PRIORITY: u32 = 0x00ff;
 
@@ -52,7 +56,7 @@ pub(super) fn emit(e: &mut Emit, side: Side) {
     e.jump_if(Cond::le32(R2, PRIORITY), fits);
     e.op(Insn::mov32(R2, 0_u32));
     e.bind(fits);
-    e.op_note(Insn::or32(R2, MARK), "ours, for the other end");
+    e.op_note(Insn::or32(R2, if e.finish { FINISH } else { MARK }), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
     e.load_skb(R1, skb::IFINDEX);
     e.op_note(Insn::or32(R1, PairEnd::from(side).bits()), "an end of the segmentation pair");
@@ -83,19 +87,22 @@ pub(super) fn push_link_header(e: &mut Emit) {
 ///
 /// A bug of this module.
 pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(super::Options { link: Link::Ethernet, large: Large::Pass, merge: false });
-    let (whole, drop) = (e.label("whole"), e.label("drop"));
+    let mut e = Emit::new(Link::Ethernet.into());
+    let (ours, whole, drop) = (e.label("ours"), e.label("whole"), e.label("drop"));
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);
     e.op(Insn::mov32(R3, R2));
     e.op(Insn::and32(R3, MARK_MASK));
-    e.jump_if_note(Cond::ne32(R3, MARK), drop, "not sent by our program");
+    e.op(Insn::mov32(R4, 0_u32));
+    e.jump_if(Cond::eq32(R3, MARK), ours);
+    e.jump_if_note(Cond::ne32(R3, FINISH), drop, "not sent by our program");
+    e.op_note(Insn::mov32(R4, FINISHED), "finished, for the program at the hook");
+    e.bind(ours);
     e.load_skb(R3, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
     e.op(Insn::and32(R2, PRIORITY));
     e.store_skb(skb::PRIORITY, R2);
-    e.op(Insn::mov32(R2, 0_u32));
-    e.store_skb(skb::TC_INDEX, R2);
+    e.store_skb(skb::TC_INDEX, R4);
     e.load_skb(R1, skb::IFINDEX);
     e.op_note(Insn::and32(R1, INTERFACE), "the interface");
     e.redirect(match side {

@@ -37,6 +37,8 @@ pub struct Needs {
     pub cut: bool,
     /// And the segments need finished checksums.
     pub finish: bool,
+    /// All packets that are funneled need them.
+    pub finish_all: bool,
     /// Segments are better merged.
     pub merge: bool,
 }
@@ -46,6 +48,8 @@ pub struct Needs {
 pub struct Aside {
     pub large: Large,
     pub merging: bool,
+    /// All packets to funnel go through the segmentation pair.
+    pub finishing: bool,
 }
 
 /// What was prepared, and not yet relied on: undone if attaching fails.
@@ -151,9 +155,11 @@ impl Prepared {
                 Some("what this tunnel is told with each packet would be lost in a pair".to_owned())
             };
             let Some(why) = refusal else { return Ok(()) };
+            let unfinished =
+                if cut().any(|needs| needs.finish_all) { ", checksums stay unfinished" } else { "" };
             self.notes.push(format!(
                 "{}: {why}; falling back to `--gso limit`: new TCP connections send single segments, \
-                 other packets of several segments pass as they are",
+                 other packets of several segments pass as they are{unfinished}",
                 interface.name
             ));
         }
@@ -181,13 +187,15 @@ impl Prepared {
         if let Err(error) = self.ensure(netlink, Pair::Segmentation, interface, back)? {
             return Ok(Some(error.to_string()));
         }
-        for Needs { hook, finish, .. } in needs.iter().filter(|needs| needs.cut) {
+        for Needs { hook, finish, finish_all, .. } in needs.iter().filter(|needs| needs.cut) {
             if *finish {
                 pair::finish_checksums(netlink, interface, *hook, true)?;
             } else {
                 self.unfinished.push((interface.clone(), *hook));
             }
-            self.at(interface, *hook).large = Large::Pair;
+            let aside = self.at(interface, *hook);
+            aside.large = Large::Pair;
+            aside.finishing = *finish_all;
         }
         Ok(None)
     }

@@ -6,6 +6,7 @@
 mod support;
 
 mod devices;
+mod finish;
 mod merging;
 mod pairs;
 mod quic;
