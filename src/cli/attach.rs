@@ -12,7 +12,9 @@ use crate::codegen;
 use crate::ir::Ruleset;
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Needs, Prepared};
-use crate::net::{self, Attached, Attachment, Gso, Hook, Interface, Link, Netlink, links, netns, pair};
+use crate::net::{
+    self, Attached, Attachment, Filter, Gso, Hook, Interface, Link, Netlink, links, netns, pair,
+};
 
 /// How to attach, whatever the rules and the place.
 #[derive(Debug, Clone, Copy)]
@@ -205,7 +207,7 @@ fn attempt_to_attach(
     for note in &prepared.notes {
         console.say(note);
     }
-    let done = match attach_prepared(&places, rules, &prepared, how, netlink, console) {
+    let done = match attach_prepared(&places, rules, &prepared, &before, how, netlink, console) {
         Ok(done) => done,
         Err(failure) => {
             prepared.undo(netlink);
@@ -219,7 +221,7 @@ fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    prepared.rely(netlink)?;
+    prepared.rely(netlink);
     let pairs = gso::settle(netlink, &interfaces, &before, false)?;
     say_removed(&pairs, console);
     Ok(())
@@ -264,6 +266,7 @@ fn attach_prepared(
     places: &[(Interface, Link)],
     rules: &[(Hook, &Rules)],
     prepared: &Prepared,
+    standing: &[Filter],
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
@@ -283,9 +286,7 @@ fn attach_prepared(
     let mut loaded = Vec::new();
     for (rules, wanted) in lists {
         loaded.push(if rules.ruleset.counts() {
-            let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
-            let standing = net::status(netlink, &interfaces, &Hook::ALL)?;
-            Loaded::Counting(Counting::load(rules, wanted, &standing, console)?)
+            Loaded::Counting(Counting::load(rules, wanted, standing, console)?)
         } else {
             let options = wanted.iter().map(|(_, _, options, _)| *options);
             Loaded::Plain(Programs::load(rules, options, console)?, wanted)
