@@ -12,6 +12,7 @@ use crate::codegen;
 use crate::ir::Ruleset;
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Needs, Prepared};
+use crate::net::turn::Turn;
 use crate::net::{
     self, Attached, Attachment, Filter, Gso, Hook, Interface, Link, Netlink, links, netns, pair,
 };
@@ -144,6 +145,7 @@ fn attempt_to_detach(
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
+    let _turn = turn(console);
     let interfaces = interfaces(target, netlink)?;
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
     let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
@@ -157,6 +159,16 @@ fn attempt_to_detach(
         console.say("nothing of sfunnel's is attached there");
     }
     Ok(())
+}
+
+/// Held while hooks and pairs change.
+fn turn(console: &mut Console<'_>) -> Option<Turn> {
+    let turn = Turn::wait();
+    if turn.is_none() {
+        console
+            .say("another sfunnel is at work here, or something that has its name: not waiting any longer");
+    }
+    turn
 }
 
 fn say_removed(pairs: &[String], console: &mut Console<'_>) {
@@ -195,6 +207,7 @@ fn attempt_to_attach(
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
+    let _turn = turn(console);
     let places = places(target, netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
     let needs: Vec<Needs> = rules.iter().map(|(hook, rules)| needs(*hook, &rules.ruleset, how)).collect();
@@ -221,7 +234,7 @@ fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    prepared.rely(netlink);
+    prepared.rely(netlink)?;
     let pairs = gso::settle(netlink, &interfaces, &before, false)?;
     say_removed(&pairs, console);
     Ok(())

@@ -14,6 +14,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pair;
 pub mod qdisc;
+pub mod turn;
 pub mod veth;
 
 use std::io;
