@@ -188,8 +188,8 @@ pub fn interface(
         }
     }
     let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
-    for pair in gso::missing(&filters, devices, interface) {
-        let text = format!("its {pair} is missing, {}: attach again", pair.lost());
+    for (pair, why) in gso::broken(netlink, &filters, devices, interface)? {
+        let text = format!("its {pair} is {why}; {}: attach again", pair.lost());
         found.push(Finding::new(Level::Bad, about, text));
     }
     Ok(found)

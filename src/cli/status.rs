@@ -30,6 +30,9 @@ struct Entry<'a> {
     pair: Option<[Option<&'a str>; 2]>,
     /// The ends of the merging pair that the program sends to, in the order in which packets pass them.
     merging_pair: Option<[Option<&'a str>; 2]>,
+    /// Pairs that do not work, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    broken: Vec<String>,
     /// `gso_max_segs` of the interface as it will be again when the filter goes.
     gso_max_segs_was: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +43,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(filter: &'a Filter, found: Found, devices: &'a [Device]) -> Self {
+    fn new(filter: &'a Filter, found: Found, devices: &'a [Device], broken: &[Broken<'_>]) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
         let ends = |pair: Pair| {
@@ -71,12 +74,20 @@ impl<'a> Entry<'a> {
             handle: filter.handle,
             pair: ends(Pair::Segmentation),
             merging_pair: ends(Pair::Merging),
+            broken: broken
+                .iter()
+                .filter(|(of, pair, _)| *of == filter.interface.name && ends(*pair).is_some())
+                .map(|(_, pair, why)| format!("{pair}: {why}"))
+                .collect(),
             gso_max_segs_was,
             counters,
             counters_error,
         }
     }
 }
+
+/// Interface, pair, and why.
+type Broken<'a> = (&'a str, Pair, String);
 
 impl Entry<'_> {
     fn ends(&self, pair: Pair) -> Option<[Option<&str>; 2]> {
@@ -95,7 +106,13 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let (filters, counters): (Vec<Filter>, Vec<Found>) = found.into_iter().unzip();
     let devices = links::devices(&mut netlink)?;
     let left = gso::left_behind(&mut netlink, &devices)?;
-    let entries = filters.iter().zip(counters).map(|(filter, found)| Entry::new(filter, found, &devices));
+    let mut broken: Vec<Broken<'_>> = Vec::new();
+    for interface in &interfaces {
+        let found = gso::broken(&mut netlink, &filters, &devices, interface)?;
+        broken.extend(found.into_iter().map(|(pair, why)| (interface.name.as_str(), pair, why)));
+    }
+    let entries = filters.iter().zip(counters);
+    let entries = entries.map(|(filter, found)| Entry::new(filter, found, &devices, &broken));
     let entries: Vec<Entry<'_>> = entries.collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &entries)
@@ -120,11 +137,13 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             match shown.ends(pair) {
                 None => {}
                 Some(_) if later.clone().any(|entry| entry.ends(pair).is_some()) => {}
-                Some([Some(one), Some(other)]) => {
-                    writeln!(console.out, "{interface} {pair}: {one}, {other}")?;
-                }
-                Some(_) => {
-                    writeln!(console.out, "{interface} {pair}: MISSING, {}; attach again", pair.lost())?
+                Some(ends) => {
+                    let fault = broken.iter().find(|(of, which, _)| (of, *which) == (interface, pair));
+                    let state = match fault {
+                        None => ends.map(Option::unwrap_or_default).join(", "),
+                        Some((_, _, why)) => format!("BROKEN, {why}; {}; attach again", pair.lost()),
+                    };
+                    writeln!(console.out, "{interface} {pair}: {state}")?;
                 }
             }
         }

@@ -59,7 +59,8 @@ pub struct Prepared {
     made: Vec<(Pair, Interface)>,
     /// Hooks whose segments need no finished checksums, whatever those of the rules before did.
     unfinished: Vec<(Interface, Hook)>,
-    limited: Vec<(Interface, u32)>,
+    /// To be limited once the filters stand: before, nobody would know what to put back.
+    limited: Vec<Interface>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -80,18 +81,17 @@ impl Prepared {
         &mut self.hooks[at].2
     }
 
-    /// The new programs are there: what only those before needed is given up. Where it stays, it costs time.
-    pub fn rely(self, netlink: &mut Netlink) {
+    /// The new programs are there, and their names tell how it was before: now interfaces are limited. And what
+    /// only the programs before needed is given up; where it stays, it costs time.
+    pub fn rely(self, netlink: &mut Netlink) -> Result<()> {
         for (interface, hook) in self.unfinished {
             let _ = pair::finish_checksums(netlink, &interface, hook, false);
         }
+        self.limited.iter().try_for_each(|interface| limit(netlink, interface, 1))
     }
 
     /// Puts back what was before.
     pub fn undo(self, netlink: &mut Netlink) {
-        for (interface, before) in self.limited {
-            let _ = limit(netlink, &interface, before);
-        }
         for (pair, interface) in self.made {
             let _ = pair::remove(netlink, pair, interface.number());
         }
@@ -168,8 +168,7 @@ impl Prepared {
         let now = device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
         let before = limited_before(standing, interface).unwrap_or(now);
         if now != 1 {
-            limit(netlink, interface, 1)?;
-            self.limited.push((interface.clone(), now));
+            self.limited.push(interface.clone());
         }
         self.at(interface, Hook::Egress).large = Large::Limited(before);
         Ok(())
@@ -208,7 +207,13 @@ impl Prepared {
         back: &[Back<'_>],
     ) -> Result<()> {
         for Needs { hook, .. } in needs.iter().filter(|needs| needs.merge) {
-            self.at(interface, *hook).merging = self.ensure(netlink, Pair::Merging, interface, back)?.is_ok();
+            match self.ensure(netlink, Pair::Merging, interface, back)? {
+                Ok(()) => self.at(interface, *hook).merging = true,
+                Err(error) => self.notes.push(format!(
+                    "{}: {error}; what is unfunneled is not merged, which is slower",
+                    interface.name
+                )),
+            }
         }
         Ok(())
     }
@@ -299,10 +304,18 @@ pub fn uses(filters: &[Filter], pair: Pair, interface: &Interface) -> bool {
     })
 }
 
-/// The pairs that are used and not there.
-pub fn missing(filters: &[Filter], devices: &[Device], interface: &Interface) -> Vec<Pair> {
-    let there = |pair: Pair| pair::of(devices, pair, interface.number()).iter().all(|end| end.is_some());
-    Pair::ALL.into_iter().filter(|pair| uses(filters, *pair, interface) && !there(*pair)).collect()
+/// The pairs that are used and do not work, and why.
+pub fn broken(
+    netlink: &mut Netlink,
+    filters: &[Filter],
+    devices: &[Device],
+    interface: &Interface,
+) -> Result<Vec<(Pair, String)>> {
+    let mut broken = Vec::new();
+    for pair in Pair::ALL.into_iter().filter(|pair| uses(filters, *pair, interface)) {
+        broken.extend(pair::fault(netlink, devices, pair, interface.number())?.map(|why| (pair, why)));
+    }
+    Ok(broken)
 }
 
 fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Mark> + 'a {

@@ -20,7 +20,7 @@ pub enum Large {
     Limited(u32),
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, and then `..., pair`, or
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, `..., finishing`, and then `..., pair`, or
 /// `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -31,12 +31,15 @@ pub struct Mark {
     pub large: Large,
     /// What is unfunneled goes through the interface's merging pair.
     pub merging: bool,
+    /// All that is funneled goes through the segmentation pair.
+    pub finishing: bool,
     /// Some rule counts.
     pub counted: bool,
 }
 
 const COUNTED: &str = ", counted";
 const MERGING: &str = ", merging";
+const FINISHING: &str = ", finishing";
 const PAIR: &str = ", pair";
 const LIMITED: &str = ", gso_max_segs was ";
 
@@ -50,6 +53,7 @@ impl Mark {
             rules,
             large: Large::Pass,
             merging: false,
+            finishing: false,
             counted: false,
         }
     }
@@ -69,17 +73,19 @@ impl Mark {
             None if name.ends_with(PAIR) => Large::Pair,
             None => Large::Pass,
         };
-        let (merging, counted) = (name.contains(MERGING), name.contains(COUNTED));
-        Some(Self { version: version.to_owned(), hash: hash.to_owned(), rules, large, merging, counted })
+        let (version, hash) = (version.to_owned(), hash.to_owned());
+        let [merging, finishing, counted] = [MERGING, FINISHING, COUNTED].map(|word| name.contains(word));
+        Some(Self { version, hash, rules, large, merging, finishing, counted })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large, merging, counted } = self;
+        let Self { version, hash, rules, large, merging, finishing, counted } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
         f.write_str(if *counted { COUNTED } else { "" })?;
         f.write_str(if *merging { MERGING } else { "" })?;
+        f.write_str(if *finishing { FINISHING } else { "" })?;
         match large {
             Large::Pass => Ok(()),
             Large::Pair => f.write_str(PAIR),
@@ -95,8 +101,9 @@ mod tests {
     #[test]
     fn a_mark_survives_the_filters_name() {
         for (rules, large) in [(0, Large::Pass), (1, Large::Pair), (65_536, Large::Limited(65_535))] {
-            for (counted, merging) in [(false, false), (false, true), (true, false), (true, true)] {
-                let mark = Mark { large, merging, counted, ..Mark::new(b"program", rules) };
+            for bits in 0..8 {
+                let [counted, merging, finishing] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let mark = Mark { large, merging, finishing, counted, ..Mark::new(b"program", rules) };
                 assert_eq!(Mark::read(&mark.to_string()), Some(mark));
             }
         }

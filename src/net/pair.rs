@@ -59,10 +59,12 @@ impl Pair {
         }
     }
 
-    /// What happens to packets for it that is not there.
+    /// What happens to packets for one that does not work.
     pub fn lost(self) -> &'static str {
         match self {
-            Pair::Segmentation => "packets of several segments are lost",
+            Pair::Segmentation => {
+                "packets of several segments are lost, with `--finish-checksums` all that is funneled"
+            }
             Pair::Merging => "unfunneled TCP is lost",
         }
     }
@@ -138,6 +140,33 @@ pub fn finish_checksums(
         Some(end) => Ethtool::open()?.set(&end.interface, &[(ethtool::TX_CHECKSUM, !finished)]),
         None => Ok(()),
     }
+}
+
+/// Why packets do not pass an interface's pair, if they do not.
+pub fn fault(
+    netlink: &mut Netlink,
+    devices: &[Device],
+    pair: Pair,
+    interface: u32,
+) -> Result<Option<String>> {
+    let [Some(one), Some(other)] = of(devices, pair, interface) else {
+        return Ok(Some("missing".to_owned()));
+    };
+    if let Some(down) = [one, other].into_iter().find(|end| !end.running) {
+        return Ok(Some(format!("down: {}", down.interface.name)));
+    }
+    let receive = match pair {
+        Pair::Segmentation => &[one, other][..],
+        Pair::Merging => &[other],
+    };
+    for end in receive {
+        let qdisc = qdisc::all(netlink)?.get(&end.interface.index).copied().unwrap_or_default();
+        let filters = filter::list(netlink, &end.interface, Hook::Ingress, qdisc)?;
+        if !filters.iter().any(|filter| filter.is_ours()) {
+            return Ok(Some(format!("without its filter at {}", end.interface.name)));
+        }
+    }
+    Ok(None)
 }
 
 /// Removes the interface's pair, with what is attached to it. Also when the interface itself is gone. Returns

@@ -128,11 +128,48 @@ fn a_merging_pair_that_is_missing_is_reported_and_made_again() {
     host.tool("ip", "link del sfg7-eth0");
     let output = |args: &[&str]| String::from_utf8_lossy(&sfunnel(&host, args).stdout).into_owned();
     let text = output(&["status"]);
-    assert!(text.contains("merging pair: MISSING, unfunneled TCP is lost; attach again"), "{text}");
+    assert!(text.contains("merging pair: BROKEN, missing; unfunneled TCP is lost; attach again"), "{text}");
     let text = output(&["doctor", "-i", "eth0"]);
-    assert!(text.contains("its merging pair is missing, unfunneled TCP is lost: attach again"), "{text}");
+    assert!(text.contains("its merging pair is missing; unfunneled TCP is lost: attach again"), "{text}");
     attach(&host, "eth0", "ingress", UNFUNNEL);
     assert_eq!(interfaces(&host).len(), 4);
+    for (tool, args, why) in [
+        ("ip", "link set sfm7-eth0 down", "down: sfm7-eth0"),
+        ("tc", "filter del dev sfg7-eth0 ingress", "without its filter at sfg7-eth0"),
+    ] {
+        host.tool(tool, args);
+        let text = output(&["status"]);
+        assert!(text.contains(&format!("merging pair: BROKEN, {why}; ")), "{text}");
+        let text = output(&["status", "--json"]);
+        assert!(text.contains(&format!("merging pair: {why}")), "{text}");
+        let text = output(&["doctor", "-i", "eth0"]);
+        assert!(text.contains(&format!("its merging pair is {why}; ")), "{text}");
+        attach(&host, "eth0", "ingress", UNFUNNEL);
+        assert!(!output(&["status"]).contains("BROKEN"), "{why}");
+    }
+}
+
+/// Whoever removes a pair must know of whoever is about to rely on it.
+#[test]
+fn attachments_at_the_same_time_do_not_take_each_others_pairs_away() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    for round in 0..15 {
+        attach(&host, "eth0", "ingress", UNFUNNEL);
+        std::thread::scope(|scope| {
+            for more in [&[][..], &["--no-merge"]] {
+                let attach = ["attach", "-i", "eth0", "-d", "ingress", "--ruleset", UNFUNNEL];
+                let args = [&attach, more].concat();
+                let host = &host;
+                scope.spawn(move || succeed(host, &args));
+            }
+        });
+        let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
+        assert!(!text.contains("BROKEN"), "round {round}: {text}");
+        assert_eq!(text.contains("merging pair"), interfaces(&host).len() == 4, "round {round}: {text}");
+    }
 }
 
 /// With `--gso off` and `limit`, and where a tunnel is told with each packet where it came from, nothing is merged.

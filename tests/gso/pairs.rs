@@ -1,7 +1,9 @@
 //! The pair's life: what makes it, what it is like, what removes it, what stands in when there can be none.
 
 use std::net::UdpSocket;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use super::support::lab::{Capture, Ns, find_tool, link};
 use super::support::packet::Packet;
@@ -74,7 +76,7 @@ fn attaching_again_uses_the_pair_again_and_status_names_it() {
 
     host.tool("ip", "link del sfe7-eth0");
     let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
-    assert!(text.contains("MISSING"), "{text}");
+    assert!(text.contains("segmentation pair: BROKEN, missing; "), "{text}");
     let (code, text) = doctor(&host);
     assert!(text.contains("its segmentation pair is missing") && text.contains("attach again"), "{text}");
     assert_eq!((code, text.matches("BAD").count()), (Some(1), 1), "{text}");
@@ -258,6 +260,25 @@ fn a_tunnel_that_is_told_with_each_packet_is_limited_instead() {
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
     succeed(&host, &["detach"]);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 2));
+}
+
+/// The filter's name says what to put back, so it stands before anything is changed.
+#[test]
+fn a_killed_attach_limits_nothing_that_detach_does_not_put_back() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    for round in 0..30 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+        let args = ["attach", "-i", "eth0", "-d", "egress", "--gso", "limit", "--ruleset", FUNNEL, "--netns"];
+        let mut child = command.args(args).arg(host.path()).stderr(Stdio::null()).spawn().expect("sfunnel");
+        thread::sleep(Duration::from_millis(round));
+        child.kill().expect("a child");
+        child.wait().expect("its end");
+        succeed(&host, &["detach"]);
+        assert_eq!(gso_max_segs(&host), 65_535, "killed after {round} ms");
+    }
 }
 
 #[test]
