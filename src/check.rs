@@ -98,7 +98,10 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     }
     faults.extend(alias::lists(&checked));
     faults.extend(way_back::missing(ast, &checked));
-    let advice = unguarded::unguarded(&checked);
+    let mut advice = unguarded::unguarded(&checked);
+    if ast.chains.iter().any(|head| head.chain == ast::Chain::Service) {
+        advice.extend(unguarded::services(&checked));
+    }
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {
         faults.extend(again::funneled_again(rules));

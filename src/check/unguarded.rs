@@ -2,7 +2,8 @@
 //! by port on the way.
 //!
 //! Legal rules go in, advice comes out: it may be meant, and the original's rules cannot say it otherwise.
-//! Suggests only ports that the same ruleset funnels the other way: what it drops or accepts tells nothing. Never about services, which have no `unfunnel`.
+//! Suggests only ports that the same ruleset funnels the other way: what it drops or accepts tells nothing. Of a
+//! service, whose `unfunnel` is derived, it says where no guard can be.
 
 use range_set_blaze::RangeSetBlaze;
 
@@ -10,7 +11,7 @@ use super::actions::main;
 use super::alias::MOST_TOLD;
 use super::overlap::Pair;
 use crate::diag::{Diagnostic, Span};
-use crate::ir::{Action, Guard, Proto, Rule};
+use crate::ir::{Action, Funnel, Guard, Proto, Rule};
 use crate::rule_text;
 use crate::syntax::ast::{self, MatchKind, Side};
 
@@ -37,6 +38,36 @@ pub(super) fn unguarded(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
                 .help(help)
         })
         .collect()
+}
+
+/// What a service sends with one header gets one guard: a set of source ports, and one of destination ports. Where
+/// one flow names the one and another the other, or a flow names neither, nothing is left of both.
+pub(super) fn services(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
+    let mut headers: Vec<(Proto, Funnel, Vec<&Rule>)> = Vec::new();
+    for (_, rule) in rules {
+        let Action::Funnel(funnel) = rule.action else { continue };
+        match headers.iter_mut().find(|(inner, known, _)| (*inner, *known) == (rule.proto, funnel)) {
+            Some((_, _, flows)) => flows.push(rule),
+            None => headers.push((rule.proto, funnel, vec![rule])),
+        }
+    }
+    let advice = headers.iter().filter_map(|(inner, _, flows)| {
+        let any_source = flows.iter().find(|flow| flow.sport.is_universal())?;
+        let any_destination = flows.iter().find(|flow| flow.dport.is_universal())?;
+        let advice = Diagnostic::warning(
+            "a service without a guard",
+            any_destination.span,
+            "goes to any port, so any inner port comes through at the far end",
+        );
+        Some(if any_source.span == any_destination.span {
+            advice.help(format!("name the ports: `{inner} dport {}`", example(*inner)))
+        } else {
+            advice
+                .with(any_source.span, "comes from any port, with the same header")
+                .help("give one of them a header of its own: another `sport` behind `funnel`, in a service of its own")
+        })
+    });
+    advice.take(MOST_TOLD).collect()
 }
 
 /// The protocol below, if any of its ports is reached. `dnat` to a port leaves one.
