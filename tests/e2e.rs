@@ -23,7 +23,7 @@ use support::model::{self, Link};
 use support::packet::{Packet, hex};
 use support::rules::Rule;
 use support::world::{
-    FLOWS, Flow, NEEDS, SERVICE, Way, World, everything_arrives, funneled, port, unfunneled,
+    FLOWS, Flow, NEEDS, Strict, Way, World, everything_arrives, funneled, port, unfunneled,
 };
 use support::{Need, flows, require};
 
@@ -129,36 +129,14 @@ fn nat_of_finished_packets_passes_a_strict_hop_behind_it() {
     if !require(&NEEDS) {
         return;
     }
-    let (client, nat) = (Ns::new("client"), Ns::new("nat"));
-    let (strict, server) = (Ns::new("strict"), Ns::new("server"));
-    link((&client, "vc", "10.1.0.1/24"), (&nat, "rc", "10.1.0.254/24"));
-    link((&nat, "rr", "10.3.0.1/24"), (&strict, "rr", "10.3.0.2/24"));
-    link((&strict, "rs", "10.2.0.254/24"), (&server, "vs", "10.2.0.1/24"));
-    for (ns, via) in
-        [(&client, "10.1.0.254"), (&nat, "10.3.0.2"), (&strict, "10.3.0.1"), (&server, "10.2.0.254")]
-    {
-        ns.sysctl("ipv4/ip_forward", "1");
-        ns.tool("ip", &format!("route add default via {via}"));
-    }
-    nat.nft(&format!(
-        "table ip service {{
-            chain there {{ type nat hook prerouting priority dstnat; ip daddr {SERVICE} dnat to 10.2.0.1; }}
-        }}"
-    ));
-    strict.nft(
-        "table ip strict {
-            chain passing { type filter hook forward priority filter; ct state invalid drop; }
-        }",
-    );
-    nat.tool("ethtool", "-K rr tx off");
+    let Strict { client, server, .. } = &Strict::new();
     client.tool("ethtool", "-K vc tx off");
     for outer in ["tcp", "udp"] {
         let there = format!("ip udp dport 4739 actions funnel {outer} dport 179 sport 540");
         let back = format!("ip {outer} dport 179 sport 540 actions unfunnel udp");
-        attach(&client, "vc", "egress", &there);
-        attach(&server, "vs", "ingress", &back);
-        let to = SocketAddr::new(SERVICE.parse().expect("an address"), 4739);
-        assert_eq!(flows::udp(&client, &server, to, 50, 1400), 50, "udp over {outer}");
+        attach(client, "vc", "egress", &there);
+        attach(server, "vs", "ingress", &back);
+        assert_eq!(flows::udp(client, server, Strict::to(4739), 50, 1400), 50, "udp over {outer}");
     }
 }
 

@@ -1,65 +1,20 @@
 //! `--finish-checksums`: what is funneled passes NAT on the sender's machine, and whoever checks it behind that.
 
-use std::net::SocketAddr;
-
-use super::support::lab::{Capture, Ns, link};
-use super::support::world::{NEEDS, SERVICE, funneled, unfunneled};
+use super::support::lab::{Capture, Ns};
+use super::support::world::{NEEDS, Strict, funneled, unfunneled};
 use super::support::{Need, flows, model, require};
 use super::{interfaces, sfunnel, succeed};
 
-/// client ── nat ── strict ── server: the second hop drops what connection tracking calls invalid, as Kubernetes'
-/// nodes do. All of them are on one machine, so packets reach the NAT as the client has sent them.
-struct Strict {
-    client: Ns,
-    _nat: Ns,
-    _strict: Ns,
-    server: Ns,
-}
-
-impl Strict {
-    fn new() -> Self {
-        let (client, nat) = (Ns::new("client"), Ns::new("nat"));
-        let (strict, server) = (Ns::new("strict"), Ns::new("server"));
-        link((&client, "vc", "10.1.0.1/24"), (&nat, "rc", "10.1.0.254/24"));
-        link((&nat, "rr", "10.3.0.1/24"), (&strict, "rr", "10.3.0.2/24"));
-        link((&strict, "rs", "10.2.0.254/24"), (&server, "vs", "10.2.0.1/24"));
-        let gateways =
-            [(&client, "10.1.0.254"), (&nat, "10.3.0.2"), (&strict, "10.3.0.1"), (&server, "10.2.0.254")];
-        for (ns, via) in gateways {
-            ns.sysctl("ipv4/ip_forward", "1");
-            ns.tool("ip", &format!("route add default via {via}"));
-        }
-        nat.nft(&format!(
-            "table ip service {{
-                chain there {{ type nat hook prerouting priority dstnat; ip daddr {SERVICE} dnat to 10.2.0.1; }}
-            }}"
-        ));
-        strict.nft(
-            "table ip strict {
-                chain passing { type filter hook forward priority filter; ct state invalid drop; }
-            }",
-        );
-        // Between machines, packets are finished.
-        for (ns, iface) in [(&nat, "rr"), (&strict, "rr")] {
-            ns.tool("ethtool", &format!("-K {iface} tx off"));
-        }
-        Strict { client, _nat: nat, _strict: strict, server }
-    }
-
-    fn attach(&self, more: &[&str], [there, arrived, back, returned]: [&str; 4]) {
-        let hooks = [
-            (&self.client, "vc", "egress", there),
-            (&self.server, "vs", "ingress", arrived),
-            (&self.server, "vs", "egress", back),
-            (&self.client, "vc", "ingress", returned),
-        ];
-        for (ns, iface, direction, rules) in hooks {
-            succeed(ns, &[&["attach", "-i", iface, "-d", direction, "--ruleset", rules], more].concat());
-        }
-    }
-
-    fn to(port: u16) -> SocketAddr {
-        SocketAddr::new(SERVICE.parse().expect("an address"), port)
+/// The rules of all four hooks.
+fn attach(world: &Strict, more: &[&str], [there, arrived, back, returned]: [&str; 4]) {
+    let hooks = [
+        (&world.client, "vc", "egress", there),
+        (&world.server, "vs", "ingress", arrived),
+        (&world.server, "vs", "egress", back),
+        (&world.client, "vc", "ingress", returned),
+    ];
+    for (ns, iface, direction, rules) in hooks {
+        succeed(ns, &[&["attach", "-i", iface, "-d", direction, "--ruleset", rules], more].concat());
     }
 }
 
@@ -80,10 +35,10 @@ fn nat_and_a_strict_hop_behind_it_pass_what_is_finished() {
         let world = Strict::new();
         let (client, server) = (&world.client, &world.server);
 
-        world.attach(&[], rules.each_ref().map(String::as_str));
+        attach(&world, &[], rules.each_ref().map(String::as_str));
         assert_eq!(flows::udp(client, server, Strict::to(4739), 5, 100), 0, "udp over {outer} needs no help");
 
-        world.attach(&["--finish-checksums"], rules.each_ref().map(String::as_str));
+        attach(&world, &["--finish-checksums"], rules.each_ref().map(String::as_str));
         let capture = Capture::start(server, "vs");
         assert_eq!(flows::udp(client, server, Strict::to(4739), 50, 1400), 50, "udp over {outer}");
         let frames = capture.stop(50, funneled).frames;

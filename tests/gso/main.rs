@@ -63,3 +63,20 @@ fn interfaces(ns: &Ns) -> Vec<String> {
     let names = links.as_array().expect("a list").iter().map(|link| &link["ifname"]);
     names.map(|name| name.as_str().expect("a name").to_owned()).collect()
 }
+
+/// A namespace with an interface `eth0`, number 7.
+fn host() -> (Ns, Ns) {
+    let (host, far) = (Ns::new("host"), Ns::new("far"));
+    let peer = far.path();
+    host.tool("ip", &format!("link add eth0 index 7 type veth peer name eth0 netns {}", peer.display()));
+    for (ns, address) in [(&host, "10.1.0.1/24"), (&far, "10.1.0.2/24")] {
+        ns.tool("ip", &format!("addr add {address} dev eth0"));
+        ns.tool("ip", "link set eth0 up");
+    }
+    (host, far)
+}
+
+/// What a command says in JSON.
+fn json(ns: &Ns, args: &str) -> serde_json::Value {
+    serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
+}

@@ -8,14 +8,10 @@ use super::support::lab::{Capture, Ns, link};
 use super::support::packet::Packet;
 use super::support::world::{NEEDS, Way, World, port};
 use super::support::{Need, require};
-use super::{attach, funnel_strictly, interfaces, sfunnel, succeed};
+use super::{attach, funnel_strictly, host, interfaces, json, sfunnel, succeed};
 
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel tcp";
 const TOOLS: [Need; 2] = [Need::Tool("tcpdump", "tcpdump"), Need::Tool("ethtool", "ethtool")];
-
-fn json(ns: &Ns, args: &str) -> serde_json::Value {
-    serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
-}
 
 /// How many packets a device has sent.
 fn sent(ns: &Ns, name: &str) -> u64 {
@@ -57,18 +53,6 @@ fn unfunneled_tcp_reaches_the_stack_merged_and_its_acknowledgements_go_straight_
             world.no_checksum_errors();
         }
     }
-}
-
-/// A namespace with an interface `eth0`, number 7.
-fn host() -> (Ns, Ns) {
-    let (host, far) = (Ns::new("host"), Ns::new("far"));
-    let peer = far.path();
-    host.tool("ip", &format!("link add eth0 index 7 type veth peer name eth0 netns {}", peer.display()));
-    for (ns, address) in [(&host, "10.1.0.1/24"), (&far, "10.1.0.2/24")] {
-        ns.tool("ip", &format!("addr add {address} dev eth0"));
-        ns.tool("ip", "link set eth0 up");
-    }
-    (host, far)
 }
 
 #[test]

@@ -9,27 +9,11 @@ use super::support::lab::{Capture, Ns, find_tool, link};
 use super::support::packet::Packet;
 use super::support::world::NEEDS;
 use super::support::{Need, flows, require};
-use super::{attach, interfaces, sfunnel, succeed};
+use super::{attach, host, interfaces, json, sfunnel, succeed};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel udp";
 const ALIAS: &str = "tcp dport 8080 actions alias dport 80";
-
-/// A namespace with an interface `eth0`, number 7.
-fn host() -> (Ns, Ns) {
-    let (host, far) = (Ns::new("host"), Ns::new("far"));
-    let peer = far.path();
-    host.tool("ip", &format!("link add eth0 index 7 type veth peer name eth0 netns {}", peer.display()));
-    for (ns, address) in [(&host, "10.1.0.1/24"), (&far, "10.1.0.2/24")] {
-        ns.tool("ip", &format!("addr add {address} dev eth0"));
-        ns.tool("ip", "link set eth0 up");
-    }
-    (host, far)
-}
-
-fn json(ns: &Ns, args: &str) -> serde_json::Value {
-    serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
-}
 
 fn gso_max_segs(ns: &Ns) -> u64 {
     json(ns, "-j -d link show eth0")[0]["gso_max_segs"].as_u64().expect("a number")

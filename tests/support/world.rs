@@ -205,6 +205,52 @@ impl World {
     }
 }
 
+/// client ── nat ── strict ── server: the second hop drops what connection tracking calls invalid, as Kubernetes'
+/// nodes do. All of them are on one machine, so packets reach the NAT as the client has sent them.
+#[derive(Debug)]
+pub struct Strict {
+    pub client: Ns,
+    _nat: Ns,
+    _strict: Ns,
+    pub server: Ns,
+}
+
+impl Strict {
+    pub fn new() -> Self {
+        let (client, nat) = (Ns::new("client"), Ns::new("nat"));
+        let (strict, server) = (Ns::new("strict"), Ns::new("server"));
+        link((&client, "vc", "10.1.0.1/24"), (&nat, "rc", "10.1.0.254/24"));
+        link((&nat, "rr", "10.3.0.1/24"), (&strict, "rr", "10.3.0.2/24"));
+        link((&strict, "rs", "10.2.0.254/24"), (&server, "vs", "10.2.0.1/24"));
+        let gateways =
+            [(&client, "10.1.0.254"), (&nat, "10.3.0.2"), (&strict, "10.3.0.1"), (&server, "10.2.0.254")];
+        for (ns, via) in gateways {
+            ns.sysctl("ipv4/ip_forward", "1");
+            ns.tool("ip", &format!("route add default via {via}"));
+        }
+        nat.nft(&format!(
+            "table ip service {{
+                chain there {{ type nat hook prerouting priority dstnat; ip daddr {SERVICE} dnat to 10.2.0.1; }}
+            }}"
+        ));
+        strict.nft(
+            "table ip strict {
+                chain passing { type filter hook forward priority filter; ct state invalid drop; }
+            }",
+        );
+        // Between machines, packets are finished.
+        for (ns, iface) in [(&nat, "rr"), (&strict, "rr")] {
+            ns.tool("ethtool", &format!("-K {iface} tx off"));
+        }
+        Strict { client, _nat: nat, _strict: strict, server }
+    }
+
+    /// What stands for the server, as the client sees it.
+    pub fn to(port: u16) -> SocketAddr {
+        SocketAddr::new(SERVICE.parse().expect("an address"), port)
+    }
+}
+
 pub const NEEDS: [Need; 4] = [
     Need::Root,
     Need::Tool("ip", "iproute2"),
