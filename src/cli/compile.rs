@@ -54,9 +54,9 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
-    let merge = large == Large::Segment(Side::Ingress) && !args.no_merge;
-    let merge = merge && codegen::wants_merging(&rules.ruleset);
-    let finish = large != Large::Pass && args.finish_checksums && codegen::funnels(&rules.ruleset);
+    let ingress = large == Large::Segment(Side::Ingress);
+    let merge = !args.no_merge && ingress && codegen::wants_merging(&rules.ruleset);
+    let finish = args.finish_checksums && large != Large::Pass && codegen::funnels(&rules.ruleset);
     let compile = || rules.compile(Options { link: args.link.into(), large, merge, finish });
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));

@@ -25,7 +25,7 @@ use super::filter::{self, Hook};
 use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
 use super::qdisc::{self, Qdisc};
-use super::{Error, Result};
+use super::{Error, Result, detach};
 use crate::codegen::PairEnd;
 
 /// Whatever an interface carries fits (`ETH_MAX_MTU`).
@@ -160,9 +160,7 @@ pub fn fault(
         Pair::Merging => &[other],
     };
     for end in receive {
-        let qdisc = qdisc::all(netlink)?.get(&end.interface.index).copied().unwrap_or_default();
-        let filters = filter::list(netlink, &end.interface, Hook::Ingress, qdisc)?;
-        if !filters.iter().any(|filter| filter.is_ours()) {
+        if detach::status(netlink, std::slice::from_ref(&end.interface), &[Hook::Ingress])?.is_empty() {
             return Ok(Some(format!("without its filter at {}", end.interface.name)));
         }
     }

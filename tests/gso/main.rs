@@ -76,7 +76,23 @@ fn host() -> (Ns, Ns) {
     (host, far)
 }
 
-/// What a command says in JSON.
+/// What `ip` says in JSON.
 fn json(ns: &Ns, args: &str) -> serde_json::Value {
     serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
+}
+
+/// How many packets have left by this end of a namespace's pair: `sfe` for segments of what egress has, `sfi` for
+/// those of ingress, `sfm` for what is to be merged.
+fn sent(ns: &Ns, end: &str) -> u64 {
+    let name = interfaces(ns).into_iter().find(|name| name.starts_with(end)).expect("a pair");
+    let link = json(ns, &format!("-j -s link show {name}"));
+    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
+}
+
+/// How many packets were dropped where they arrived at this end.
+fn dropped(ns: &Ns, end: &str) -> u64 {
+    let qdiscs = ns.tool("tc", &format!("-s -j qdisc show dev {end}"));
+    let qdiscs: serde_json::Value = serde_json::from_str(&qdiscs).expect("JSON");
+    let clsact = qdiscs.as_array().expect("a list").iter().find(|qdisc| qdisc["kind"] == "clsact");
+    clsact.expect("clsact")["drops"].as_u64().expect("a number")
 }

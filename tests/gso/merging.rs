@@ -4,25 +4,14 @@
 use std::net::UdpSocket;
 
 use super::support::flows;
-use super::support::lab::{Capture, Ns, link};
+use super::support::lab::{Capture, Ns};
 use super::support::packet::Packet;
 use super::support::world::{NEEDS, Way, World, port};
 use super::support::{Need, require};
-use super::{attach, funnel_strictly, host, interfaces, json, sfunnel, succeed};
+use super::{attach, dropped, funnel_strictly, host, interfaces, json, sent, sfunnel, succeed};
 
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel tcp";
 const TOOLS: [Need; 2] = [Need::Tool("tcpdump", "tcpdump"), Need::Tool("ethtool", "ethtool")];
-
-/// How many packets a device has sent.
-fn sent(ns: &Ns, name: &str) -> u64 {
-    let link = json(ns, &format!("-j -s link show {name}"));
-    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
-}
-
-/// The only device of a namespace whose name begins so.
-fn device(ns: &Ns, prefix: &str) -> String {
-    interfaces(ns).into_iter().find(|name| name.starts_with(prefix)).expect("a device")
-}
 
 #[test]
 fn unfunneled_tcp_reaches_the_stack_merged_and_its_acknowledgements_go_straight_on() {
@@ -42,13 +31,13 @@ fn unfunneled_tcp_reaches_the_stack_merged_and_its_acknowledgements_go_straight_
             let segments = u64::try_from(BYTES / 1500).expect("a number");
             let merged = received() - before;
             assert!(merged < segments / 2, "{what}: the stack saw {merged} packets, of {segments} segments");
-            assert!(sent(&world.server, &device(&world.server, "sfm")) > segments, "{what}");
+            assert!(sent(&world.server, "sfm") > segments, "{what}");
             let frames = capture.stop(1, |frame| frame.len() > 3_000).frames;
             let longer = frames.iter().find(|frame| frame.len() > 3_000).expect("a merged packet");
             assert_eq!(port(longer, 2), Some(8080), "{what}: only what has been unfunneled");
 
             // What comes back is the end of the handshake, acknowledgements, and one or two segments that close.
-            let back = sent(&world.client, &device(&world.client, "sfm"));
+            let back = sent(&world.client, "sfm");
             assert!(back < 10, "{what}: {back} packets without data were merged");
             world.no_checksum_errors();
         }
@@ -184,7 +173,6 @@ fn nothing_gets_through_a_merging_pair_but_what_the_program_has_sent() {
         return;
     }
     let (host, far) = host();
-    link((&host, "eth1", "10.2.0.1/24"), (&far, "eth1", "10.2.0.2/24"));
     attach(&host, "eth0", "ingress", UNFUNNEL);
     let received = host.run(|| UdpSocket::bind("10.1.0.1:7")).expect("bind");
     let frame = Packet::parse("ip 10.1.0.2 > 10.1.0.1 udp 1 > 7 len 5000").expect("words").frame();
@@ -196,11 +184,5 @@ fn nothing_gets_through_a_merging_pair_but_what_the_program_has_sent() {
     let mut buffer = [0; 9000];
     let (length, _) = received.recv_from(&mut buffer).expect("a datagram");
     assert_eq!(&buffer[..length], b"last");
-    let drops = json_of(&host.tool("tc", "-s -j qdisc show dev sfg7-eth0"));
-    let clsact = drops.as_array().expect("a list").iter().find(|qdisc| qdisc["kind"] == "clsact");
-    assert_eq!(clsact.expect("clsact")["drops"], 1, "what one end has sent is dropped at the other");
-}
-
-fn json_of(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).expect("JSON")
+    assert_eq!(dropped(&host, "sfg7-eth0"), 1, "what one end has sent is dropped at the other");
 }

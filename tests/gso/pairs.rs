@@ -9,7 +9,7 @@ use super::support::lab::{Capture, Ns, find_tool, link};
 use super::support::packet::Packet;
 use super::support::world::NEEDS;
 use super::support::{Need, flows, require};
-use super::{attach, host, interfaces, json, sfunnel, succeed};
+use super::{attach, dropped, host, interfaces, json, sfunnel, succeed};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel udp";
@@ -313,10 +313,7 @@ fn nothing_gets_through_a_pair_but_what_the_program_has_sent() {
     let to = |frame: &[u8], port: u16| frame.get(36..38) == Some(&port.to_be_bytes());
     let frames = capture.stop(1, |frame| to(frame, 9)).frames;
     assert_eq!(frames.iter().filter(|frame| to(frame, 7)).count(), 0);
-    let drops = host.tool("tc", "-s -j qdisc show dev sfi7-eth0");
-    let drops: serde_json::Value = serde_json::from_str(&drops).expect("JSON");
-    let clsact = drops.as_array().expect("a list").iter().find(|qdisc| qdisc["kind"] == "clsact");
-    assert_eq!(clsact.expect("clsact")["drops"], 1, "what one end has sent is dropped at the other");
+    assert_eq!(dropped(&host, "sfi7-eth0"), 1, "what one end has sent is dropped at the other");
 }
 
 #[test]

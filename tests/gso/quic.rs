@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::support::lab::{DEADLINE, Ns};
 use super::support::require;
 use super::support::world::{NEEDS, Way, World};
-use super::{attach, funnel_strictly, interfaces};
+use super::{attach, funnel_strictly, sent};
 
 const PORT: u16 = 8080;
 
@@ -126,14 +126,6 @@ fn exchange(world: &World, longest: u16, bytes: usize) -> [ConnectionStats; 2] {
     })
 }
 
-/// How many segments have left by this end of a namespace's pair: `sfe` for those of egress, `sfi` for ingress.
-fn cut(ns: &Ns, end: &str) -> u64 {
-    let name = interfaces(ns).into_iter().find(|name| name.starts_with(end)).expect("a pair");
-    let link: serde_json::Value =
-        serde_json::from_str(&ns.tool("ip", &format!("-j -s link show {name}"))).expect("JSON");
-    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
-}
-
 /// Many datagrams in a packet, cut by a pair: by which, for those of the client and those of the server.
 fn full_size(world: &World, outer: &str, mebibytes: usize, pairs: [(&Ns, &str); 2]) {
     let mebibytes =
@@ -142,7 +134,7 @@ fn full_size(world: &World, outer: &str, mebibytes: usize, pairs: [(&Ns, &str); 
     let fits = if outer == "tcp" { longest - 20 } else { longest - 8 };
     let said = exchange(world, longest, mebibytes << 20);
     for (side, stats, (ns, end)) in [("client", said[0], pairs[0]), ("server", said[1], pairs[1])] {
-        let (sent, path, cut) = (stats.udp_tx, stats.path, cut(ns, end));
+        let (cut, sent, path) = (sent(ns, end), stats.udp_tx, stats.path);
         let what = format!("{side}, {} through {outer}, {:?}: {sent:?} {path:?}", world.ip, world.way);
         assert!(sent.datagrams > 2 * sent.ios, "sent one by one: {what}");
         assert!(cut > sent.datagrams / 2, "{cut} by the pair: {what}");
@@ -211,7 +203,7 @@ fn funneled_quic_that_the_receivers_have_merged_is_taken_apart() {
     funnel_strictly(&world, "udp", "udp");
     full_size(&world, "udp", 20, [(&world.client, "sfe"), (&world.server, "sfe")]);
     for ns in [&world.client, &world.server] {
-        let separated = cut(ns, "sfi");
+        let separated = sent(ns, "sfi");
         assert!(separated > 1000, "{}: {separated} packets: nothing was merged", ns.name);
     }
 }
