@@ -219,6 +219,7 @@ fn alu(op: Alu) -> u8 {
     match op {
         Alu::Add => 0x00,
         Alu::Sub => 0x10,
+        Alu::Mul => 0x20,
         Alu::Or => 0x40,
         Alu::And => 0x50,
         Alu::Lsh => 0x60,

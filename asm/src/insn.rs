@@ -17,6 +17,7 @@ pub(crate) enum Src {
 pub(crate) enum Alu {
     Add,
     Sub,
+    Mul,
     Or,
     And,
     Lsh,
@@ -75,6 +76,7 @@ impl Insn {
         Add "+=": add32 add64;
         Sub "-=": sub32 sub64;
         And "&=": and32 and64;
+        Mul "*=": mul32 mul64;
         Or "|=": or32 or64;
         Xor "^=": xor32 xor64;
         Lsh "<<=": lsh32 lsh64;
@@ -245,6 +247,7 @@ helpers! {
     SkbPullData = 39 "bpf_skb_pull_data";
     SetHashInvalid = 41 "bpf_set_hash_invalid";
     SkbChangeHead = 43 "bpf_skb_change_head";
+    SetHash = 48 "bpf_set_hash";
     SkbAdjustRoom = 50 "bpf_skb_adjust_room";
     SkbLoadBytesRelative = 68 "bpf_skb_load_bytes_relative";
     FibLookup = 69 "bpf_fib_lookup";

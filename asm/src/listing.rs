@@ -273,6 +273,7 @@ fn alu(op: Alu) -> &'static str {
         Alu::Add => "+=",
         Alu::Sub => "-=",
         Alu::And => "&=",
+        Alu::Mul => "*=",
         Alu::Or => "|=",
         Alu::Xor => "^=",
         Alu::Lsh => "<<=",

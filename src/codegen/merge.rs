@@ -14,17 +14,19 @@
 //!
 //! `tc_index` says on the way that the packet is ours: see [`segment`](super::segment).
 
-use asm::{Cond, Insn, Program, Reg::*};
+use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
 use super::ends::{INTERFACE, PairEnd};
 use super::segment::{BPF_F_INGRESS, push_link_header};
-use crate::ir::Proto;
-use crate::packet::{skb, tcp};
+use crate::ir::{Family, Proto};
+use crate::packet::{ipv4, ipv6, l4, skb, tcp};
 
 /// What `tc_index` holds, on the way to the pair and back.
 const MARK: u32 = 0x5c00;
+/// `GOLDEN_RATIO_32` (include/linux/hash.h): spreads what differs in some bits over all that are above them.
+const GOLDEN_RATIO: u32 = 0x61c8_8647;
 
 /// What comes back goes on to the hook's next program, whatever the rules say of it.
 pub(super) fn let_pass(e: &mut Emit) {
@@ -37,17 +39,38 @@ pub(super) fn let_pass(e: &mut Emit) {
     e.bind(fresh);
 }
 
-/// `L4_LEN = whether the segment goes through the pair`: it has data, or closes the connection. `tcp` is its
-/// header, and `L4_LEN` is still that of the `outer` segment. Uses R1.
-pub(super) fn look(e: &mut Emit, tcp: &Window, outer: Proto) {
-    e.load(R1, tcp, tcp::DATA_OFFSET);
+/// `L4_LEN = whether the segment goes through the pair`: it has data, or closes the connection. `packet` begins with
+/// the IP header, and `L4_LEN` is still that of the `outer` segment. Uses R0 to R5.
+pub(super) fn look(e: &mut Emit, family: Family, packet: &Window, outer: Proto, name: &str) {
+    let tcp = packet.at(family.header_len() + i16::from(outer.header_len()));
+    e.load(R1, &tcp, tcp::DATA_OFFSET);
     e.op(Insn::rsh32(R1, 4_u32));
     e.op(Insn::lsh32(R1, 2_u32));
     e.op(Insn::sub32(L4_LEN, R1));
     e.op_note(Insn::sub32(L4_LEN, outer.header_len()), "data");
-    e.load(R1, tcp, tcp::FLAGS);
+    e.load(R1, &tcp, tcp::FLAGS);
     e.op_note(Insn::and32(R1, tcp::FIN | tcp::RST), "closes the connection");
     e.op(Insn::or32(L4_LEN, R1));
+    let straight_on = e.label(format!("{name}_straight_on"));
+    e.jump_if(Cond::eq32(L4_LEN, 0_u32), straight_on);
+    set_hash(e, family, packet, &tcp);
+    e.bind(straight_on);
+}
+
+/// One hash for all segments of a flow: they are merged only with those of the same, and go through the pair's
+/// queue that it chooses. From a socket on the same machine only the first segment after a pause has one, and it
+/// would come out behind the rest (`ooo_okay` in `netdev_pick_tx`, `gro_list_prepare`); what a device has computed is
+/// that of the funneling header, the same for all flows of a client.
+fn set_hash(e: &mut Emit, family: Family, ip: &Window, tcp: &Window) {
+    let source = match family {
+        Family::V4 => ipv4::SADDR,
+        Family::V6 => ipv6::SADDR[3],
+    };
+    e.load_raw(R1, ip, source);
+    e.load_raw(R2, tcp, l4::PORTS);
+    e.op(Insn::xor32(R2, R1));
+    e.op_note(Insn::mul32(R2, GOLDEN_RATIO), "the flow's hash");
+    e.call(Helper::SetHash);
 }
 
 /// The block that redirects to the pair; falls through from nowhere.

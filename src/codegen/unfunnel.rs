@@ -4,7 +4,8 @@
 //! TCP the original program's sequence and acknowledgement numbers. The outer checksum proves nothing:
 //! NAT on a host that leaves checksums to be finished later updates it the wrong way.
 //!
-//! The flow's hash is kept: receive flow steering compares it with what it saw before this program ran.
+//! The flow's hash is kept: receive flow steering compares it with what it saw before this program ran. Only what
+//! goes through the merging pair gets one of its own.
 //!
 //! ```text
 //! before   [link][IP, options         ][pushed header][L4, payload          ]
@@ -48,7 +49,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     guard.check(e, &packet.at(len + popped), "");
     let merges = e.merges && inner == Proto::Tcp;
     if merges {
-        merge::look(e, &packet.at(len + popped), outer);
+        merge::look(e, family, &packet, outer, &name);
     }
     e.adjust_room(packet, -popped);
     let fail = e.fail();

@@ -37,6 +37,9 @@ const GSO_MAX_SEGS: u32 = 1;
 const GSO_MAX_SIZE: u32 = 600;
 /// As many processors can merge at a time.
 const MAX_QUEUES: u32 = 64;
+/// A queue holds 256 packets (`VETH_RING_SIZE`) until its processor comes to merge them, and loses more. Few flows
+/// had better share one.
+const MIN_QUEUES: u32 = 8;
 /// `IFNAMSIZ` without the final NUL.
 const NAME_MAX: usize = 15;
 
@@ -255,7 +258,7 @@ fn fixed<T>(pair: Pair, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T>
     let usable = sched_getaffinity(Pid::from_raw(0)).map_or(1, |set| {
         (0..CpuSet::count()).filter(|processor| set.is_set(*processor).unwrap_or(false)).count()
     });
-    let queues = u32::try_from(usable).unwrap_or(MAX_QUEUES).clamp(1, MAX_QUEUES);
+    let queues = u32::try_from(usable).unwrap_or(MAX_QUEUES).clamp(MIN_QUEUES, MAX_QUEUES);
     message
         .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
         .append_extra_attribute(LinkAttribute::NumRxQueues(queues))

@@ -44,6 +44,26 @@ fn unfunneled_tcp_reaches_the_stack_merged_and_its_acknowledgements_go_straight_
     }
 }
 
+/// The kernel gives a hash to the first segment that a socket sends after a pause, and to no other (`ooo_okay`,
+/// `netdev_pick_tx`); what differs in it is not merged, and comes out in another order.
+#[test]
+fn segments_of_a_burst_are_merged_in_their_order() {
+    const BYTES: usize = 12_000;
+    if !require(&NEEDS) {
+        return;
+    }
+    for outer in ["tcp", "udp"] {
+        for world in [World::new(Way::Direct), World::six(Way::Direct)] {
+            funnel_strictly(&world, "tcp", outer);
+            for _ in 0..20 {
+                assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), BYTES), BYTES);
+            }
+            let late = world.server.snmp("TcpExt", "TCPOFOQueue");
+            assert_eq!(late, 0, "{} through {outer}: packets before their turn", world.ip);
+        }
+    }
+}
+
 #[test]
 fn the_merging_pair_is_there_as_long_as_ingress_unfunnels_tcp() {
     if !require(&NEEDS) || !require(&TOOLS) {

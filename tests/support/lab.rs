@@ -115,9 +115,10 @@ impl Ns {
         self.run(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
-    /// A counter of `/proc/net/snmp`, such as `Udp`, `InCsumErrors`.
+    /// A counter of `/proc/net/snmp`, such as `Udp`, `InCsumErrors`, or of `/proc/net/netstat`.
     pub fn snmp(&self, proto: &str, field: &str) -> u64 {
-        let text = self.run(|| fs::read_to_string("/proc/thread-self/net/snmp")).expect("snmp");
+        let files = ["snmp", "netstat"].map(|file| format!("/proc/thread-self/net/{file}"));
+        let text = self.run(|| files.map(|file| fs::read_to_string(file).expect("counters"))).concat();
         let mut lines = text.lines().filter(|line| line.split(':').next() == Some(proto));
         let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
         let mut pairs = names.split_whitespace().zip(values.split_whitespace());
