@@ -18,7 +18,7 @@ use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
-use super::ends::{INTERFACE, PairEnd};
+use super::ends::PairEnd;
 use super::segment::{BPF_F_INGRESS, push_link_header};
 use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, ipv6, l4, skb, tcp};
@@ -80,8 +80,7 @@ pub(super) fn emit(e: &mut Emit) {
     }
     e.op_note(Insn::mov32(R2, MARK), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
-    e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::or32(R1, PairEnd::Merge.bits()), "an end of the merging pair");
+    e.number_of_end(PairEnd::Merge, "an end of the merging pair");
     e.redirect(0);
 }
 
@@ -96,8 +95,7 @@ pub fn compile_merged() -> Result<Program, asm::Error> {
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);
     e.jump_if_note(Cond::ne32(R2, MARK), drop, "not sent by our program");
-    e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::and32(R1, INTERFACE), "the interface");
+    e.number_of_interface();
     e.redirect(BPF_F_INGRESS);
     e.bind(drop);
     e.exit(SHOT);

@@ -19,7 +19,6 @@ use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
 use super::emit::{Emit, SHOT, SKB};
-use super::ends::{INTERFACE, PairEnd};
 use crate::ir::Side;
 use crate::packet::{ethernet, skb};
 
@@ -58,8 +57,7 @@ pub(super) fn emit(e: &mut Emit, side: Side) {
     e.bind(fits);
     e.op_note(Insn::or32(R2, if e.finish { FINISH } else { MARK }), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
-    e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::or32(R1, PairEnd::from(side).bits()), "an end of the segmentation pair");
+    e.number_of_end(side.into(), "an end of the segmentation pair");
     e.redirect(0);
 }
 
@@ -103,8 +101,7 @@ pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
     e.op(Insn::and32(R2, PRIORITY));
     e.store_skb(skb::PRIORITY, R2);
     e.store_skb(skb::TC_INDEX, R4);
-    e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::and32(R1, INTERFACE), "the interface");
+    e.number_of_interface();
     e.redirect(match side {
         Side::Egress => 0,
         Side::Ingress => BPF_F_INGRESS,
@@ -116,8 +113,7 @@ pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
     e.jump_if_note(Cond::ne32(R3, 0_u32), drop, "the second time");
     e.op(Insn::or32(R2, AGAIN));
     e.store_skb(skb::TC_INDEX, R2);
-    e.load_skb(R1, skb::IFINDEX);
-    e.op_note(Insn::xor32(R1, PairEnd::Egress.bits() ^ PairEnd::Ingress.bits()), "the other end");
+    e.number_of_other_end();
     e.redirect(0);
 
     e.bind(drop);

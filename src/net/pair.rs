@@ -383,7 +383,7 @@ mod tests {
             let known = ends.each_ref().map(|device| end(&device.interface));
             assert_eq!(known, PairEnd::ALL.map(|end| Some((end, interface.number()))));
         }
-        assert_eq!(end(&device(0x4000_0002, "eth0").interface), None, "somebody else's");
+        assert_eq!(end(&device(0x4000_0008, "eth0").interface), None, "somebody else's");
         assert_eq!(end(&device(2, "sfe2-eth0").interface), None, "somebody else's");
     }
 

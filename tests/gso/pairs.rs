@@ -28,7 +28,7 @@ fn a_pair_is_up_without_addresses_and_carries_what_any_interface_does() {
     host.sysctl("ipv6/conf/default/disable_ipv6", "0");
     attach(&host, "eth0", "egress", FUNNEL);
     assert_eq!(interfaces(&host).len(), 4, "lo, eth0 and the pair");
-    for (name, number) in [("sfe7-eth0", 0x4000_0007_u32), ("sfi7-eth0", 0x6000_0007)] {
+    for (name, number) in [("sfe7-eth0", 0x4000_001c), ("sfi7-eth0", 0x4000_001d)] {
         let end = &json(&host, &format!("-j -d addr show {name}"))[0];
         assert_eq!(end["ifindex"], number);
         assert_eq!((&end["mtu"], &end["operstate"]), (&65_535.into(), &"UP".into()));
@@ -223,7 +223,7 @@ fn where_no_pair_can_be_made_it_says_so_and_limits() {
     }
     let (host, _far) = host();
     // Somebody has the number that the pair would have.
-    host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_0007));
+    host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_001c));
     let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
     assert!(said.contains("cannot make the veth pair") && said.contains("--gso limit"), "{said}");
     assert_eq!(gso_max_segs(&host), 1);
