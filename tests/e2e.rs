@@ -15,6 +15,8 @@ mod ip6;
 mod mtu;
 #[path = "e2e/nat.rs"]
 mod nat;
+#[path = "e2e/summed.rs"]
+mod summed;
 
 use std::net::SocketAddr;
 

@@ -245,6 +245,7 @@ helpers! {
     CsumDiff = 28 "bpf_csum_diff";
     SkbChangeTail = 38 "bpf_skb_change_tail";
     SkbPullData = 39 "bpf_skb_pull_data";
+    CsumUpdate = 40 "bpf_csum_update";
     SetHashInvalid = 41 "bpf_set_hash_invalid";
     SkbChangeHead = 43 "bpf_skb_change_head";
     SetHash = 48 "bpf_set_hash";

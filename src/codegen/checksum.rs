@@ -8,12 +8,12 @@
 //! kernel calls this local checksum offload (Documentation/networking/checksum-offloads.rst). It is
 //! right as well for a packet whose inner checksum is still to be finished (`CHECKSUM_PARTIAL`).
 
-use asm::{Cond, Helper, Insn, Reg, Reg::*};
+use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
-use super::emit::{Emit, PORTS};
+use super::emit::{Emit, PORTS, Window};
 use super::frame::Offset;
-use crate::ir::Proto;
-use crate::packet::{marker, tcp, udp};
+use crate::ir::{Family, Proto};
+use crate::packet::{Field, marker, tcp, udp};
 
 /// `BPF_F_PSEUDO_HDR`: the pseudo-header changed, so the field of a `CHECKSUM_PARTIAL` packet, which
 /// holds the pseudo-header's sum, changes too.
@@ -61,6 +61,14 @@ fn pushed_constants(inner: Proto, outer: Proto, flags: u8) -> u32 {
     ones_complement_sum(&words)
 }
 
+/// Where an L4 header has its checksum.
+pub(super) const fn checksum_of(proto: Proto) -> Field {
+    match proto {
+        Proto::Tcp => tcp::CHECKSUM,
+        Proto::Udp => udp::CHECKSUM,
+    }
+}
+
 impl Emit {
     /// `reg = (reg >> 16) + (reg & 0xffff)`: one round of carries.
     pub(super) fn fold(&mut self, reg: Reg, scratch: Reg) {
@@ -92,14 +100,72 @@ impl Emit {
         self.op(Insn::xor32(R1, 0xffff_u32));
     }
 
+    /// Re-bases the inner checksum in its `l4` header, with the sum of the `addresses`: what [`Emit::rebase`] does, for
+    /// a third of the time. A checksum that is still to be finished holds the pseudo-header's sum and nothing else
+    /// (`tcp_v4_send_check`, `udp4_hwcsum`; of finished ones, one in 65,536 does). That one is the helper's: goes to
+    /// `unfinished`, with nothing changed.
+    ///
+    /// `len` is the segment's length, in host byte order, and is lost; `addresses` are folded. Leaves the checksum as it
+    /// was in `len`, and as it is in R1. Uses R2.
+    pub(super) fn rebase_finished(
+        &mut self,
+        name: &str,
+        l4: &Window,
+        (family, inner): (Family, Proto),
+        (addresses, len): (Reg, Reg),
+        rebase: Rebase,
+        unfinished: Label,
+    ) {
+        let field = checksum_of(inner);
+        self.fold(addresses, R2);
+        self.op(Insn::be16(len));
+        self.op(Insn::add32(len, in_packet_order(u32::from(inner.number()))));
+        if rebase == Rebase::ToZero {
+            self.op(Insn::add32(len, addresses));
+            self.fold(len, R2);
+        }
+        self.fold(len, R2);
+        self.load_raw(R1, l4, field);
+        self.jump_if_note(Cond::eq32(R1, len), unfinished, "the pseudo-header's sum: not finished?");
+        self.op(Insn::mov32(len, R1));
+        let absent = family.may_lack_checksum(inner).then(|| self.label(format!("{name}_absent")));
+        if let Some(absent) = absent {
+            self.jump_if_note(Cond::eq32(R1, 0_u32), absent, "no checksum");
+        }
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        // A multiple of 0xffff is nothing in ones' complement, and keeps the sum above 0: then it is folded to one
+        // of the two zeros only, the one that the kernel writes (`csum_replace_by_diff`).
+        match rebase {
+            Rebase::ToZero => {
+                self.op(Insn::add32(R1, 3 * 0xffff_u32));
+                self.op_note(Insn::sub32(R1, addresses), "less the addresses");
+            }
+            Rebase::FromZero => {
+                self.op(Insn::add32(R1, 0xffff_u32));
+                self.op_note(Insn::add32(R1, addresses), "and the addresses");
+            }
+        }
+        self.fold(R1, R2);
+        self.fold(R1, R2);
+        self.op(Insn::xor32(R1, 0xffff_u32));
+        if inner == Proto::Udp {
+            self.never_zero(&format!("{name}_not_zero"));
+        }
+        self.store_raw(l4, field, R1);
+        if let Some(absent) = absent {
+            self.bind(absent);
+        }
+    }
+
     /// Re-bases the inner checksum with the sum of the `addresses`:
     /// `bpf_l4_csum_replace(skb, offset of checksum, 0, ±sum, flags)`, or `fail`.
     ///
     /// Only this helper knows whether the checksum is finished or still partial.
     pub(super) fn rebase(&mut self, l4: Offset, inner: Proto, addresses: Reg, rebase: Rebase) {
-        let (checksum, flags) = match inner {
-            Proto::Tcp => (tcp::CHECKSUM, PSEUDO_HDR),
-            Proto::Udp => (udp::CHECKSUM, PSEUDO_HDR | MARK_MANGLED_0),
+        let checksum = checksum_of(inner);
+        let flags = match inner {
+            Proto::Tcp => PSEUDO_HDR,
+            Proto::Udp => PSEUDO_HDR | MARK_MANGLED_0,
         };
         self.op(Insn::mov32(R4, addresses));
         if rebase == Rebase::ToZero {

@@ -151,17 +151,22 @@ impl Emit {
     }
 
     /// `bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_NET, 0)`, or `pass`: opens or closes room behind
-    /// the fixed part of the IP header. Nothing of the packet has changed until this has succeeded.
+    /// the fixed part of the IP header.
     ///
     /// A packet that a device has verified (`CHECKSUM_UNNECESSARY`) is verified again afterwards. The sum of one
     /// that it has summed up (`CHECKSUM_COMPLETE`) follows what is popped and what `bpf_l4_csum_replace` writes, and
     /// IPv4's header sums to the same; it does not follow what is stored. Where it is off, the kernel sums again.
-    pub(super) fn adjust_room(&mut self, _void: Window, by: i16) {
+    pub(super) fn adjust_room(&mut self, void: Window, by: i16) {
+        let no_room = self.because(Reason::NoRoom);
+        self.adjust_room_or(void, by, no_room);
+    }
+
+    /// The same, with another way to go if the kernel refuses.
+    pub(super) fn adjust_room_or(&mut self, _void: Window, by: i16, refused: Label) {
         self.op(Insn::mov32(R2, i32::from(by)));
         self.op_note(Insn::mov32(R3, 0_u32), "BPF_ADJ_ROOM_NET");
         self.op(Insn::mov32(R4, 0_u32));
         self.call(Helper::SkbAdjustRoom);
-        let no_room = self.because(Reason::NoRoom);
-        self.jump_if(Cond::ne64(R0, 0), no_room);
+        self.jump_if(Cond::ne64(R0, 0), refused);
     }
 }

@@ -1,6 +1,6 @@
 //! `funnel`: pushes an L4 header between the IP header and the L4 header that is there.
 //!
-//! Opens room, writes both headers, re-bases the inner checksum: three helper calls. Nothing of the
+//! Opens room, writes both headers, re-bases the inner checksum: one to three helper calls. Nothing of the
 //! packet has changed until there is room, so whatever cannot be funneled goes on as it was. TCP that
 //! opens a connection goes on to [`mss`], and what does not fit any more to [`mtu`](super::mtu).
 //!
@@ -72,13 +72,13 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
         e.op(Insn::mov64(NOTE, IP));
     }
     let headers = len + pushed;
-    let (ip, cold) = if tcp.is_some() {
-        let fail = e.fail();
-        let (ip, cold) = e.pull_or(&name, headers + tcp::FLAGS.offset + 1, fail);
-        (ip, Some(cold))
-    } else {
-        let fail = e.fail();
-        (e.window_again(IP, headers, fail), None)
+    let fail = e.fail();
+    let (ip, cold) = match inner {
+        Proto::Tcp => {
+            let (ip, cold) = e.pull_or(&name, headers + tcp::CHECKSUM.offset + 2, fail);
+            (ip, Some(cold))
+        }
+        Proto::Udp => (e.window_again(IP, headers + i16::from(inner.header_len()), fail), None),
     };
     e.update_ip(family, &ip, pushed, inner, outer);
     e.sum_new_addresses(family, SUM, &ip);
@@ -92,8 +92,11 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     if tcp.is_some() {
         e.load(PORTS, &ip.at(headers), tcp::FLAGS);
     }
-    let inner_at = e.offset(family, pushed, None);
-    e.rebase(inner_at, inner, sum_inside, Rebase::ToZero);
+    let (unfinished, rebased) = (e.label(format!("{name}_unfinished")), e.label(format!("{name}_rebased")));
+    e.op(Insn::mov32(R4, L4_LEN));
+    let (of, registers) = ((family, inner), (sum_inside, R4));
+    e.rebase_finished(&name, &ip.at(headers), of, registers, Rebase::ToZero, unfinished);
+    e.bind(rebased);
     forget_hash(e, &name);
     e.count(pushed);
     if let Some(tcp) = &tcp {
@@ -102,6 +105,10 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     e.set_mark();
     e.exit(UNSPEC);
 
+    e.bind(unfinished);
+    let inner_at = e.offset(family, pushed, None);
+    e.rebase(inner_at, inner, sum_inside, Rebase::ToZero);
+    e.goto(rebased);
     if let Some(with_options) = with_options {
         e.bind(with_options);
         emit_options(e, inner, outer, sum.as_ref(), shared);

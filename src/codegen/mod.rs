@@ -135,8 +135,8 @@ pub fn wants_merging(ruleset: &Ruleset) -> bool {
 
 /// Whether these rules need the segments of what they cut with finished checksums: where GRO merges, before
 /// `unfunnel` or on the way to it, and so for all that goes through UDP. A packet that GRO has merged is
-/// `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: what was still to be finished inside is
-/// forgotten, and `bpf_l4_csum_replace` takes a finished inner checksum, behind `unfunnel`, for an unfinished one.
+/// `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: behind `unfunnel`, whoever finishes them
+/// would write where that header was. What was still to be finished inside is forgotten.
 pub fn wants_checksums(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| match &rule.action {
         Action::Funnel(funnel) => funnel.outer == Proto::Udp,

@@ -12,7 +12,7 @@
 //! after    [link][IP changed, options ][L4 re-based, payload                ]
 //! ```
 
-use asm::{Cond, Insn, Reg, Reg::*};
+use asm::{Cond, Insn, Label, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
 use super::checksum::Rebase;
@@ -48,24 +48,34 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);
     guard.check(e, &packet.at(len + popped), "");
     let merges = e.merges && inner == Proto::Tcp;
+    let early = e.variant.nat.is_none().then(|| Early::rebase(e, family, &packet, (inner, outer), &name));
     if merges {
         merge::look(e, family, &packet, outer, &name);
     }
-    e.adjust_room(packet, -popped);
     let fail = e.fail();
+    if early.is_some() {
+        e.adjust_room_or(packet, -popped, fail);
+    } else {
+        e.adjust_room(packet, -popped);
+    }
     let ports = if e.variant.nat.has_ports() { l4::LEN } else { 0 };
     let ip = e.window_again(IP, len + ports, fail);
     e.update_ip(family, &ip, -popped, outer, inner);
-    e.change_addresses(family, &ip);
-    e.change_ports(&ip.at(len), PORTS);
-    e.sum_addresses(family, SUM, &ip);
-    let inner_at = e.offset(family, 0, None);
-    e.rebase(inner_at, inner, SUM, Rebase::FromZero);
-    e.replace_l4_ports(inner_at, inner, PORTS);
+    if early.is_none() {
+        e.change_addresses(family, &ip);
+        e.change_ports(&ip.at(len), PORTS);
+        e.sum_addresses(family, SUM, &ip);
+        let inner_at = e.offset(family, 0, None);
+        e.rebase(inner_at, inner, SUM, Rebase::FromZero);
+        e.replace_l4_ports(inner_at, inner, PORTS);
+    }
     if merges {
         e.done_by_way_of_merging(-popped);
     } else {
         e.done(-popped);
+    }
+    if let Some(early) = early {
+        early.finish(e, family, (inner, outer));
     }
     if let Some(with_options) = with_options {
         e.bind(with_options);
@@ -107,6 +117,52 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     e.replace_l4_ports(inner_at, inner, L4_LEN);
     e.done(-popped);
 }
+
+/// The inner checksum re-based before the header in front of it is popped, so that the sum of a packet that a device
+/// has summed up (`CHECKSUM_COMPLETE`) can be kept right without a helper: the kernel takes from it what the popped
+/// header holds (`bpf_skb_generic_pop`), so what the checksum gains is first taken from there.
+struct Early {
+    unfinished: Label,
+    rebased: Label,
+}
+
+impl Early {
+    /// Uses R1 to R4.
+    fn rebase(e: &mut Emit, family: Family, packet: &Window, (inner, outer): Flow, name: &str) -> Early {
+        let early = Early {
+            unfinished: e.label(format!("{name}_unfinished")),
+            rebased: e.label(format!("{name}_rebased")),
+        };
+        let popped = packet.at(family.header_len());
+        e.sum_addresses(family, SUM, packet);
+        e.op(Insn::mov32(R4, L4_LEN));
+        e.op_note(Insn::sub32(R4, outer.header_len()), "inner length");
+        let below = popped.at(i16::from(outer.header_len()));
+        e.rebase_finished(name, &below, (family, inner), (SUM, R4), Rebase::FromZero, early.unfinished);
+        // What 32 bits hold sums to what their halves do, and a multiple of 0xffff is nothing.
+        e.op(Insn::sub32(R4, R1));
+        e.op_note(Insn::add32(R4, 0xffff_u32), "what the checksum has lost");
+        e.load_raw(R1, &popped, l4::PORTS);
+        e.fold(R1, R2);
+        e.op(Insn::add32(R4, R1));
+        e.store_raw(&popped, l4::PORTS, R4);
+        e.bind(early.rebased);
+        early
+    }
+
+    fn finish(self, e: &mut Emit, family: Family, (inner, outer): Flow) {
+        let popped = i16::from(outer.header_len());
+        e.bind(self.unfinished);
+        let inner_at = e.offset(family, popped, None);
+        e.rebase(inner_at, inner, SUM, Rebase::FromZero);
+        let fail = e.fail();
+        e.window_again(IP, family.header_len() + popped + i16::from(inner.header_len()), fail);
+        e.goto(self.rebased);
+    }
+}
+
+/// What is inside, and what is around it.
+type Flow = (Proto, Proto);
 
 /// Which ports below the funneling header may be reached.
 struct Guard<'a> {
