@@ -358,6 +358,8 @@ enum Nested {
 enum Change {
     Absent(bool),
     Wrong(bool),
+    /// The pseudo-header's sum.
+    Unfinished(bool),
     UdpLen(bool, i8),
     Doff(bool, u8),
     TcpOptions(bool, u8),
@@ -454,6 +456,7 @@ fn change() -> impl Strategy<Value = Change> {
         prop_oneof![
             3 => inner().prop_map(Absent),
             2 => inner().prop_map(Wrong),
+            2 => inner().prop_map(Unfinished),
             2 => (inner(), by()).prop_map(|(i, n)| UdpLen(i, n)),
             2 => (inner(), 0u8..16).prop_map(|(i, n)| Doff(i, n)),
             2 => (inner(), 1u8..11).prop_map(|(i, n)| TcpOptions(i, n)),
@@ -654,6 +657,7 @@ impl Change {
         match *self {
             Change::Absent(inner) => layers[at(inner)].csum = Csum::Zero,
             Change::Wrong(inner) => layers[at(inner)].csum = Csum::Wrong,
+            Change::Unfinished(inner) => layers[at(inner)].csum = Csum::Pseudo,
             Change::UdpLen(inner, by) => {
                 let right = u16::try_from(inside + 8).unwrap_or(u16::MAX);
                 layers[at(inner)].udplen = Some(right.wrapping_add_signed(by.into()));

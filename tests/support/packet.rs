@@ -82,6 +82,8 @@ pub enum Csum {
     Wrong,
     /// 0: absent, for UDP.
     Zero,
+    /// The pseudo-header's sum, as while it is still to be finished.
+    Pseudo,
 }
 
 pub const TCP: u8 = 6;
@@ -142,9 +144,8 @@ impl L4 {
             }
         };
         out.extend(inside);
-        let mut sum = ones_complement(pseudo) + u32::from(self.proto) + out.len() as u32;
-        sum += ones_complement(&out);
-        let right = match !fold(sum) {
+        let unfinished = ones_complement(pseudo) + u32::from(self.proto) + out.len() as u32;
+        let right = match !fold(unfinished + ones_complement(&out)) {
             0 if self.proto == UDP => 0xffff,
             sum => sum,
         };
@@ -153,6 +154,7 @@ impl L4 {
             // Never the other zero, which is right again, nor an absent one.
             Csum::Wrong => right.checked_add(1).filter(|s| *s != 0xffff).unwrap_or(2),
             Csum::Zero => 0,
+            Csum::Pseudo => fold(unfinished),
         };
         out[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         out

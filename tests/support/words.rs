@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [version N] [ihl N] [total N] [badip]
-//!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
+//!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [pseudosum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
 //!   [len N] [pad N] [truncated N] [gso N]
 //! arp                                    a frame that is not IP
@@ -75,6 +75,7 @@ impl Packet {
                 match word {
                     "nosum" => l4.csum = Csum::Zero,
                     "badsum" => l4.csum = Csum::Wrong,
+                    "pseudosum" => l4.csum = Csum::Pseudo,
                     "udplen" => l4.udplen = Some(words.number(word)?),
                     "seq" => l4.seq = Some(words.number(word)?),
                     "ack" => l4.ack = Some(words.number(word)?),
@@ -148,6 +149,7 @@ impl fmt::Display for Packet {
             match l4.csum {
                 Csum::Right => {}
                 Csum::Wrong => out.push("badsum".to_owned()),
+                Csum::Pseudo => out.push("pseudosum".to_owned()),
                 Csum::Zero => out.push("nosum".to_owned()),
             }
         }
