@@ -19,7 +19,7 @@ use crate::packet::{Field, marker, tcp, udp};
 /// holds the pseudo-header's sum, changes too.
 pub(super) const PSEUDO_HDR: i32 = 0x10;
 /// `BPF_F_MARK_MANGLED_0`: an absent UDP checksum stays absent, a present one never becomes zero.
-pub(super) const MARK_MANGLED_0: i32 = 0x20;
+const MARK_MANGLED_0: i32 = 0x20;
 
 /// Which way the inner checksum goes: from the packet's addresses to 0.0.0.0 or `::`, or back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,10 +62,18 @@ fn pushed_constants(inner: Proto, outer: Proto, flags: u8) -> u32 {
 }
 
 /// Where an L4 header has its checksum.
-pub(super) const fn checksum_of(proto: Proto) -> Field {
+const fn checksum_of(proto: Proto) -> Field {
     match proto {
         Proto::Tcp => tcp::CHECKSUM,
         Proto::Udp => udp::CHECKSUM,
+    }
+}
+
+/// The helper's flag for a protocol whose checksum may be absent.
+const fn absent_stays(proto: Proto) -> i32 {
+    match proto {
+        Proto::Tcp => 0,
+        Proto::Udp => MARK_MANGLED_0,
     }
 }
 
@@ -160,35 +168,35 @@ impl Emit {
     /// Re-bases the inner checksum with the sum of the `addresses`:
     /// `bpf_l4_csum_replace(skb, offset of checksum, 0, ±sum, flags)`, or `fail`.
     ///
-    /// Only this helper knows whether the checksum is finished or still partial.
+    /// Only this helper knows of every checksum whether it is finished or still partial.
     pub(super) fn rebase(&mut self, l4: Offset, inner: Proto, addresses: Reg, rebase: Rebase) {
-        let checksum = checksum_of(inner);
-        let flags = match inner {
-            Proto::Tcp => PSEUDO_HDR,
-            Proto::Udp => PSEUDO_HDR | MARK_MANGLED_0,
-        };
         self.op(Insn::mov32(R4, addresses));
         if rebase == Rebase::ToZero {
             self.op(Insn::xor32(R4, u32::MAX));
         }
-        self.set_offset(R2, Offset { bytes: l4.bytes + checksum.offset, ..l4 });
+        self.set_offset(R2, Offset { bytes: l4.bytes + checksum_of(inner).offset, ..l4 });
         self.op(Insn::mov32(R3, 0_u32));
-        self.op(Insn::mov32(R5, flags));
+        self.op(Insn::mov32(R5, PSEUDO_HDR | absent_stays(inner)));
         self.call(Helper::L4CsumReplace);
         let fail = self.fail();
         self.jump_if(Cond::ne64(R0, 0), fail);
     }
 
-    /// Bytes of the TCP header have changed by `change`, a sum in the packet's byte order:
-    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, change, 0)`, or `fail`.
+    /// Bytes of the TCP header have changed by `change`.
+    pub(super) fn update_tcp(&mut self, tcp: Offset, change: Reg) {
+        self.replace_l4(tcp, Proto::Tcp, change, 0);
+    }
+
+    /// What the checksum covers has changed by `change`, a sum in the packet's byte order:
+    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, change, flags)`, or `fail`.
     ///
     /// Without `BPF_F_PSEUDO_HDR` nothing happens to a checksum that is still to be finished: whoever
     /// finishes it sums the new bytes.
-    pub(super) fn update_tcp(&mut self, tcp: Offset, change: Reg) {
-        self.set_offset(R2, Offset { bytes: tcp.bytes + tcp::CHECKSUM.offset, ..tcp });
+    pub(super) fn replace_l4(&mut self, l4: Offset, proto: Proto, change: Reg, flags: i32) {
+        self.set_offset(R2, Offset { bytes: l4.bytes + checksum_of(proto).offset, ..l4 });
         self.op(Insn::mov32(R3, 0_u32));
         self.op(Insn::mov32(R4, change));
-        self.op(Insn::mov32(R5, 0_u32));
+        self.op(Insn::mov32(R5, flags | absent_stays(proto)));
         self.call(Helper::L4CsumReplace);
         let fail = self.fail();
         self.jump_if(Cond::ne64(R0, 0), fail);

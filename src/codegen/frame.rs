@@ -151,7 +151,7 @@ impl Emit {
     }
 
     /// `bpf_skb_adjust_room(skb, by, BPF_ADJ_ROOM_NET, 0)`, or `pass`: opens or closes room behind
-    /// the fixed part of the IP header.
+    /// the fixed part of the IP header. Nothing of the packet may have changed before: it is passed as it is.
     ///
     /// A packet that a device has verified (`CHECKSUM_UNNECESSARY`) is verified again afterwards. The sum of one
     /// that it has summed up (`CHECKSUM_COMPLETE`) follows what is popped and what `bpf_l4_csum_replace` writes, and
@@ -161,7 +161,7 @@ impl Emit {
         self.adjust_room_or(void, by, no_room);
     }
 
-    /// The same, with another way to go if the kernel refuses.
+    /// The same for a packet that has changed already: `refused` if the kernel does.
     pub(super) fn adjust_room_or(&mut self, _void: Window, by: i16, refused: Label) {
         self.op(Insn::mov32(R2, i32::from(by)));
         self.op_note(Insn::mov32(R3, 0_u32), "BPF_ADJ_ROOM_NET");

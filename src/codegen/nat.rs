@@ -9,14 +9,14 @@
 
 use std::net::IpAddr;
 
-use asm::{Helper, Insn, Reg, Reg::*};
+use asm::{Insn, Reg, Reg::*};
 
-use super::checksum::{MARK_MANGLED_0, PSEUDO_HDR};
+use super::checksum::PSEUDO_HDR;
 use super::emit::{Emit, IP, L4_LEN, PORTS, Window};
 use super::frame::{Len, Offset, PEEK, part};
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Nat, Proto};
-use crate::packet::{Field, ipv4, ipv6, l4, tcp, udp};
+use crate::packet::{Field, ipv4, ipv6, l4};
 
 /// The routine of a rule that does nothing else.
 pub(super) fn emit(e: &mut Emit, family: Family, proto: Proto) {
@@ -148,20 +148,5 @@ impl Emit {
         if self.variant.nat.has_ports() {
             self.replace_l4(l4, proto, change, 0);
         }
-    }
-
-    /// `bpf_l4_csum_replace(skb, offset of checksum, 0, change, flags)`, or `fail`.
-    fn replace_l4(&mut self, l4: Offset, proto: Proto, change: Reg, flags: i32) {
-        let (checksum, absent) = match proto {
-            Proto::Tcp => (tcp::CHECKSUM, 0),
-            Proto::Udp => (udp::CHECKSUM, MARK_MANGLED_0),
-        };
-        self.set_offset(R2, Offset { bytes: l4.bytes + checksum.offset, ..l4 });
-        self.op(Insn::mov32(R3, 0_u32));
-        self.op(Insn::mov32(R4, change));
-        self.op(Insn::mov32(R5, flags | absent));
-        self.call(Helper::L4CsumReplace);
-        let fail = self.fail();
-        self.jump_if(asm::Cond::ne64(R0, 0), fail);
     }
 }
