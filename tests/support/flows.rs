@@ -3,16 +3,31 @@
 //! In: who sends how much to whom. Out: how much of it arrived unchanged. Every wait has a deadline;
 //! what is lost is counted, never sent again by us.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::lab::{DEADLINE, Ns};
 
 /// Any address of the kind that `to` is of. (Of IPv6, a listener takes IPv4 as well.)
 fn any(to: SocketAddr) -> IpAddr {
     if to.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+}
+
+/// A socket of that address. The one that had it before may live on for a moment after it was closed: in a child of
+/// another test's thread, between `fork` and `exec`.
+fn ours<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            socket => return socket.expect("bind"),
+        }
+    }
 }
 
 /// Sends `count` datagrams, numbered and of all sizes up to `longest`, from `client` to `to` and
@@ -23,7 +38,7 @@ pub fn udp(client: &Ns, server: &Ns, to: SocketAddr, count: usize, longest: usiz
         bytes.resize(4 + i * 37 % longest.saturating_sub(3).max(1), i as u8);
         bytes
     };
-    let receiver = server.run(|| UdpSocket::bind((any(to), to.port()))).expect("bind");
+    let receiver = server.run(|| ours(|| UdpSocket::bind((any(to), to.port()))));
     let sender = client.run(|| UdpSocket::bind((any(to), 0))).expect("bind");
     receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
     let mut intact = 0;
@@ -43,7 +58,7 @@ pub fn udp(client: &Ns, server: &Ns, to: SocketAddr, count: usize, longest: usiz
 /// Connects `connections` times, each time exchanging `exchanges` small requests and responses.
 /// Returns how many exchanges came through unchanged; the port is the server's as well.
 pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchanges: usize) -> usize {
-    let listener = server.run(|| TcpListener::bind((any(to), to.port()))).expect("bind");
+    let listener = server.run(|| ours(|| TcpListener::bind((any(to), to.port()))));
     let serve = move || {
         // Ends when a client says so with an empty connection, or after the deadline.
         for stream in listener.incoming().flatten() {
@@ -101,7 +116,7 @@ pub fn tcp(client: &Ns, server: &Ns, to: SocketAddr, connections: usize, exchang
 
 /// Sends that many bytes over one connection as fast as it goes, and returns how many arrive.
 pub fn bulk(client: &Ns, server: &Ns, to: SocketAddr, bytes: usize) -> usize {
-    let listener = server.run(|| TcpListener::bind((any(to), to.port()))).expect("bind");
+    let listener = server.run(|| ours(|| TcpListener::bind((any(to), to.port()))));
     let Ok(mut sender) = client.run(|| TcpStream::connect_timeout(&to, DEADLINE / 3)) else {
         return 0;
     };
@@ -136,7 +151,7 @@ pub fn bulk(client: &Ns, server: &Ns, to: SocketAddr, bytes: usize) -> usize {
 /// Sends one UDP packet that the kernel or the interface has to cut into `segments` datagrams
 /// (`UDP_SEGMENT`), and returns how many of them arrive unchanged.
 pub fn udp_gso(client: &Ns, server: &Ns, to: SocketAddr, segments: usize, size: usize) -> usize {
-    let receiver = server.run(|| UdpSocket::bind((any(to), to.port()))).expect("bind");
+    let receiver = server.run(|| ours(|| UdpSocket::bind((any(to), to.port()))));
     let sender = client.run(|| UdpSocket::bind((any(to), 0))).expect("bind");
     receiver.set_read_timeout(Some(DEADLINE / 5)).expect("a timeout");
     let size_option = i32::try_from(size).expect("a size");
