@@ -14,7 +14,7 @@ use crate::codegen::Link;
 use crate::diag::Source;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Attachment, Hook, Netlink, filter, gso, links};
+use crate::net::{self, Attachment, Hook, Netlink, filter, health, links};
 use crate::{check, codegen, elf, kernel, tree};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +188,7 @@ pub fn interface(
         }
     }
     let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
-    for (pair, why) in gso::broken(netlink, &filters, devices, interface)? {
+    for (pair, why) in health::broken(netlink, &filters, devices, interface)? {
         let text = format!("its {pair} is {why}; {}: attach again", pair.lost());
         found.push(Finding::new(Level::Bad, about, text));
     }
@@ -197,6 +197,6 @@ pub fn interface(
 
 /// What sfunnel has left in the namespace that nothing uses.
 pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> net::Result<Vec<Finding>> {
-    let left = gso::left_behind(netlink, devices)?;
+    let left = health::left_behind(netlink, devices)?;
     Ok(left.into_iter().map(|text| Finding::new(Level::Note, "pair", text)).collect())
 }

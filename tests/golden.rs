@@ -1,7 +1,7 @@
 //! Goldens: a ruleset, and what becomes of it on the way to the kernel.
 //!
 //! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the
-//! input (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair); of the sections `tree`, `listing` and `summary` those that are there are compared.
+//! input (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair; `cut`: with a macvlan on it); of the sections `tree`, `listing` and `summary` those that are there are compared.
 //! `BLESS=1` (`cargo xtask bless`) rewrites them. Needs no privilege.
 
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::{env, fs};
 use asm::Program;
 use libtest_mimic::{Arguments, Failed, Trial};
 use pretty_assertions::StrComparison;
-use sfunnel::codegen::{self, Large, Link, Options};
+use sfunnel::codegen::{self, Large, Link, Options, Via};
 use sfunnel::diag::{self, Source};
 use sfunnel::ir::Side;
 use sfunnel::ir::{Family, Proto, Ruleset};
@@ -44,10 +44,17 @@ fn check(path: &Path) -> Result<(), Failed> {
     let plain = Options::from(Link::Ethernet);
     let options = match *first {
         "rules" => Some(plain),
-        "rules, segmented on egress" => Some(Options { large: Large::Segment(Side::Egress), ..plain }),
-        "rules, segmented on ingress" => Some(Options { large: Large::Segment(Side::Ingress), ..plain }),
+        "rules, segmented on egress" => {
+            Some(Options { large: Large::Segment(Side::Egress, Via::Pair), ..plain })
+        }
+        "rules, segmented on ingress" => {
+            Some(Options { large: Large::Segment(Side::Ingress, Via::Pair), ..plain })
+        }
+        "rules, cut on egress" => {
+            Some(Options { large: Large::Segment(Side::Egress, Via::Macvlan), ..plain })
+        }
         "rules, finished on egress" => {
-            Some(Options { large: Large::Segment(Side::Egress), finish: true, ..plain })
+            Some(Options { large: Large::Segment(Side::Egress, Via::Pair), finish: true, ..plain })
         }
         "rules, merged on ingress" => Some(Options { merge: true, ..plain }),
         _ => None,

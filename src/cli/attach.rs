@@ -9,12 +9,12 @@ use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
 use crate::codegen;
-use crate::ir::Ruleset;
+use crate::ir::{Ruleset, Side};
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Needs, Prepared};
 use crate::net::turn::Turn;
 use crate::net::{
-    self, Attached, Attachment, Filter, Gso, Hook, Interface, Link, Netlink, links, netns, pair,
+    self, Attached, Attachment, Filter, Gso, Hook, Interface, Link, Netlink, beside, links, netns,
 };
 
 /// How to attach, whatever the rules and the place.
@@ -91,11 +91,11 @@ pub(super) fn attach_to(
 
 /// The hooks to attach to, with the rules of each. Chains say which.
 fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, &'a Rules)>, Failure> {
-    let rules = |hook: Hook| Some((hook, lists.of(programs::side(hook))?));
+    let rules = |hook: Hook| Some((hook, lists.of(hook.into())?));
     if let (Some(sides), Some(said)) = (lists.sides(), target.said) {
         let wanted = target.direction.hooks();
         if let Some(left_out) =
-            sides.iter().find(|side| !wanted.iter().any(|hook| programs::side(*hook) == **side))
+            sides.iter().find(|side| !wanted.iter().any(|hook| Side::from(*hook) == **side))
         {
             return Err(Failure::Usage(format!(
                 "the rules have `chain {left_out}`, which {said} leaves out: chains say themselves where they go, so leave {said} out"
@@ -190,11 +190,11 @@ pub(super) fn open(target: &Target) -> Result<Netlink, Failure> {
 pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<Interface>, Failure> {
     let Some(names) = &target.interfaces else {
         let mut all = links::list(netlink)?;
-        all.retain(|interface| pair::end(interface).is_none());
+        all.retain(|interface| beside::which(interface).is_none());
         return Ok(all);
     };
     let found = links::find(netlink, names)?;
-    match found.iter().find(|interface| pair::end(interface).is_some()) {
+    match found.iter().find(|interface| beside::which(interface).is_some()) {
         Some(ours) => Err(net::Error::OurOwn(ours.name.clone()).into()),
         None => Ok(found),
     }

@@ -51,10 +51,13 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         .at(args.end, console)?
         .one(wanted)?;
     let large = match args.gso {
-        GsoArg::Segment => Large::Segment(side.or(wanted).unwrap_or(Side::Egress)),
+        GsoArg::Segment => Large::Segment(
+            side.or(wanted).unwrap_or(Side::Egress),
+            codegen::via(&rules.ruleset, args.finish_checksums),
+        ),
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
-    let ingress = large == Large::Segment(Side::Ingress);
+    let ingress = matches!(large, Large::Segment(Side::Ingress, _));
     let merge = !args.no_merge && ingress && codegen::wants_merging(&rules.ruleset);
     let finish = args.finish_checksums && large != Large::Pass && codegen::funnels(&rules.ruleset);
     let compile = || rules.compile(Options { link: args.link.into(), large, merge, finish });

@@ -9,10 +9,10 @@ use asm::Program;
 
 use super::rules::Rules;
 use super::{Console, Failure};
-use crate::codegen::{self, Large, Options, PairEnd};
+use crate::codegen::{self, Beside, Large, Options, Via};
 use crate::ir::Side;
+use crate::net::beside::Back;
 use crate::net::gso::Aside;
-use crate::net::pair::Back;
 use crate::net::{Hook, Link, Mark, mark};
 use crate::{elf, kernel};
 
@@ -81,64 +81,67 @@ pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Con
 pub fn options(link: Link, hook: Hook, aside: Aside) -> Options {
     let large = match aside.large {
         mark::Large::Pass | mark::Large::Limited(_) => Large::Pass,
-        mark::Large::Pair => Large::Segment(side(hook)),
+        mark::Large::Pair => Large::Segment(hook.into(), Via::Pair),
+        mark::Large::Macvlan => Large::Segment(hook.into(), Via::Macvlan),
     };
     Options { link, large, merge: aside.merging, finish: aside.finishing }
 }
 
-pub fn side(hook: Hook) -> Side {
-    match hook {
-        Hook::Ingress => Side::Ingress,
-        Hook::Egress => Side::Egress,
-    }
-}
-
-/// Names of programs are no longer than 15: `sfunnel_l3_inmf`.
+/// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
 pub fn name(Options { link, large, merge, finish }: Options) -> String {
     let link = match link {
         Link::Ethernet => "",
         Link::None => "_l3",
     };
-    let large = match large {
-        Large::Pass if merge => "_",
-        Large::Pass => "",
-        Large::Segment(Side::Egress) => "_out",
-        Large::Segment(Side::Ingress) => "_in",
+    let (large, how) = match large {
+        Large::Pass => (if merge { "_" } else { "" }, ""),
+        Large::Segment(side, via) => {
+            let side = if side == Side::Egress { "_out" } else { "_in" };
+            (
+                side,
+                if via == Via::Macvlan {
+                    "d"
+                } else if finish {
+                    "f"
+                } else {
+                    ""
+                },
+            )
+        }
     };
-    let (merge, finish) = (if merge { "m" } else { "" }, if finish { "f" } else { "" });
-    format!("sfunnel{link}{large}{merge}{finish}")
+    let merge = if merge { "m" } else { "" };
+    format!("sfunnel{link}{large}{merge}{how}")
 }
 
-/// The programs at the ends of the pairs: what arrives at one.
+/// The programs for the devices beside interfaces.
 #[derive(Debug)]
-pub struct Ends(Vec<(PairEnd, Program, kernel::Program)>);
+pub struct Ends(Vec<(Beside, Hook, Program, kernel::Program)>);
 
 impl Ends {
     pub fn load() -> Result<Self, Failure> {
+        let (out, back) = (Side::Egress, Side::Ingress);
         let compiled = [
-            ("sfunnel_cut_out", PairEnd::Ingress, codegen::compile_back(Side::Egress)?),
-            ("sfunnel_cut_in", PairEnd::Egress, codegen::compile_back(Side::Ingress)?),
-            ("sfunnel_merged", PairEnd::Merged, codegen::compile_merged()?),
+            ("sfunnel_cross_o", Beside::Ingress, Hook::Ingress, codegen::compile_crossed(out)?),
+            ("sfunnel_cross_i", Beside::Egress, Hook::Ingress, codegen::compile_crossed(back)?),
+            ("sfunnel_cut_out", Beside::Egress, Hook::Egress, codegen::compile_cut(out)?),
+            ("sfunnel_cut_in", Beside::Ingress, Hook::Egress, codegen::compile_cut(back)?),
+            ("sfunnel_merged", Beside::Merged, Hook::Ingress, codegen::compile_merged()?),
         ];
-        let named = compiled.each_ref().map(|(name, _, program)| (*name, program));
+        let named = compiled.each_ref().map(|(name, _, _, program)| (*name, program));
         let loaded = kernel::load(&elf::wrap(&named)?, &named.map(|(name, _)| name))?;
         if loaded.len() != compiled.len() {
             return Err(Failure::Internal("a program is missing".to_owned()));
         }
-        Ok(Self(
-            compiled
-                .into_iter()
-                .zip(loaded)
-                .map(|((_, at, program), loaded)| (at, program, loaded))
-                .collect(),
-        ))
+        let each = compiled.into_iter().zip(loaded);
+        Ok(Self(each.map(|((_, at, hook, program), loaded)| (at, hook, program, loaded)).collect()))
     }
 
     pub fn back(&self) -> Vec<Back<'_>> {
         self.0
             .iter()
-            .map(|(at, compiled, loaded)| Back {
+            .map(|(at, hook, compiled, loaded)| Back {
                 at: *at,
+                hook: *hook,
                 program: loaded.as_fd(),
                 name: Mark::new(&compiled.bytes(), 0).end(),
             })

@@ -10,7 +10,7 @@ use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::pair::Pair;
-use crate::net::{self, Filter, Hook, Mark, gso, pair};
+use crate::net::{self, Filter, Hook, Mark, gso, health, macvlan, pair};
 
 /// One filter of ours, as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -28,6 +28,8 @@ struct Entry<'a> {
     handle: u32,
     /// The ends of the segmentation pair that the program sends to, for egress and ingress; null if it is missing.
     pair: Option<[Option<&'a str>; 2]>,
+    /// The macvlan that the program sends to instead, if it does.
+    macvlan: Option<&'a str>,
     /// The ends of the merging pair that the program sends to, in the order in which packets pass them.
     merging_pair: Option<[Option<&'a str>; 2]>,
     /// Pairs that do not work, and why.
@@ -51,6 +53,8 @@ impl<'a> Entry<'a> {
             let ends = pair::of(devices, pair, filter.interface.number());
             used.then(|| ends.map(|end| end.map(|device| device.interface.name.as_str())))
         };
+        let macvlan = macvlan::at(devices, filter.interface.number(), filter.hook)
+            .filter(|_| mark.as_ref().is_some_and(|mark| mark.large == Large::Macvlan));
         let gso_max_segs_was = match mark.as_ref().map(|mark| mark.large) {
             Some(Large::Limited(before)) => Some(before),
             _ => None,
@@ -73,6 +77,7 @@ impl<'a> Entry<'a> {
             priority: filter.priority,
             handle: filter.handle,
             pair: ends(Pair::Segmentation),
+            macvlan: macvlan.map(|device| device.interface.name.as_str()),
             merging_pair: ends(Pair::Merging),
             broken: broken
                 .iter()
@@ -105,10 +110,10 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let found = counted::look(|| Ok(net::status(&mut netlink, &interfaces, target.direction.hooks())?))?;
     let (filters, counters): (Vec<Filter>, Vec<Found>) = found.into_iter().unzip();
     let devices = links::devices(&mut netlink)?;
-    let left = gso::left_behind(&mut netlink, &devices)?;
+    let left = health::left_behind(&mut netlink, &devices)?;
     let mut broken: Vec<Broken<'_>> = Vec::new();
     for interface in &interfaces {
-        let found = gso::broken(&mut netlink, &filters, &devices, interface)?;
+        let found = health::broken(&mut netlink, &filters, &devices, interface)?;
         broken.extend(found.into_iter().map(|(pair, why)| (interface.name.as_str(), pair, why)));
     }
     let entries = filters.iter().zip(counters);
@@ -137,10 +142,10 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             match shown.ends(pair) {
                 None => {}
                 Some(_) if later.clone().any(|entry| entry.ends(pair).is_some()) => {}
-                Some(ends) => {
+                Some(_) => {
                     let fault = broken.iter().find(|(of, which, _)| (of, *which) == (interface, pair));
                     let state = match fault {
-                        None => ends.map(Option::unwrap_or_default).join(", "),
+                        None => pair::each(&devices, pair, shown.ifindex.unsigned_abs()).join(", "),
                         Some((_, _, why)) => format!("BROKEN, {why}; {}; attach again", pair.lost()),
                     };
                     writeln!(console.out, "{interface} {pair}: {state}")?;

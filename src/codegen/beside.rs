@@ -1,14 +1,18 @@
 //! The devices beside an interface, and the numbers by which its programs find them.
 //!
-//! Two veth pairs, each made only for rules that need it. What one end sends, the other receives:
+//! Two veth pairs, each made only for rules that need it. What one end sends, the other receives. And on the ends of
+//! the first one macvlans, which cut as well, and faster, where that is all there is to do:
 //!
 //! ```text
-//! segmentation pair   Egress ══cut══▶ Ingress     what egress has; what ingress has goes the other way
-//! merging pair        Merge  ══GRO══▶ Merged      what has been unfunneled
+//! EgressMacvlan     IngressMacvlan
+//!       │cut              │cut
+//!       ▼                 ▼
+//!     Egress ═══cut═══▶ Ingress     segmentation pair: what egress has; what ingress has goes the other way
+//!     Merge  ═══GRO═══▶ Merged      merging pair: what has been unfunneled
 //! ```
 //!
-//! The numbers follow from that of the interface, so one program serves all interfaces: 0x40000000, and four times
-//! the interface's, and which end it is.
+//! The numbers follow from that of the interface, so one program serves all interfaces: 0x40000000, and eight times
+//! the interface's, and which device it is.
 
 use asm::{Insn, Reg::*};
 
@@ -16,32 +20,50 @@ use super::emit::Emit;
 use crate::ir::Side;
 use crate::packet::skb;
 
-/// One end of a pair.
+/// One of the devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PairEnd {
-    /// Of the segmentation pair, for what egress has.
+pub enum Beside {
+    /// The end of the segmentation pair for what egress has.
     Egress,
-    /// Of the segmentation pair, for what ingress has.
+    /// That for what ingress has.
     Ingress,
-    /// Of the merging pair: packets go in here,
+    /// The end of the merging pair where packets go in,
     Merge,
-    /// and come out here.
+    /// and that where they come out.
     Merged,
+    /// On the end for what egress has.
+    EgressMacvlan,
+    /// On that for what ingress has.
+    IngressMacvlan,
 }
 
-impl From<Side> for PairEnd {
-    fn from(side: Side) -> Self {
+impl Beside {
+    pub const ALL: [Beside; 6] = [
+        Beside::Egress,
+        Beside::Ingress,
+        Beside::Merge,
+        Beside::Merged,
+        Beside::EgressMacvlan,
+        Beside::IngressMacvlan,
+    ];
+
+    /// The end of the segmentation pair for what this hook has.
+    pub const fn end(side: Side) -> Self {
         match side {
-            Side::Egress => PairEnd::Egress,
-            Side::Ingress => PairEnd::Ingress,
+            Side::Egress => Beside::Egress,
+            Side::Ingress => Beside::Ingress,
         }
     }
-}
 
-impl PairEnd {
-    pub const ALL: [PairEnd; 4] = [PairEnd::Egress, PairEnd::Ingress, PairEnd::Merge, PairEnd::Merged];
+    /// The macvlan on it.
+    pub const fn macvlan(side: Side) -> Self {
+        match side {
+            Side::Egress => Beside::EgressMacvlan,
+            Side::Ingress => Beside::IngressMacvlan,
+        }
+    }
 
-    /// The end's number. `None`: the interface's own number is as large as only somebody's choice makes it.
+    /// The device's number. `None`: the interface's own number is as large as only somebody's choice makes it.
     pub const fn number(self, interface: u32) -> Option<u32> {
         if interface == 0 || interface > INTERFACES {
             None
@@ -50,46 +72,48 @@ impl PairEnd {
         }
     }
 
-    /// The end that has this number, and the interface that it is beside.
-    pub fn of_number(number: u32) -> Option<(PairEnd, u32)> {
-        let end = PairEnd::ALL.into_iter().find(|end| end.which() == number & WHICH)?;
+    /// The device that has this number, and the interface that it is beside.
+    pub fn of_number(number: u32) -> Option<(Beside, u32)> {
+        let device = Beside::ALL.into_iter().find(|device| device.which() == number & WHICH)?;
         let interface = (number & (BASE - 1)) >> SHIFT;
-        (end.number(interface) == Some(number)).then_some((end, interface))
+        (device.number(interface) == Some(number)).then_some((device, interface))
     }
 
     const fn which(self) -> u32 {
         match self {
-            PairEnd::Egress => 0,
-            PairEnd::Ingress => 1,
-            PairEnd::Merge => 2,
-            PairEnd::Merged => 3,
+            Beside::Egress => 0,
+            Beside::Ingress => 1,
+            Beside::Merge => 2,
+            Beside::Merged => 3,
+            Beside::EgressMacvlan => 4,
+            Beside::IngressMacvlan => 5,
         }
     }
 }
 
 /// The kernel numbers interfaces from 1 on; numbers this high are there for whoever asks for one.
 const BASE: u32 = 0x4000_0000;
-/// The interface's number in that of an end. The lowest bits tell the end: the kernel looks interfaces up by their
-/// lowest eight (`dev_index_hash`), and four ends and their interface in one chain were 70 ns for each segment.
-const SHIFT: u32 = 2;
+/// The interface's number in that of a device. The lowest bits tell the device: the kernel looks interfaces up by
+/// their lowest eight (`dev_index_hash`), and four ends and their interface in one chain were 70 ns for each segment.
+const SHIFT: u32 = 3;
 const WHICH: u32 = (1 << SHIFT) - 1;
 const INTERFACES: u32 = (BASE - 1) >> SHIFT;
 
 impl Emit {
-    /// `R1 = the number of this interface's end`
-    pub(super) fn number_of_end(&mut self, end: PairEnd, note: &str) {
+    /// `R1 = the number of this interface's device`
+    pub(super) fn number_beside(&mut self, device: Beside, note: &str) {
         self.load_skb(R1, skb::IFINDEX);
         self.op(Insn::lsh32(R1, SHIFT));
-        self.op_note(Insn::or32(R1, BASE | end.which()), note);
+        self.op_note(Insn::or32(R1, BASE | device.which()), note);
     }
 
-    /// `R1 = the number of the other end of the segmentation pair`, at one of them.
-    pub(super) fn number_of_other_end(&mut self) {
+    /// `R1 = the number of "to"`, at "from", beside the same interface.
+    pub(super) fn number_from(&mut self, from: Beside, to: Beside, note: &str) {
         self.load_skb(R1, skb::IFINDEX);
-        self.op_note(Insn::xor32(R1, PairEnd::Egress.which() ^ PairEnd::Ingress.which()), "the other end");
+        self.op_note(Insn::xor32(R1, from.which() ^ to.which()), note);
     }
 
-    /// `R1 = the number of the interface`, at an end.
+    /// `R1 = the number of the interface`, at one of its devices.
     pub(super) fn number_of_interface(&mut self) {
         self.load_skb(R1, skb::IFINDEX);
         self.op(Insn::and32(R1, BASE - 1));
@@ -102,17 +126,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ends_number_tells_end_and_interface() {
-        for end in PairEnd::ALL {
+    fn a_devices_number_tells_device_and_interface() {
+        for device in Beside::ALL {
             for interface in [1, 2, INTERFACES] {
-                let number = end.number(interface).unwrap();
-                assert_eq!(PairEnd::of_number(number), Some((end, interface)));
+                let number = device.number(interface).unwrap();
+                assert_eq!(Beside::of_number(number), Some((device, interface)));
                 assert!(i32::try_from(number).is_ok(), "numbers of interfaces are signed");
             }
-            assert_eq!(end.number(INTERFACES + 1), None);
-            assert_eq!(end.number(0), None);
-            assert_eq!(PairEnd::of_number(BASE | end.which()), None);
+            assert_eq!(device.number(INTERFACES + 1), None);
+            assert_eq!(device.number(0), None);
+            assert_eq!(Beside::of_number(BASE | device.which()), None);
         }
-        assert_eq!(PairEnd::of_number(2), None);
+        assert_eq!(Beside::of_number(2), None);
+        assert_eq!(Beside::of_number(BASE | 1 << SHIFT | WHICH), None, "one that there is not");
     }
 }

@@ -119,9 +119,9 @@ impl Emit {
         self.exit(UNSPEC);
         self.finish_counting();
         let failed = self.finish_failing();
-        if let (Large::Segment(side), Some(label)) = (self.large, self.segment) {
+        if let (Large::Segment(side, via), Some(label)) = (self.large, self.segment) {
             self.bind(label);
-            segment::emit(&mut self, side);
+            segment::emit(&mut self, side, via);
         }
         if let Some(label) = self.merge {
             self.bind(label);
@@ -177,8 +177,8 @@ impl Emit {
     fn aside(&mut self) -> Label {
         match (self.large, self.segment) {
             (Large::Pass, _) => self.because(Reason::Gso),
-            (Large::Segment(_), Some(label)) => label,
-            (Large::Segment(_), None) => *self.segment.insert(self.asm.label("segment")),
+            (Large::Segment(..), Some(label)) => label,
+            (Large::Segment(..), None) => *self.segment.insert(self.asm.label("segment")),
         }
     }
 

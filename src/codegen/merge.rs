@@ -17,8 +17,8 @@
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
+use super::beside::Beside;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
-use super::ends::PairEnd;
 use super::segment::{BPF_F_INGRESS, push_link_header};
 use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, ipv6, l4, skb, tcp};
@@ -80,7 +80,7 @@ pub(super) fn emit(e: &mut Emit) {
     }
     e.op_note(Insn::mov32(R2, MARK), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
-    e.number_of_end(PairEnd::Merge, "an end of the merging pair");
+    e.number_beside(Beside::Merge, "an end of the merging pair");
     e.redirect(0);
 }
 

@@ -43,11 +43,11 @@
 //!   `bpf_skb_load_bytes` and `bpf_skb_store_bytes`.
 
 mod alias;
+mod beside;
 mod checksum;
 mod classify;
 pub mod counters;
 mod emit;
-mod ends;
 mod frame;
 mod funnel;
 mod ip;
@@ -68,9 +68,9 @@ use std::fmt;
 use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
-pub use self::ends::PairEnd;
+pub use self::beside::Beside;
 pub use self::merge::compile_merged;
-pub use self::segment::{Large, compile_back};
+pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 
 use self::emit::Emit;
 use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Ruleset};
@@ -101,7 +101,7 @@ pub struct Options {
     pub large: Large,
     /// What `unfunnel` makes of TCP goes through the interface's merging pair. The program is for ingress only.
     pub merge: bool,
-    /// Every packet to funnel goes through the segmentation pair first, for a finished checksum.
+    /// Every packet to funnel crosses the segmentation pair first, for a finished checksum: never with a macvlan.
     pub finish: bool,
 }
 
@@ -143,6 +143,11 @@ pub fn wants_checksums(ruleset: &Ruleset) -> bool {
         Action::Unfunnel { .. } => rule.proto == Proto::Udp,
         Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
     })
+}
+
+/// What cuts best for these rules.
+pub fn via(ruleset: &Ruleset, finish_all: bool) -> Via {
+    if finish_all && funnels(ruleset) || wants_checksums(ruleset) { Via::Pair } else { Via::Macvlan }
 }
 
 /// A routine that leaves share: all rules with the same action and protocols end in one.

@@ -1,4 +1,4 @@
-//! Packets of several segments (`gso_size` is set): to the segmentation pair, and back.
+//! Packets of several segments (`gso_size` is set): to what cuts them, and back.
 //!
 //! The kernel cannot segment what has one L4 header inside another, so such a packet has to be cut
 //! before a header is pushed, or behind the point where one is popped. The interface has a veth pair
@@ -11,6 +11,15 @@
 //! eth0 ingress ──▶ end "ingress" ══cut══▶ end "egress"  ──▶ eth0 ingress
 //! ```
 //!
+//! What crosses the pair waits in the backlog for its turn (`netif_rx`), which is a tenth of what a segment costs
+//! altogether. A macvlan on the end cuts as well, and sends each segment by the end at once, whose *egress* has a program
+//! that hands it back. It cannot finish checksums, though: macvlans leave that to the device below, always.
+//!
+//! ```text
+//! eth0 egress  ──▶ macvlan ══cut══▶ egress of end "egress"  ──▶ eth0 egress
+//! eth0 ingress ──▶ macvlan ══cut══▶ egress of end "ingress" ──▶ eth0 ingress
+//! ```
+//!
 //! `tc_index` travels with the packet (only a namespace's border would clear it): it says that the packet is
 //! ours, so that nothing else that reaches an end gets out of it, and carries the packet's priority, which
 //! veth clears (`____dev_forward_skb`, include/linux/netdevice.h).
@@ -18,7 +27,8 @@
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
 use super::Link;
-use super::emit::{Emit, SHOT, SKB};
+use super::beside::Beside;
+use super::emit::{Emit, SHOT, SKB, UNSPEC};
 use crate::ir::Side;
 use crate::packet::{ethernet, skb};
 
@@ -28,11 +38,21 @@ use crate::packet::{ethernet, skb};
 pub enum Large {
     /// Leaves it as it is.
     Pass,
-    /// Sends it through the interface's segmentation pair. The program is for this hook only.
-    Segment(Side),
+    /// Has it cut. The program is for this hook only.
+    Segment(Side, Via),
 }
 
-/// What `tc_index` holds on the way: the mark, whether the packet has come through in one piece once, and the priority.
+/// What cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The interface's segmentation pair, crossed.
+    Pair,
+    /// The macvlan on its end. Checksums stay as they are.
+    Macvlan,
+}
+
+/// What `tc_index` holds on the way across the pair: the mark, whether the packet has come through in one piece once,
+/// and the priority.
 const MARK: u32 = 0x5e00;
 const MARK_MASK: u32 = 0xfe00;
 const AGAIN: u32 = 0x0100;
@@ -40,24 +60,36 @@ const AGAIN: u32 = 0x0100;
 /// that did not tell its own packets by this would send them round for ever.)
 const FINISH: u32 = 0x5800;
 pub(super) const FINISHED: u32 = 0x5a00;
+/// The mark on the way to the macvlan, which leaves the priority where it is.
+const MACVLAN: u32 = 0x5600;
 /// Priorities are 0 to 15, or a class of a queueing discipline, which has no room here and is forgotten.
 const PRIORITY: u32 = 0x00ff;
 
 pub(super) const BPF_F_INGRESS: u32 = 1;
 
-/// The block that redirects to the pair; falls through from nowhere.
-pub(super) fn emit(e: &mut Emit, side: Side) {
+/// The block that redirects to what cuts; falls through from nowhere.
+pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
     if e.link == Link::None {
         push_link_header(e);
     }
-    let fits = e.label("priority_fits");
-    e.load_skb(R2, skb::PRIORITY);
-    e.jump_if(Cond::le32(R2, PRIORITY), fits);
-    e.op(Insn::mov32(R2, 0_u32));
-    e.bind(fits);
-    e.op_note(Insn::or32(R2, if e.finish { FINISH } else { MARK }), "ours, for the other end");
-    e.store_skb(skb::TC_INDEX, R2);
-    e.number_of_end(side.into(), "an end of the segmentation pair");
+    match via {
+        Via::Pair => {
+            let fits = e.label("priority_fits");
+            e.load_skb(R2, skb::PRIORITY);
+            e.jump_if(Cond::le32(R2, PRIORITY), fits);
+            e.op(Insn::mov32(R2, 0_u32));
+            e.bind(fits);
+            let mark = if e.finish { FINISH } else { MARK };
+            e.op_note(Insn::or32(R2, mark), "ours, for the other end");
+            e.store_skb(skb::TC_INDEX, R2);
+            e.number_beside(Beside::end(side), "an end of the segmentation pair");
+        }
+        Via::Macvlan => {
+            e.op_note(Insn::mov32(R2, MACVLAN), "ours, for the end below");
+            e.store_skb(skb::TC_INDEX, R2);
+            e.number_beside(Beside::macvlan(side), "the macvlan on an end of the segmentation pair");
+        }
+    }
     e.redirect(0);
 }
 
@@ -76,49 +108,93 @@ pub(super) fn push_link_header(e: &mut Emit) {
 
 /// The program for the end that receives what `side` has sent: the ingress hook of the *other* hook's end.
 ///
-/// A packet that is still in one piece goes through once more. The kernel looks at the number of segments only
-/// where it is known, and finds it out on the first pass (`gso_features_check`, net/core/dev.c;
-/// `tcp_gso_segment`, net/ipv4/tcp_offload.c). Whatever comes back whole twice is dropped, and counted by the
-/// hook: somebody has changed the pair, and without this the packet would go round for ever.
-///
 /// # Errors
 ///
 /// A bug of this module.
-pub fn compile_back(side: Side) -> Result<Program, asm::Error> {
+pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Link::Ethernet.into());
-    let (ours, whole, drop) = (e.label("ours"), e.label("whole"), e.label("drop"));
-    e.op_note(Insn::mov64(SKB, R1), "context");
-    e.load_skb(R2, skb::TC_INDEX);
-    e.op(Insn::mov32(R3, R2));
-    e.op(Insn::and32(R3, MARK_MASK));
+    let (ours, drop) = (e.label("ours"), e.label("drop"));
+    mark(&mut e);
     e.op(Insn::mov32(R4, 0_u32));
     e.jump_if(Cond::eq32(R3, MARK), ours);
     e.jump_if_note(Cond::ne32(R3, FINISH), drop, "not sent by our program");
     e.op_note(Insn::mov32(R4, FINISHED), "finished, for the program at the hook");
     e.bind(ours);
-    e.load_skb(R3, skb::GSO_SIZE);
-    e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
+    let whole = whole(&mut e);
     e.op(Insn::and32(R2, PRIORITY));
     e.store_skb(skb::PRIORITY, R2);
     e.store_skb(skb::TC_INDEX, R4);
-    e.number_of_interface();
-    e.redirect(match side {
-        Side::Egress => 0,
-        Side::Ingress => BPF_F_INGRESS,
-    });
+    back(&mut e, side);
+    let (here, there) = match side {
+        Side::Egress => (Beside::Ingress, Beside::Egress),
+        Side::Ingress => (Beside::Egress, Beside::Ingress),
+    };
+    again(&mut e, whole, here, there, drop);
+    e.bind(drop);
+    e.exit(SHOT);
+    e.finish_alone()
+}
 
+/// The program for the egress hook of `side`'s end. What the macvlan on it has cut goes back; what is about to cross
+/// the pair goes on.
+///
+/// # Errors
+///
+/// A bug of this module.
+pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
+    let mut e = Emit::new(Link::Ethernet.into());
+    let (crosses, drop) = (e.label("crosses"), e.label("drop"));
+    mark(&mut e);
+    e.jump_if_note(Cond::ne32(R3, MACVLAN), crosses, "not sent to the macvlan");
+    let whole = whole(&mut e);
+    e.op(Insn::mov32(R2, 0_u32));
+    e.store_skb(skb::TC_INDEX, R2);
+    back(&mut e, side);
+    again(&mut e, whole, Beside::end(side), Beside::macvlan(side), drop);
+    e.bind(crosses);
+    e.exit(UNSPEC);
+    e.bind(drop);
+    e.exit(SHOT);
+    e.finish_alone()
+}
+
+/// `R2 = what tc_index holds; R3 = the mark in it`
+fn mark(e: &mut Emit) {
+    e.op_note(Insn::mov64(SKB, R1), "context");
+    e.load_skb(R2, skb::TC_INDEX);
+    e.op(Insn::mov32(R3, R2));
+    e.op(Insn::and32(R3, MARK_MASK));
+}
+
+/// Where packets go that are still in one piece: through what cuts, once more. The kernel looks at the number of
+/// segments only where it is known, and finds it out on the first pass (`gso_features_check`, net/core/dev.c;
+/// `tcp_gso_segment`, net/ipv4/tcp_offload.c). Whatever comes back whole twice is dropped, and counted by the
+/// hook: somebody has changed what cuts, and without this the packet would go round for ever.
+fn whole(e: &mut Emit) -> asm::Label {
+    let whole = e.label("whole");
+    e.load_skb(R3, skb::GSO_SIZE);
+    e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
+    whole
+}
+
+fn again(e: &mut Emit, whole: asm::Label, here: Beside, cuts: Beside, drop: asm::Label) {
     e.bind(whole);
     e.op(Insn::mov32(R3, R2));
     e.op(Insn::and32(R3, AGAIN));
     e.jump_if_note(Cond::ne32(R3, 0_u32), drop, "the second time");
     e.op(Insn::or32(R2, AGAIN));
     e.store_skb(skb::TC_INDEX, R2);
-    e.number_of_other_end();
+    e.number_from(here, cuts, "what cuts");
     e.redirect(0);
+}
 
-    e.bind(drop);
-    e.exit(SHOT);
-    e.finish_alone()
+/// To the interface and hook that the segment came from.
+fn back(e: &mut Emit, side: Side) {
+    e.number_of_interface();
+    e.redirect(match side {
+        Side::Egress => 0,
+        Side::Ingress => BPF_F_INGRESS,
+    });
 }
 
 impl Emit {

@@ -17,6 +17,7 @@ use super::links::Interface;
 use super::netlink::{self, Netlink};
 use super::qdisc::Qdisc;
 use super::{Error, Result, TC_HEADER};
+use crate::ir::Side;
 
 /// Where our filter stands on each hook: in front of everything tc numbers by itself (from 49152 down).
 pub const PRIORITY: u16 = 0x5f;
@@ -44,6 +45,15 @@ impl Hook {
             Hook::Egress => TcHandle::MIN_EGRESS,
         };
         TcHandle { major: 0xffff, minor }
+    }
+}
+
+impl From<Hook> for Side {
+    fn from(hook: Hook) -> Self {
+        match hook {
+            Hook::Ingress => Side::Ingress,
+            Hook::Egress => Side::Egress,
+        }
     }
 }
 

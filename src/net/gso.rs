@@ -10,12 +10,13 @@ use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
+use super::beside::{self, Back};
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
 use super::mark::{Large, Mark};
 use super::netlink::Netlink;
-use super::pair::{self, Back, Pair};
-use super::{Error, Result, detach};
+use super::pair::{self, Pair};
+use super::{Error, Result, detach, macvlan};
 
 /// What the user wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,6 +58,8 @@ pub struct Aside {
 pub struct Prepared {
     hooks: Vec<(Interface, Hook, Aside)>,
     made: Vec<(Pair, Interface)>,
+    /// Macvlans on pairs that there were before.
+    added: Vec<(Interface, Hook)>,
     /// Hooks whose segments need no finished checksums, whatever those of the rules before did.
     unfinished: Vec<(Interface, Hook)>,
     /// To be limited once the filters stand: before, nobody would know what to put back.
@@ -92,6 +95,9 @@ impl Prepared {
 
     /// Puts back what was before.
     pub fn undo(self, netlink: &mut Netlink) {
+        for (interface, hook) in self.added {
+            let _ = macvlan::remove(netlink, &interface, hook);
+        }
         for (pair, interface) in self.made {
             let _ = pair::remove(netlink, pair, interface.number());
         }
@@ -191,11 +197,38 @@ impl Prepared {
             } else {
                 self.unfinished.push((interface.clone(), *hook));
             }
+            let large = if *finish { Large::Pair } else { self.shortcut(netlink, interface, *hook, back)? };
             let aside = self.at(interface, *hook);
-            aside.large = Large::Pair;
+            aside.large = large;
             aside.finishing = *finish_all;
         }
         Ok(None)
+    }
+
+    /// Where there can be no macvlan, nothing is lost but speed.
+    fn shortcut(
+        &mut self,
+        netlink: &mut Netlink,
+        interface: &Interface,
+        hook: Hook,
+        back: &[Back<'_>],
+    ) -> Result<Large> {
+        match macvlan::ensure(netlink, interface, hook, back) {
+            Ok(made) => {
+                if made {
+                    self.added.push((interface.clone(), hook));
+                }
+                Ok(Large::Macvlan)
+            }
+            Err(error) if error.is_not_permitted() => Err(error),
+            Err(error) => {
+                self.notes.push(format!(
+                    "{}: {error}; segments cross the segmentation pair, which is slower",
+                    interface.name
+                ));
+                Ok(Large::Pair)
+            }
+        }
     }
 
     /// Where there can be no merging pair, nothing is lost but speed.
@@ -265,8 +298,13 @@ pub fn settle(
                 removed.extend(pair::remove(netlink, pair, interface.number())?);
             }
         }
+        for hook in Hook::ALL {
+            if !shortens(&now, interface, hook) && (removing || shortens(before, interface, hook)) {
+                macvlan::remove(netlink, interface, hook)?;
+            }
+        }
     }
-    for gone in pair::orphans(&devices) {
+    for gone in beside::orphans(&devices) {
         for pair in Pair::ALL {
             removed.extend(pair::remove(netlink, pair, gone)?);
         }
@@ -274,48 +312,18 @@ pub fn settle(
     Ok(removed)
 }
 
-/// Pairs that nothing uses, and why: their interface is gone, or its filters were removed by somebody else.
-pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> Result<Vec<String>> {
-    let mut left = Vec::new();
-    for owner in pair::owners(devices) {
-        let interface = devices.iter().map(|device| &device.interface).find(|i| i.number() == owner);
-        let filters = match interface {
-            Some(interface) => detach::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?,
-            None => Vec::new(),
-        };
-        for pair in Pair::ALL {
-            let Some(names) = pair::names(devices, pair, owner) else { continue };
-            let why = match interface {
-                None => format!("interface {owner}, which it was for, is gone"),
-                Some(interface) if uses(&filters, pair, interface) => continue,
-                Some(interface) => format!("nothing on {} uses it any more", interface.name),
-            };
-            left.push(format!("{names}: left over, {why}; `sfunnel detach` removes it"));
-        }
-    }
-    Ok(left)
-}
-
 /// Whether a filter sends to the interface's pair.
 pub fn uses(filters: &[Filter], pair: Pair, interface: &Interface) -> bool {
     marks_of(filters, interface).any(|mark| match pair {
-        Pair::Segmentation => mark.large == Large::Pair,
+        Pair::Segmentation => matches!(mark.large, Large::Pair | Large::Macvlan),
         Pair::Merging => mark.merging,
     })
 }
 
-/// The pairs that are used and do not work, and why.
-pub fn broken(
-    netlink: &mut Netlink,
-    filters: &[Filter],
-    devices: &[Device],
-    interface: &Interface,
-) -> Result<Vec<(Pair, String)>> {
-    let mut broken = Vec::new();
-    for pair in Pair::ALL.into_iter().filter(|pair| uses(filters, *pair, interface)) {
-        broken.extend(pair::fault(netlink, devices, pair, interface.number())?.map(|why| (pair, why)));
-    }
-    Ok(broken)
+/// Whether this hook's filter sends to a macvlan.
+pub fn shortens(filters: &[Filter], interface: &Interface, hook: Hook) -> bool {
+    let mut here = filters.iter().filter(|f| f.interface.index == interface.index && f.hook == hook);
+    here.any(|filter| filter.name.as_deref().and_then(Mark::read).is_some_and(|m| m.large == Large::Macvlan))
 }
 
 fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Mark> + 'a {
@@ -327,7 +335,7 @@ fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterato
 fn limited_before(filters: &[Filter], interface: &Interface) -> Option<u32> {
     marks_of(filters, interface).find_map(|mark| match mark.large {
         Large::Limited(before) => Some(before),
-        Large::Pass | Large::Pair => None,
+        Large::Pass | Large::Pair | Large::Macvlan => None,
     })
 }
 

@@ -16,12 +16,14 @@ pub enum Large {
     Pass,
     /// Sends them through the interface's segmentation pair.
     Pair,
+    /// Sends them to the macvlan on that pair's end.
+    Macvlan,
     /// The interface's sockets make none: its `gso_max_segs` is 1, and was this.
     Limited(u32),
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, `..., finishing`, and then `..., pair`, or
-/// `..., gso_max_segs was 65535`
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, `..., finishing`, and then `..., pair`,
+/// `..., macvlan` or `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     pub version: String,
@@ -41,6 +43,7 @@ const COUNTED: &str = ", counted";
 const MERGING: &str = ", merging";
 const FINISHING: &str = ", finishing";
 const PAIR: &str = ", pair";
+const MACVLAN: &str = ", macvlan";
 const LIMITED: &str = ", gso_max_segs was ";
 
 impl Mark {
@@ -71,6 +74,7 @@ impl Mark {
         let large = match name.split_once(LIMITED).and_then(|(_, number)| number.parse().ok()) {
             Some(before) => Large::Limited(before),
             None if name.ends_with(PAIR) => Large::Pair,
+            None if name.ends_with(MACVLAN) => Large::Macvlan,
             None => Large::Pass,
         };
         let (version, hash) = (version.to_owned(), hash.to_owned());
@@ -89,6 +93,7 @@ impl fmt::Display for Mark {
         match large {
             Large::Pass => Ok(()),
             Large::Pair => f.write_str(PAIR),
+            Large::Macvlan => f.write_str(MACVLAN),
             Large::Limited(before) => write!(f, "{LIMITED}{before}"),
         }
     }
@@ -100,7 +105,9 @@ mod tests {
 
     #[test]
     fn a_mark_survives_the_filters_name() {
-        for (rules, large) in [(0, Large::Pass), (1, Large::Pair), (65_536, Large::Limited(65_535))] {
+        for (rules, large) in
+            [(0, Large::Pass), (1, Large::Pair), (2, Large::Macvlan), (65_536, Large::Limited(65_535))]
+        {
             for bits in 0..8 {
                 let [counted, merging, finishing] = [1, 2, 4].map(|bit| bits & bit != 0);
                 let mark = Mark { large, merging, finishing, counted, ..Mark::new(b"program", rules) };

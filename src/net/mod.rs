@@ -1,14 +1,17 @@
-//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, segmentation pairs, network namespaces.
+//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, the devices beside an interface, network namespaces.
 //!
 //! Comes in: loaded programs and interface names. Goes out: filters that stay after the process exits.
 //! Keeps no state of its own: what stands is asked from the kernel each time.
 
 pub mod attach;
+pub mod beside;
 pub mod detach;
 pub mod ethtool;
 pub mod filter;
 pub mod gso;
+pub mod health;
 pub mod links;
+pub mod macvlan;
 pub mod mark;
 pub mod netlink;
 pub mod netns;
@@ -61,8 +64,11 @@ pub enum Error {
     )]
     Pair { what: String, source: netlink::Error },
 
-    #[error("a pair beside {interface} does not come up")]
-    PairDown { interface: String },
+    #[error("cannot {what}: {source} (that needs CONFIG_MACVLAN, built in or as module macvlan)")]
+    Macvlan { what: String, source: netlink::Error },
+
+    #[error("what is beside {interface} does not come up")]
+    Down { interface: String },
 
     #[error(
         "{interface} has the legacy `ingress` qdisc, which leaves no room for clsact and runs egress filters on ingress; \
@@ -96,7 +102,7 @@ impl Error {
     }
 
     fn is_not_permitted(&self) -> bool {
-        matches!(self, Error::Netlink { source, .. } | Error::Pair { source, .. } if source.errno() == Some(Errno::EPERM))
+        matches!(self, Error::Netlink { source, .. } | Error::Pair { source, .. } | Error::Macvlan { source, .. } if source.errno() == Some(Errno::EPERM))
     }
 
     /// What the kernel says to a well-formed request for a filter when there is no qdisc for it, or will soon be none.

@@ -7,6 +7,7 @@ mod support;
 
 mod devices;
 mod finish;
+mod macvlans;
 mod merging;
 mod pairs;
 mod quic;
@@ -81,12 +82,22 @@ fn json(ns: &Ns, args: &str) -> serde_json::Value {
     serde_json::from_str(&ns.tool("ip", args)).expect("JSON")
 }
 
-/// How many packets have left by this end of a namespace's pair: `sfe` for segments of what egress has, `sfi` for
-/// those of ingress, `sfm` for what is to be merged.
+/// How many packets have left by this end of a namespace's pair, or by the macvlan on it: `sfe` for segments of what
+/// egress has, `sfi` for those of ingress, `sfm` for what is to be merged.
 fn sent(ns: &Ns, end: &str) -> u64 {
-    let name = interfaces(ns).into_iter().find(|name| name.starts_with(end)).expect("a pair");
-    let link = json(ns, &format!("-j -s link show {name}"));
-    link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
+    let macvlan = match end {
+        "sfe" => "sfc",
+        "sfi" => "sfd",
+        _ => "",
+    };
+    let of = |name: &String| {
+        let link = json(ns, &format!("-j -s link show {name}"));
+        link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
+    };
+    let names = interfaces(ns);
+    assert!(names.iter().any(|name| name.starts_with(end)), "no pair");
+    let ours = |name: &&String| name.starts_with(end) || (!macvlan.is_empty() && name.starts_with(macvlan));
+    names.iter().filter(ours).map(of).sum()
 }
 
 /// How many packets were dropped where they arrived at this end.

@@ -77,7 +77,7 @@ fn the_merging_pair_is_there_as_long_as_ingress_unfunnels_tcp() {
         attach(&host, "eth0", "egress", UNFUNNEL);
         assert_eq!(interfaces(&host).len(), 2, "what egress unfunnels is on its way out");
         attach(&host, "eth0", "ingress", UNFUNNEL);
-        for (name, number) in [("sfm7-eth0", 0x4000_001e), ("sfg7-eth0", 0x4000_001f)] {
+        for (name, number) in [("sfm7-eth0", 0x4000_003a), ("sfg7-eth0", 0x4000_003b)] {
             let end = &json(&host, &format!("-j -d addr show {name}"))[0];
             assert_eq!(end["ifindex"], number);
             assert_eq!((&end["mtu"], &end["operstate"]), (&65_535.into(), &"UP".into()));
@@ -100,9 +100,12 @@ fn the_merging_pair_is_there_as_long_as_ingress_unfunnels_tcp() {
         assert_eq!(interfaces(&host).len(), 2, "{without}");
     }
     attach(&host, "eth0", "both", &format!("{UNFUNNEL}; udp dport 53 actions funnel tcp sport 1 dport 2"));
-    assert_eq!(interfaces(&host).len(), 6, "lo, eth0 and both pairs");
+    assert_eq!(interfaces(&host).len(), 8, "lo, eth0, both pairs and two macvlans");
     let said = succeed(&host, &["detach"]);
-    assert!(said.contains("removed segmentation pair sfe7-eth0, sfi7-eth0\n"), "{said}");
+    assert!(
+        said.contains("removed segmentation pair sfe7-eth0, sfi7-eth0, sfc7-eth0, sfd7-eth0\n"),
+        "{said}"
+    );
     assert!(said.contains("removed merging pair sfm7-eth0, sfg7-eth0\n"), "{said}");
     assert_eq!(interfaces(&host).len(), 2);
 }

@@ -12,6 +12,8 @@ use super::support::{Need, flows, require};
 use super::{attach, dropped, host, interfaces, json, sfunnel, succeed};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
+/// With a macvlan on the pair.
+const DIRECTLY: &str = "tcp dport 8080 actions funnel tcp sport 540 dport 80";
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel udp";
 const ALIAS: &str = "tcp dport 8080 actions alias dport 80";
 
@@ -28,7 +30,7 @@ fn a_pair_is_up_without_addresses_and_carries_what_any_interface_does() {
     host.sysctl("ipv6/conf/default/disable_ipv6", "0");
     attach(&host, "eth0", "egress", FUNNEL);
     assert_eq!(interfaces(&host).len(), 4, "lo, eth0 and the pair");
-    for (name, number) in [("sfe7-eth0", 0x4000_001c), ("sfi7-eth0", 0x4000_001d)] {
+    for (name, number) in [("sfe7-eth0", 0x4000_0038), ("sfi7-eth0", 0x4000_0039)] {
         let end = &json(&host, &format!("-j -d addr show {name}"))[0];
         assert_eq!(end["ifindex"], number);
         assert_eq!((&end["mtu"], &end["operstate"]), (&65_535.into(), &"UP".into()));
@@ -109,8 +111,9 @@ fn a_hundred_rounds_leave_nothing_behind() {
     let before = state(&host);
     for round in 0..100 {
         let direction = ["egress", "ingress", "both"][round % 3];
-        succeed(&host, &["attach", "-d", direction, "--ruleset", FUNNEL]);
-        assert_eq!(interfaces(&host).len(), 4, "not for lo, not for the pair itself");
+        let (rules, devices) = if round % 2 == 0 { (FUNNEL, 4) } else { (DIRECTLY, 5 + round % 3 / 2) };
+        succeed(&host, &["attach", "-d", direction, "--ruleset", rules]);
+        assert_eq!(interfaces(&host).len(), devices, "not for lo, not for the pair itself");
         succeed(&host, &["detach"]);
     }
     assert_eq!(state(&host), before);
@@ -223,7 +226,7 @@ fn where_no_pair_can_be_made_it_says_so_and_limits() {
     }
     let (host, _far) = host();
     // Somebody has the number that the pair would have.
-    host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_001c));
+    host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_0038));
     let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
     assert!(said.contains("cannot make the veth pair") && said.contains("--gso limit"), "{said}");
     assert_eq!(gso_max_segs(&host), 1);
@@ -284,6 +287,7 @@ fn bpf_and_net_admin_are_enough_to_make_and_remove_a_pair() {
     for (capabilities, args, expected) in [
         (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL][..], 4),
         (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL], 4),
+        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", DIRECTLY], 6),
         (",+net_admin", &["detach"], 2),
     ] {
         let mut command = Command::new(find_tool("setpriv").expect("setpriv"));

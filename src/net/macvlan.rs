@@ -1,0 +1,94 @@
+//! The macvlans on the ends of the segmentation pair, which cut without crossing it: `codegen/segment.rs` says how.
+//!
+//! Comes in: an interface that has a pair, one of its hooks, and the programs for the pair's ends. Goes out: a macvlan
+//! whose segments come back at once. Never decides who needs one. They go with the pair, at the latest.
+
+use rtnetlink::LinkMacVlan;
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::MacVlanMode;
+
+use super::beside::{self, Back};
+use super::filter::Hook;
+use super::links::{self, Device, Interface};
+use super::netlink::Netlink;
+use super::{Error, Result, detach};
+use crate::codegen::Beside;
+
+/// The macvlan for what an interface has at this hook, if it is there.
+pub fn at(devices: &[Device], interface: u32, hook: Hook) -> Option<&Device> {
+    beside::find(devices, Beside::macvlan(hook.into()), interface)
+}
+
+/// Sees to it that there is one for what this hook has. `true`: there was none before.
+pub fn ensure(netlink: &mut Netlink, interface: &Interface, hook: Hook, back: &[Back<'_>]) -> Result<bool> {
+    let (end, macvlan) = (Beside::end(hook.into()), Beside::macvlan(hook.into()));
+    let devices = links::devices(netlink)?;
+    let made = at(&devices, interface.number(), hook).is_none();
+    if made {
+        create(netlink, end, macvlan, interface)?;
+    }
+    match set_up(netlink, end, macvlan, interface, back) {
+        Err(error) if made => {
+            let _ = remove(netlink, interface, hook);
+            Err(error)
+        }
+        result => result.map(|()| made),
+    }
+}
+
+/// Why what this hook has does not come back from its macvlan, if it does not.
+pub fn fault(
+    netlink: &mut Netlink,
+    devices: &[Device],
+    interface: u32,
+    hook: Hook,
+) -> Result<Option<String>> {
+    let end = beside::find(devices, Beside::end(hook.into()), interface);
+    let (Some(end), Some(macvlan)) = (end, at(devices, interface, hook)) else {
+        return Ok(Some(format!("without its macvlan for {hook}")));
+    };
+    if !macvlan.running {
+        return Ok(Some(format!("down: {}", macvlan.interface.name)));
+    }
+    let filters = detach::status(netlink, std::slice::from_ref(&end.interface), &[Hook::Egress])?;
+    let name = &end.interface.name;
+    Ok(filters.is_empty().then(|| format!("without its filter at {name}, egress")))
+}
+
+pub fn remove(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<()> {
+    let devices = links::devices(netlink)?;
+    match at(&devices, interface.number(), hook) {
+        Some(macvlan) => beside::delete(netlink, &macvlan.interface),
+        None => Ok(()),
+    }
+}
+
+fn create(netlink: &mut Netlink, end: Beside, macvlan: Beside, interface: &Interface) -> Result<()> {
+    let name = beside::name(macvlan, interface);
+    // In this mode all goes by the device below, whoever it is for (`macvlan_queue_xmit`, drivers/net/macvlan.c).
+    let message = LinkMacVlan::new(&name, beside::number(end, interface)?, MacVlanMode::Private)
+        .index(beside::number(macvlan, interface)?);
+    let message = beside::settings(macvlan, message).build();
+    netlink
+        .request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+        .map_err(|source| Error::Macvlan { what: format!("make the macvlan {name}"), source })
+}
+
+fn set_up(
+    netlink: &mut Netlink,
+    end: Beside,
+    macvlan: Beside,
+    interface: &Interface,
+    back: &[Back<'_>],
+) -> Result<()> {
+    let devices = links::devices(netlink)?;
+    let find = |which: Beside| beside::find(&devices, which, interface.number()).map(|d| d.interface.clone());
+    let (Some(below), Some(found)) = (find(end), find(macvlan)) else {
+        return Err(Error::NumberTooHigh { interface: interface.name.clone() });
+    };
+    beside::put(netlink, end, Hook::Egress, &below, back)?;
+    beside::set_up(netlink, macvlan, &found, interface)?;
+    beside::up(netlink, &found)?;
+    beside::wait_until_running(netlink, &[macvlan], interface)
+}
