@@ -107,10 +107,10 @@ impl Emit {
         self.op_note(Insn::or32(R1, BASE | device.which()), note);
     }
 
-    /// `R1 = the number of "to"`, at "from", beside the same interface.
-    pub(super) fn number_from(&mut self, from: Beside, to: Beside, note: &str) {
+    /// `R1 = the number of the other end of the segmentation pair`, at one of them.
+    pub(super) fn number_of_other_end(&mut self) {
         self.load_skb(R1, skb::IFINDEX);
-        self.op_note(Insn::xor32(R1, from.which() ^ to.which()), note);
+        self.op_note(Insn::xor32(R1, Beside::Egress.which() ^ Beside::Ingress.which()), "the other end");
     }
 
     /// `R1 = the number of the interface`, at one of its devices.

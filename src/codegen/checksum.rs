@@ -62,7 +62,7 @@ fn pushed_constants(inner: Proto, outer: Proto, flags: u8) -> u32 {
 }
 
 /// Where an L4 header has its checksum.
-const fn checksum_of(proto: Proto) -> Field {
+pub(super) const fn checksum_of(proto: Proto) -> Field {
     match proto {
         Proto::Tcp => tcp::CHECKSUM,
         Proto::Udp => udp::CHECKSUM,
@@ -126,13 +126,10 @@ impl Emit {
     ) {
         let field = checksum_of(inner);
         self.fold(addresses, R2);
-        self.op(Insn::be16(len));
-        self.op(Insn::add32(len, in_packet_order(u32::from(inner.number()))));
-        if rebase == Rebase::ToZero {
-            self.op(Insn::add32(len, addresses));
-            self.fold(len, R2);
+        match rebase {
+            Rebase::ToZero => self.pseudo_sum(len, inner, Some(addresses)),
+            Rebase::FromZero => self.pseudo_sum(len, inner, None),
         }
-        self.fold(len, R2);
         self.load_raw(R1, l4, field);
         self.jump_if_note(Cond::eq32(R1, len), unfinished, "the pseudo-header's sum: not finished?");
         self.op(Insn::mov32(len, R1));
@@ -163,6 +160,18 @@ impl Emit {
         if let Some(absent) = absent {
             self.bind(absent);
         }
+    }
+
+    /// `len = the sum of the pseudo-header`, of folded `addresses` and a length in host byte order: what stands where the
+    /// checksum belongs, until that is finished. Uses R2.
+    pub(super) fn pseudo_sum(&mut self, len: Reg, proto: Proto, addresses: Option<Reg>) {
+        self.op(Insn::be16(len));
+        self.op(Insn::add32(len, in_packet_order(u32::from(proto.number()))));
+        if let Some(addresses) = addresses {
+            self.op(Insn::add32(len, addresses));
+            self.fold(len, R2);
+        }
+        self.fold(len, R2);
     }
 
     /// Re-bases the inner checksum with the sum of the `addresses`:

@@ -72,7 +72,7 @@ impl Slot {
 pub(super) struct Emit {
     asm: Assembler,
     pub(super) link: Link,
-    large: Large,
+    pub(super) large: Large,
     /// Whether all packets to funnel go to the segmentation pair.
     pub(super) finish: bool,
     /// Where packets of several segments go, once something has jumped there.
@@ -168,7 +168,7 @@ impl Emit {
         }
         let label = self.aside();
         self.load_skb(R2, skb::TC_INDEX);
-        self.jump_if_note(Cond::ne32(R2, segment::FINISHED), label, "not from the segmentation pair");
+        self.jump_if_note(Cond::ne32(R2, segment::CROSSED), label, "not from the segmentation pair");
         self.op(Insn::mov32(R2, 0_u32));
         self.store_skb(skb::TC_INDEX, R2);
     }

@@ -133,15 +133,15 @@ pub fn wants_merging(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Unfunnel { inner: Proto::Tcp, .. }))
 }
 
-/// Whether these rules need the segments of what they cut with finished checksums: where GRO merges, before
-/// `unfunnel` or on the way to it, and so for all that goes through UDP. A packet that GRO has merged is
-/// `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: behind `unfunnel`, whoever finishes them
-/// would write where that header was. What was still to be finished inside is forgotten.
+/// Whether these rules need the segments of what they cut with finished checksums: those that unfunnel what GRO may
+/// have merged. Such a packet is `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: behind
+/// `unfunnel`, whoever finishes them would write where that header was.
 pub fn wants_checksums(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| match &rule.action {
-        Action::Funnel(funnel) => funnel.outer == Proto::Udp,
         Action::Unfunnel { .. } => rule.proto == Proto::Udp,
-        Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
+        Action::Funnel(_) | Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => {
+            false
+        }
     })
 }
 

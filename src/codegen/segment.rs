@@ -56,10 +56,8 @@ pub enum Via {
 const MARK: u32 = 0x5e00;
 const MARK_MASK: u32 = 0xfe00;
 const AGAIN: u32 = 0x0100;
-/// The same from a program that sends everything here, and what `tc_index` then holds on the way back. (A program
-/// that did not tell its own packets by this would send them round for ever.)
-const FINISH: u32 = 0x5800;
-pub(super) const FINISHED: u32 = 0x5a00;
+/// And on the way back. (A program that sends everything here would otherwise send it round for ever.)
+pub(super) const CROSSED: u32 = 0x5a00;
 /// The mark on the way to the macvlan, which leaves the priority where it is.
 const MACVLAN: u32 = 0x5600;
 /// Priorities are 0 to 15, or a class of a queueing discipline, which has no room here and is forgotten.
@@ -74,14 +72,7 @@ pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
     }
     match via {
         Via::Pair => {
-            let fits = e.label("priority_fits");
-            e.load_skb(R2, skb::PRIORITY);
-            e.jump_if(Cond::le32(R2, PRIORITY), fits);
-            e.op(Insn::mov32(R2, 0_u32));
-            e.bind(fits);
-            let mark = if e.finish { FINISH } else { MARK };
-            e.op_note(Insn::or32(R2, mark), "ours, for the other end");
-            e.store_skb(skb::TC_INDEX, R2);
+            let_cross(e);
             e.number_beside(Beside::end(side), "an end of the segmentation pair");
         }
         Via::Macvlan => {
@@ -91,6 +82,17 @@ pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
         }
     }
     e.redirect(0);
+}
+
+/// `tc_index = what the other end's program asks for`
+fn let_cross(e: &mut Emit) {
+    let fits = e.label("priority_fits");
+    e.load_skb(R2, skb::PRIORITY);
+    e.jump_if(Cond::le32(R2, PRIORITY), fits);
+    e.op(Insn::mov32(R2, 0_u32));
+    e.bind(fits);
+    e.op_note(Insn::or32(R2, MARK), "ours, for the other end");
+    e.store_skb(skb::TC_INDEX, R2);
 }
 
 /// Packets of L3 devices have no link header, and veth wants one; on the way back the kernel takes it off
@@ -108,28 +110,36 @@ pub(super) fn push_link_header(e: &mut Emit) {
 
 /// The program for the end that receives what `side` has sent: the ingress hook of the *other* hook's end.
 ///
+/// A packet that is still in one piece goes through once more. The kernel looks at the number of segments only
+/// where it is known, and finds it out on the first pass (`gso_features_check`, net/core/dev.c;
+/// `tcp_gso_segment`, net/ipv4/tcp_offload.c). Whatever comes back whole twice is dropped, and counted by the
+/// hook: somebody has changed the pair, and without this the packet would go round for ever.
+///
 /// # Errors
 ///
 /// A bug of this module.
 pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Link::Ethernet.into());
-    let (ours, drop) = (e.label("ours"), e.label("drop"));
+    let (whole, drop) = (e.label("whole"), e.label("drop"));
     mark(&mut e);
-    e.op(Insn::mov32(R4, 0_u32));
-    e.jump_if(Cond::eq32(R3, MARK), ours);
-    e.jump_if_note(Cond::ne32(R3, FINISH), drop, "not sent by our program");
-    e.op_note(Insn::mov32(R4, FINISHED), "finished, for the program at the hook");
-    e.bind(ours);
-    let whole = whole(&mut e);
+    e.jump_if_note(Cond::ne32(R3, MARK), drop, "not sent by our program");
+    e.load_skb(R3, skb::GSO_SIZE);
+    e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
     e.op(Insn::and32(R2, PRIORITY));
     e.store_skb(skb::PRIORITY, R2);
-    e.store_skb(skb::TC_INDEX, R4);
+    e.op_note(Insn::mov32(R2, CROSSED), "for the program at the hook");
+    e.store_skb(skb::TC_INDEX, R2);
     back(&mut e, side);
-    let (here, there) = match side {
-        Side::Egress => (Beside::Ingress, Beside::Egress),
-        Side::Ingress => (Beside::Egress, Beside::Ingress),
-    };
-    again(&mut e, whole, here, there, drop);
+
+    e.bind(whole);
+    e.op(Insn::mov32(R3, R2));
+    e.op(Insn::and32(R3, AGAIN));
+    e.jump_if_note(Cond::ne32(R3, 0_u32), drop, "the second time");
+    e.op(Insn::or32(R2, AGAIN));
+    e.store_skb(skb::TC_INDEX, R2);
+    e.number_of_other_end();
+    e.redirect(0);
+
     e.bind(drop);
     e.exit(SHOT);
     e.finish_alone()
@@ -138,23 +148,26 @@ pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
 /// The program for the egress hook of `side`'s end. What the macvlan on it has cut goes back; what is about to cross
 /// the pair goes on.
 ///
+/// So does what is still in one piece: the number of its segments is not known, and macvlans, unlike veths, take the
+/// word of whoever made it (`NETIF_F_GSO_ROBUST`), and do not find it out.
+///
 /// # Errors
 ///
 /// A bug of this module.
 pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Link::Ethernet.into());
-    let (crosses, drop) = (e.label("crosses"), e.label("drop"));
+    let (whole, crosses) = (e.label("whole"), e.label("crosses"));
     mark(&mut e);
     e.jump_if_note(Cond::ne32(R3, MACVLAN), crosses, "not sent to the macvlan");
-    let whole = whole(&mut e);
+    e.load_skb(R3, skb::GSO_SIZE);
+    e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
     e.op(Insn::mov32(R2, 0_u32));
     e.store_skb(skb::TC_INDEX, R2);
     back(&mut e, side);
-    again(&mut e, whole, Beside::end(side), Beside::macvlan(side), drop);
+    e.bind(whole);
+    let_cross(&mut e);
     e.bind(crosses);
     e.exit(UNSPEC);
-    e.bind(drop);
-    e.exit(SHOT);
     e.finish_alone()
 }
 
@@ -164,28 +177,6 @@ fn mark(e: &mut Emit) {
     e.load_skb(R2, skb::TC_INDEX);
     e.op(Insn::mov32(R3, R2));
     e.op(Insn::and32(R3, MARK_MASK));
-}
-
-/// Where packets go that are still in one piece: through what cuts, once more. The kernel looks at the number of
-/// segments only where it is known, and finds it out on the first pass (`gso_features_check`, net/core/dev.c;
-/// `tcp_gso_segment`, net/ipv4/tcp_offload.c). Whatever comes back whole twice is dropped, and counted by the
-/// hook: somebody has changed what cuts, and without this the packet would go round for ever.
-fn whole(e: &mut Emit) -> asm::Label {
-    let whole = e.label("whole");
-    e.load_skb(R3, skb::GSO_SIZE);
-    e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
-    whole
-}
-
-fn again(e: &mut Emit, whole: asm::Label, here: Beside, cuts: Beside, drop: asm::Label) {
-    e.bind(whole);
-    e.op(Insn::mov32(R3, R2));
-    e.op(Insn::and32(R3, AGAIN));
-    e.jump_if_note(Cond::ne32(R3, 0_u32), drop, "the second time");
-    e.op(Insn::or32(R2, AGAIN));
-    e.store_skb(skb::TC_INDEX, R2);
-    e.number_from(here, cuts, "what cuts");
-    e.redirect(0);
 }
 
 /// To the interface and hook that the segment came from.

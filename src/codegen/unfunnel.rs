@@ -15,12 +15,13 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
-use super::checksum::Rebase;
+use super::checksum::{Rebase, checksum_of, in_packet_order};
 use super::counters::Reason;
 use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, part};
 use super::list::{Miss, one_of};
 use super::merge;
+use super::segment::{self, Large};
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
@@ -123,14 +124,18 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
 /// header holds (`bpf_skb_generic_pop`), so what the checksum gains is first taken from there.
 struct Early {
     unfinished: Label,
+    /// Only where GRO may have merged.
+    restored: Option<Label>,
     rebased: Label,
 }
 
 impl Early {
     /// Uses R1 to R4.
     fn rebase(e: &mut Emit, family: Family, packet: &Window, (inner, outer): Flow, name: &str) -> Early {
+        let merged = outer == Proto::Udp && e.large != Large::Pass;
         let early = Early {
             unfinished: e.label(format!("{name}_unfinished")),
+            restored: merged.then(|| e.label(format!("{name}_restored"))),
             rebased: e.label(format!("{name}_rebased")),
         };
         let popped = packet.at(family.header_len());
@@ -139,6 +144,9 @@ impl Early {
         e.op_note(Insn::sub32(R4, outer.header_len()), "inner length");
         let below = popped.at(i16::from(outer.header_len()));
         e.rebase_finished(name, &below, (family, inner), (SUM, R4), Rebase::FromZero, early.unfinished);
+        if let Some(restored) = early.restored {
+            e.bind(restored);
+        }
         // What 32 bits hold sums to what their halves do, and a multiple of 0xffff is nothing.
         e.op(Insn::sub32(R4, R1));
         e.op_note(Insn::add32(R4, 0xffff_u32), "what the checksum has lost");
@@ -156,8 +164,51 @@ impl Early {
         let inner_at = e.offset(family, popped, None);
         e.rebase(inner_at, inner, SUM, Rebase::FromZero);
         let fail = e.fail();
-        e.window_again(IP, family.header_len() + popped + i16::from(inner.header_len()), fail);
-        e.goto(self.rebased);
+        let packet = e.window_again(IP, family.header_len() + popped + i16::from(inner.header_len()), fail);
+        match self.restored {
+            Some(restored) => self.restore(e, family, &packet, inner, restored),
+            None => e.goto(self.rebased),
+        }
+    }
+
+    /// GRO forgets that a checksum inside was still to be finished: the pseudo-header's sum stands there for good. The
+    /// segmentation pair has given each segment an outer checksum, which covers every byte. Of two sums over the same
+    /// bytes one tells the other, so the inner checksum is
+    ///
+    /// ```text
+    ///   outer checksum + outer ports + outer length      the outer header
+    /// +                outer protocol + outer length     its pseudo-header; the addresses are in both, and cancel
+    /// ```
+    ///
+    /// No payload is read: bytes that were damaged on the way make it as wrong as the outer one.
+    fn restore(&self, e: &mut Emit, family: Family, packet: &Window, inner: Proto, restored: Label) {
+        let outer = Proto::Udp;
+        let popped = packet.at(family.header_len());
+        let below = popped.at(i16::from(outer.header_len()));
+        e.load_skb(R1, skb::TC_INDEX);
+        e.jump_if_note(Cond::ne32(R1, segment::CROSSED), self.rebased, "not taken apart here");
+        e.sum_addresses(family, SUM, packet);
+        e.fold(SUM, R2);
+        e.op(Insn::mov32(R4, L4_LEN));
+        e.op_note(Insn::sub32(R4, outer.header_len()), "inner length");
+        e.pseudo_sum(R4, inner, Some(SUM));
+        e.load_raw(R1, &below, checksum_of(inner));
+        e.jump_if_note(Cond::eq32(R1, R4), self.rebased, "still to be finished, and re-based as such");
+        e.load_raw(R3, &popped, udp::CHECKSUM);
+        e.jump_if_note(Cond::eq32(R3, 0_u32), self.rebased, "no outer checksum");
+        e.op(Insn::mov32(R4, R1));
+        e.op(Insn::mov32(R1, L4_LEN));
+        e.op(Insn::be16(R1));
+        e.op_note(Insn::lsh32(R1, 1_u32), "the length, twice");
+        e.op(Insn::add32(R3, R1));
+        e.op_note(Insn::add32(R3, in_packet_order(u32::from(outer.number()))), "outer protocol");
+        e.load_raw(R1, &popped, l4::PORTS);
+        e.fold(R1, R2);
+        e.op(Insn::add32(R1, R3));
+        e.fold(R1, R2);
+        e.fold(R1, R2);
+        e.store_raw(&below, checksum_of(inner), R1);
+        e.goto(restored);
     }
 }
 

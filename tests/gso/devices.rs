@@ -194,5 +194,5 @@ fn a_small_packet_of_unknown_many_segments_is_cut_as_well() {
     let frames = capture.stop(3, funneled).frames;
     let lengths: Vec<usize> = frames.iter().filter(|frame| funneled(frame)).map(Vec::len).collect();
     assert_eq!(lengths, [14 + 48 + 100, 14 + 48 + 100, 14 + 48 + 50]);
-    assert_eq!(interfaces(&host).len(), 5);
+    assert_eq!(interfaces(&host).len(), 6);
 }

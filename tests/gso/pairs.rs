@@ -11,7 +11,8 @@ use super::support::world::NEEDS;
 use super::support::{Need, flows, require};
 use super::{attach, dropped, host, interfaces, json, sfunnel, succeed};
 
-const FUNNEL: &str = "tcp dport 8080 actions funnel udp sport 540 dport 80";
+/// What GRO may have merged is cut by the pair itself, which finishes checksums.
+const CROSSES: &str = "udp sport 540 dport 80 actions unfunnel udp";
 /// With a macvlan on the pair.
 const DIRECTLY: &str = "tcp dport 8080 actions funnel tcp sport 540 dport 80";
 const UNFUNNEL: &str = "tcp sport 540 dport 80 actions unfunnel udp";
@@ -28,7 +29,7 @@ fn a_pair_is_up_without_addresses_and_carries_what_any_interface_does() {
     }
     let (host, _far) = host();
     host.sysctl("ipv6/conf/default/disable_ipv6", "0");
-    attach(&host, "eth0", "egress", FUNNEL);
+    attach(&host, "eth0", "egress", CROSSES);
     assert_eq!(interfaces(&host).len(), 4, "lo, eth0 and the pair");
     for (name, number) in [("sfe7-eth0", 0x4000_0038), ("sfi7-eth0", 0x4000_0039)] {
         let end = &json(&host, &format!("-j -d addr show {name}"))[0];
@@ -48,10 +49,10 @@ fn attaching_again_uses_the_pair_again_and_status_names_it() {
         return;
     }
     let (host, _far) = host();
-    attach(&host, "eth0", "egress", FUNNEL);
+    attach(&host, "eth0", "egress", CROSSES);
     let address = |ns: &Ns| json(ns, "-j link show sfe7-eth0")[0]["address"].clone();
     let before = address(&host);
-    attach(&host, "eth0", "egress", &format!("{FUNNEL}; tcp dport 1 actions drop"));
+    attach(&host, "eth0", "egress", &format!("{CROSSES}; tcp dport 1 actions drop"));
     assert_eq!(address(&host), before, "another pair");
 
     let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
@@ -66,7 +67,7 @@ fn attaching_again_uses_the_pair_again_and_status_names_it() {
     let (code, text) = doctor(&host);
     assert!(text.contains("its segmentation pair is missing") && text.contains("attach again"), "{text}");
     assert_eq!((code, text.matches("BAD").count()), (Some(1), 1), "{text}");
-    attach(&host, "eth0", "egress", FUNNEL);
+    attach(&host, "eth0", "egress", CROSSES);
     assert_eq!(interfaces(&host).len(), 4);
     let (code, text) = doctor(&host);
     assert_eq!(code, Some(0), "{text}");
@@ -87,13 +88,13 @@ fn the_pair_goes_with_the_last_rules_that_need_it() {
     for without in [ALIAS, UNFUNNEL, "tcp actions accept"] {
         attach(&host, "eth0", "egress", without);
         assert_eq!(interfaces(&host).len(), 2, "{without}");
-        attach(&host, "eth0", "egress", FUNNEL);
+        attach(&host, "eth0", "egress", CROSSES);
         attach(&host, "eth0", "ingress", without);
         assert_eq!(interfaces(&host).len(), 4, "{without}, while egress needs it");
         attach(&host, "eth0", "egress", without);
         assert_eq!(interfaces(&host).len(), 2, "{without}, on egress as well");
     }
-    attach(&host, "eth0", "both", FUNNEL);
+    attach(&host, "eth0", "both", CROSSES);
     succeed(&host, &["detach", "-i", "eth0", "-d", "ingress"]);
     assert_eq!(interfaces(&host).len(), 4);
     succeed(&host, &["detach", "-i", "eth0", "-d", "egress"]);
@@ -111,7 +112,7 @@ fn a_hundred_rounds_leave_nothing_behind() {
     let before = state(&host);
     for round in 0..100 {
         let direction = ["egress", "ingress", "both"][round % 3];
-        let (rules, devices) = if round % 2 == 0 { (FUNNEL, 4) } else { (DIRECTLY, 5 + round % 3 / 2) };
+        let (rules, devices) = if round % 2 == 0 { (CROSSES, 4) } else { (DIRECTLY, 5 + round % 3 / 2) };
         succeed(&host, &["attach", "-d", direction, "--ruleset", rules]);
         assert_eq!(interfaces(&host).len(), devices, "not for lo, not for the pair itself");
         succeed(&host, &["detach"]);
@@ -124,9 +125,9 @@ fn a_pair_whose_interface_has_gone_is_removed_when_met() {
     if !require(&NEEDS) {
         return;
     }
-    for args in [&["detach", "-i", "lo"][..], &["attach", "-i", "lo", "--ruleset", FUNNEL]] {
+    for args in [&["detach", "-i", "lo"][..], &["attach", "-i", "lo", "--ruleset", CROSSES]] {
         let (host, _far) = host();
-        attach(&host, "eth0", "egress", FUNNEL);
+        attach(&host, "eth0", "egress", CROSSES);
         host.tool("ip", "link del eth0");
         assert_eq!(interfaces(&host).len(), 3);
         let said = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
@@ -146,7 +147,7 @@ fn a_pair_whose_filters_somebody_has_removed_is_named_and_removed() {
         return;
     }
     let (host, _far) = host();
-    attach(&host, "eth0", "egress", FUNNEL);
+    attach(&host, "eth0", "egress", CROSSES);
     host.tool("tc", "qdisc del dev eth0 clsact");
     let output = sfunnel(&host, &["status", "--json"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "[]\n");
@@ -169,7 +170,7 @@ fn an_attachment_that_fails_takes_its_pair_back() {
     for gso in ["segment", "limit"] {
         let output = sfunnel(
             &host,
-            &["attach", "-i", "eth0", "-i", "other", "-d", "egress", "--gso", gso, "--ruleset", FUNNEL],
+            &["attach", "-i", "eth0", "-i", "other", "-d", "egress", "--gso", gso, "--ruleset", CROSSES],
         );
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(interfaces(&host).len(), 4, "lo, eth0, other, other-peer");
@@ -183,8 +184,8 @@ fn the_pair_itself_is_never_attached_to() {
         return;
     }
     let (host, _far) = host();
-    attach(&host, "eth0", "egress", FUNNEL);
-    for command in [&["attach", "--ruleset", FUNNEL][..], &["detach"]] {
+    attach(&host, "eth0", "egress", CROSSES);
+    for command in [&["attach", "--ruleset", CROSSES][..], &["detach"]] {
         let output = sfunnel(&host, &[command, &["-i", "sfe7-eth0"]].concat());
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1));
@@ -202,18 +203,18 @@ fn a_limit_is_remembered_and_taken_back() {
     let limit = |direction: &str, rules: &str| {
         succeed(&host, &["attach", "-i", "eth0", "-d", direction, "--gso", "limit", "--ruleset", rules]);
     };
-    limit("egress", FUNNEL);
+    limit("egress", CROSSES);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
-    limit("both", FUNNEL);
+    limit("both", CROSSES);
     succeed(&host, &["detach", "-i", "eth0", "-d", "ingress"]);
     assert_eq!(gso_max_segs(&host), 1);
     // Each of these has no more need of it.
     attach(&host, "eth0", "egress", ALIAS);
     assert_eq!(gso_max_segs(&host), 44);
-    limit("egress", FUNNEL);
-    attach(&host, "eth0", "egress", FUNNEL);
+    limit("egress", CROSSES);
+    attach(&host, "eth0", "egress", CROSSES);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (44, 4));
-    limit("egress", FUNNEL);
+    limit("egress", CROSSES);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
     succeed(&host, &["detach", "-i", "eth0"]);
     assert_eq!(gso_max_segs(&host), 44);
@@ -227,7 +228,7 @@ fn where_no_pair_can_be_made_it_says_so_and_limits() {
     let (host, _far) = host();
     // Somebody has the number that the pair would have.
     host.tool("ip", &format!("link add taken index {} type veth peer name taken-peer", 0x4000_0038));
-    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
+    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", CROSSES]);
     assert!(said.contains("cannot make the veth pair") && said.contains("--gso limit"), "{said}");
     assert_eq!(gso_max_segs(&host), 1);
     succeed(&host, &["detach", "-i", "eth0"]);
@@ -242,7 +243,7 @@ fn a_tunnel_that_is_told_with_each_packet_is_limited_instead() {
     }
     let host = Ns::new("host");
     host.tool("ip", "link add eth0 type vxlan external dstport 4790");
-    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", FUNNEL]);
+    let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", CROSSES]);
     assert!(said.contains("--gso limit"), "{said}");
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (1, 2));
     succeed(&host, &["detach"]);
@@ -258,7 +259,8 @@ fn a_killed_attach_limits_nothing_that_detach_does_not_put_back() {
     let (host, _far) = host();
     for round in 0..30 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
-        let args = ["attach", "-i", "eth0", "-d", "egress", "--gso", "limit", "--ruleset", FUNNEL, "--netns"];
+        let args =
+            ["attach", "-i", "eth0", "-d", "egress", "--gso", "limit", "--ruleset", CROSSES, "--netns"];
         let mut child = command.args(args).arg(host.path()).stderr(Stdio::null()).spawn().expect("sfunnel");
         thread::sleep(Duration::from_millis(round));
         child.kill().expect("a child");
@@ -274,7 +276,7 @@ fn with_gso_off_nothing_is_made_or_set() {
         return;
     }
     let (host, _far) = host();
-    succeed(&host, &["attach", "-i", "eth0", "-d", "both", "--gso", "off", "--ruleset", FUNNEL]);
+    succeed(&host, &["attach", "-i", "eth0", "-d", "both", "--gso", "off", "--ruleset", CROSSES]);
     assert_eq!((gso_max_segs(&host), interfaces(&host).len()), (65_535, 2));
 }
 
@@ -285,8 +287,8 @@ fn bpf_and_net_admin_are_enough_to_make_and_remove_a_pair() {
     }
     let (host, _far) = host();
     for (capabilities, args, expected) in [
-        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL][..], 4),
-        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", FUNNEL], 4),
+        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", CROSSES][..], 4),
+        (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", CROSSES], 4),
         (",+bpf,+net_admin", &["attach", "-i", "eth0", "-d", "both", "--ruleset", DIRECTLY], 6),
         (",+net_admin", &["detach"], 2),
     ] {
@@ -305,7 +307,7 @@ fn nothing_gets_through_a_pair_but_what_the_program_has_sent() {
         return;
     }
     let (host, far) = host();
-    attach(&host, "eth0", "both", FUNNEL);
+    attach(&host, "eth0", "both", CROSSES);
     let capture = Capture::start(&far, "eth0");
     for end in ["sfe7-eth0", "sfi7-eth0"] {
         let frame = Packet::parse("ip 10.1.0.1 > 10.1.0.2 udp 1 > 7 len 5000").expect("words").frame();
@@ -327,7 +329,7 @@ fn names_of_interfaces_may_be_as_long_as_they_get() {
     }
     let (host, far) = host();
     link((&host, "an-iface-name-1", "10.2.0.1/24"), (&far, "an-iface-name-2", "10.2.0.2/24"));
-    attach(&host, "an-iface-name-1", "egress", FUNNEL);
+    attach(&host, "an-iface-name-1", "egress", CROSSES);
     assert_eq!(interfaces(&host).len(), 5);
     succeed(&host, &["detach"]);
     assert_eq!(interfaces(&host).len(), 3);
