@@ -212,8 +212,11 @@ fn attempt_to_attach(
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
     let needs: Vec<Needs> = rules.iter().map(|(hook, rules)| needs(*hook, &rules.ruleset, how)).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
-    let prepared = if how.gso != Gso::Off && needs.iter().any(|needs| needs.cut || needs.merge) {
-        gso::prepare(netlink, how.gso, &interfaces, &needs, &before, &Ends::load()?.back())?
+    let aside = how.gso != Gso::Off && needs.iter().any(|needs| needs.cut || needs.merge);
+    let ends = (aside && how.gso == Gso::Segment).then(Ends::load).transpose()?;
+    let back = ends.as_ref().map(Ends::back).unwrap_or_default();
+    let prepared = if aside {
+        gso::prepare(netlink, how.gso, &interfaces, &needs, &before, &back)?
     } else {
         Prepared::default()
     };
