@@ -1,10 +1,11 @@
 //! Boots other kernels and loads and runs the programs there: `cargo xtask kernels`.
 //!
 //! Kernels are Debian's, unmodified, fetched with apt into `target/kernels/`; each boots under QEMU with
-//! an initramfs that holds the demo, the vectors and the three-engine tests, and a loader with nothing
-//! but `CAP_BPF` and `CAP_NET_ADMIN`. No image, no network; software emulation, so it works anywhere.
+//! an initramfs that holds the demo, the vectors, the three-engine tests and those of what cuts packets, and a loader
+//! with nothing but `CAP_BPF` and `CAP_NET_ADMIN`. No image, no network; software emulation, so it works anywhere.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::{env, fs};
@@ -16,11 +17,15 @@ use crate::{cargo, exec};
 /// Debian's suites; each has the newest cloud kernel of its series.
 const SUITES: [(&str, &str); 2] = [("bookworm", "6.1"), ("trixie", "6.12")];
 
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 9] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("setpriv", "util-linux"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("nft", "nftables"),
     ("dpkg", "dpkg"),
 ];
 
@@ -29,7 +34,7 @@ const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
-for module in veth sch_ingress cls_bpf; do [ -e /lib/$module.ko ] && /bin/busybox insmod /lib/$module.ko; done
+for module in veth macvlan sch_ingress cls_bpf; do [ -e /lib/$module.ko ] && /bin/busybox insmod /lib/$module.ko; done
 /bin/busybox ip link set lo up
 export PATH=/bin SFUNNEL_REQUIRE_KERNEL=1 SFUNNEL_CASES=200
 failed=
@@ -40,10 +45,14 @@ step $two /bin/sfunnel attach -i lo -d both --counters --rules /rules
 step $two /bin/vectors
 step /bin/sfunnel demo
 step /bin/vectors
+step /bin/gso --test-threads 1 cut_without_crossing where_no_macvlan gro_has_forgotten_are_made
 step /bin/kernel --test-threads 1 every what_is_counted model_tree addresses without cases alias_and unalias
 [ -z "$failed" ] && echo "GUEST: ok" || echo "GUEST: failed:$failed"
 /bin/busybox poweroff -f
 "#;
+
+/// Where cargo puts the program.
+const SFUNNEL: &str = "target/x86_64-unknown-linux-gnu/debug/sfunnel";
 
 /// What the golden of all funnels lacks.
 const ALIAS: &str = "tcp dport 7001 actions alias dport 7000
@@ -73,16 +82,18 @@ pub fn run(wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The program and two test binaries, all static. Names in the guest, and files here.
+/// The program and three test binaries, all static. Names in the guest, and files here.
 fn build() -> Result<Vec<(&'static str, PathBuf)>> {
     exec(cargo().args(["build", "--locked"]))?;
     let output = cargo()
-        .args(["test", "--locked", "--no-run", "--test", "kernel", "--test", "vectors"])
+        .args(["test", "--locked", "--no-run", "--test", "kernel", "--test", "vectors", "--test", "gso"])
         .stderr(Stdio::piped())
         .output()?;
     let said = text(&output)?;
-    let mut binaries = vec![("sfunnel", PathBuf::from("target/x86_64-unknown-linux-gnu/debug/sfunnel"))];
-    for (name, source) in [("kernel", "tests/kernel.rs"), ("vectors", "tests/vectors.rs")] {
+    let mut binaries = vec![("sfunnel", PathBuf::from(SFUNNEL))];
+    let tests =
+        [("kernel", "tests/kernel.rs"), ("vectors", "tests/vectors.rs"), ("gso", "tests/gso/main.rs")];
+    for (name, source) in tests {
         let line = said.lines().find(|line| line.contains(source)).context("cargo names no test binary")?;
         let path = line.split(['(', ')']).nth(1).context("cargo names no test binary")?;
         binaries.push((name, path.into()));
@@ -169,7 +180,11 @@ fn initramfs(folder: &Path, kernel: &Path, binaries: &[(&str, PathBuf)]) -> Resu
     for (name, path) in binaries {
         fs::copy(path, root.join("bin").join(name)).with_context(|| path.display().to_string())?;
     }
-    for tool in ["busybox", "setpriv"] {
+    // The tests run the program where it was built.
+    let built = root.join(here.strip_prefix("/")?).join(SFUNNEL);
+    fs::create_dir_all(built.parent().context("no parent")?)?;
+    symlink("/bin/sfunnel", built)?;
+    for tool in ["busybox", "setpriv", "ip", "tc", "ethtool", "nft"] {
         let path = which(tool).with_context(|| format!("no {tool}"))?;
         fs::copy(&path, root.join("bin").join(tool))?;
         let libraries = Command::new("ldd").arg(&path).output()?;
@@ -181,7 +196,7 @@ fn initramfs(folder: &Path, kernel: &Path, binaries: &[(&str, PathBuf)]) -> Resu
             }
         }
     }
-    for module in ["veth", "sch_ingress", "cls_bpf"] {
+    for module in ["veth", "macvlan", "sch_ingress", "cls_bpf"] {
         let is_it = |path: &Path| {
             path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{module}.ko")))
         };
@@ -205,7 +220,7 @@ fn boot(folder: &Path, initramfs: &Path) -> Result<String> {
     })?;
     let mut command = Command::new("timeout");
     // QEMU 7.2 gets the flags of cmpxchg16b wrong once in a while, and the guest's allocator panics.
-    command.args(["300", "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max,cx16=off"]);
+    command.args(["600", "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max,cx16=off"]);
     command.args(["-m", "1024", "-nographic", "-no-reboot", "-append", "console=ttyS0 quiet panic=-1"]);
     command.arg("-kernel").arg(kernel.first().context("no vmlinuz")?).arg("-initrd").arg(initramfs);
     let output = command.stdin(Stdio::null()).output().context("qemu-system-x86_64")?;
