@@ -245,12 +245,11 @@ fn attempt_to_attach(
 
 /// What the rules ask of the interfaces. What egress unfunnels is on its way out, and is not merged.
 fn needs(hook: Hook, ruleset: &Ruleset, how: How) -> Needs {
-    let finish_all = how.finish && codegen::funnels(ruleset);
     Needs {
         hook,
         cut: codegen::wants_segments(ruleset),
-        finish: finish_all || codegen::wants_checksums(ruleset),
-        finish_all,
+        finish: codegen::wants_checksums(ruleset, how.finish),
+        finish_all: how.finish && codegen::funnels(ruleset),
         merge: how.merge && hook == Hook::Ingress && codegen::wants_merging(ruleset),
     }
 }

@@ -7,7 +7,7 @@ use super::args::{Check, Compile, Emit, End, GsoArg};
 use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
-use crate::codegen::{self, Large, Options};
+use crate::codegen::{self, Large, Options, Via};
 use crate::ir::Side;
 use crate::{elf, json};
 
@@ -51,10 +51,11 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         .at(args.end, console)?
         .one(wanted)?;
     let large = match args.gso {
-        GsoArg::Segment => Large::Segment(
-            side.or(wanted).unwrap_or(Side::Egress),
-            codegen::via(&rules.ruleset, args.finish_checksums),
-        ),
+        GsoArg::Segment => {
+            let finish = codegen::wants_checksums(&rules.ruleset, args.finish_checksums);
+            let via = if finish { Via::Pair } else { Via::Macvlan };
+            Large::Segment(side.or(wanted).unwrap_or(Side::Egress), via)
+        }
         GsoArg::Limit | GsoArg::Off => Large::Pass,
     };
     let ingress = matches!(large, Large::Segment(Side::Ingress, _));

@@ -96,17 +96,12 @@ pub fn name(Options { link, large, merge, finish }: Options) -> String {
     let (large, how) = match large {
         Large::Pass => (if merge { "_" } else { "" }, ""),
         Large::Segment(side, via) => {
-            let side = if side == Side::Egress { "_out" } else { "_in" };
-            (
-                side,
-                if via == Via::Macvlan {
-                    "d"
-                } else if finish {
-                    "f"
-                } else {
-                    ""
-                },
-            )
+            let how = match via {
+                Via::Macvlan => "d",
+                Via::Pair if finish => "f",
+                Via::Pair => "",
+            };
+            (if side == Side::Egress { "_out" } else { "_in" }, how)
         }
     };
     let merge = if merge { "m" } else { "" };

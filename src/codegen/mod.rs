@@ -73,7 +73,7 @@ pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 
 use self::emit::Emit;
-use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Ruleset};
+use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Rule, Ruleset};
 use crate::packet::ethernet;
 use crate::tree::{Node, Tree};
 
@@ -112,15 +112,17 @@ impl From<Link> for Options {
     }
 }
 
-/// Whether these rules meet packets of several segments that have to be cut: those to funnel, and those of
-/// funneled UDP that a receiver may have merged. (It never merges funneled TCP: the sequence number stands still,
-/// and SYN is set, `tcp_gro_receive`.)
+/// Whether these rules meet packets of several segments that have to be cut: those to funnel, and what a receiver may
+/// have merged.
 pub fn wants_segments(ruleset: &Ruleset) -> bool {
-    ruleset.rules.iter().any(|rule| match rule.action {
-        Action::Funnel(_) => true,
-        Action::Unfunnel { .. } => rule.proto == Proto::Udp,
-        Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => false,
-    })
+    funnels(ruleset) || unfunnels_merged(ruleset)
+}
+
+/// Whether these rules unfunnel UDP, several packets of which a receiver may have merged into one. (It never merges
+/// funneled TCP: the sequence number stands still, and SYN is set, `tcp_gro_receive`.)
+fn unfunnels_merged(ruleset: &Ruleset) -> bool {
+    let is_one = |rule: &Rule| matches!(rule.action, Action::Unfunnel { .. }) && rule.proto == Proto::Udp;
+    ruleset.rules.iter().any(is_one)
 }
 
 /// Whether these rules push headers.
@@ -133,21 +135,11 @@ pub fn wants_merging(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Unfunnel { inner: Proto::Tcp, .. }))
 }
 
-/// Whether these rules need the segments of what they cut with finished checksums: those that unfunnel what GRO may
-/// have merged. Such a packet is `CHECKSUM_PARTIAL` for its outer header, and so would be its segments: behind
-/// `unfunnel`, whoever finishes them would write where that header was.
-pub fn wants_checksums(ruleset: &Ruleset) -> bool {
-    ruleset.rules.iter().any(|rule| match &rule.action {
-        Action::Unfunnel { .. } => rule.proto == Proto::Udp,
-        Action::Funnel(_) | Action::Accept | Action::Drop | Action::Alias { .. } | Action::Unalias { .. } => {
-            false
-        }
-    })
-}
-
-/// What cuts best for these rules.
-pub fn via(ruleset: &Ruleset, finish_all: bool) -> Via {
-    if finish_all && funnels(ruleset) || wants_checksums(ruleset) { Via::Pair } else { Via::Macvlan }
+/// Whether these rules need the segments of what they cut with finished checksums: if `all` that is funneled is wanted
+/// so, or to unfunnel what has been merged. Such a packet is `CHECKSUM_PARTIAL` for its outer header, and so would be
+/// its segments: behind `unfunnel`, whoever finishes them would write where that header was.
+pub fn wants_checksums(ruleset: &Ruleset, all: bool) -> bool {
+    all && funnels(ruleset) || unfunnels_merged(ruleset)
 }
 
 /// A routine that leaves share: all rules with the same action and protocols end in one.
