@@ -1,7 +1,9 @@
 //! Goldens: a ruleset, and what becomes of it on the way to the kernel.
 //!
-//! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the
-//! input (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair; `cut`: with a macvlan on it); of the sections `tree`, `listing` and `summary` those that are there are compared.
+//! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the input
+//! (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair; `cut`: with a macvlan on
+//! it); of the sections `tree`, `listing` and `summary` those that are there are compared. `-- devices --` has no input:
+//! the sections are the programs for the devices beside an interface.
 //! `BLESS=1` (`cargo xtask bless`) rewrites them. Needs no privilege.
 
 use std::fmt::Write as _;
@@ -32,6 +34,9 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
 }
 
+/// From a section's name to what belongs there.
+type Show = Box<dyn Fn(&str) -> Result<String, Failed>>;
+
 fn check(path: &Path) -> Result<(), Failed> {
     let text = fs::read_to_string(path).map_err(|e| e.to_string())?;
     let (prose, sections) = sections(&text);
@@ -41,8 +46,32 @@ fn check(path: &Path) -> Result<(), Failed> {
     let [(first, rules), expected @ ..] = sections.as_slice() else {
         return Err("no `-- rules --` section".into());
     };
+    let show: Show = if *first == "devices" {
+        Box::new(of_device)
+    } else {
+        let options = options(first).filter(|_| !expected.is_empty());
+        let why = "`-- rules --` or `-- devices --` comes first, and what is expected of them after it";
+        let stages = Stages::of(rules, options.ok_or(why)?)?;
+        Box::new(move |name| stages.section(name))
+    };
+    let mut actual = format!("{prose}-- {first} --\n{rules}");
+    for (name, _) in expected {
+        let _ = write!(actual, "-- {name} --\n{}", show(name)?);
+    }
+    if actual == text {
+        return Ok(());
+    }
+    if env::var_os("BLESS").is_some_and(|bless| bless == "1") {
+        return fs::write(path, actual).map_err(|e| e.to_string().into());
+    }
+    let diff = StrComparison::new(&text, &actual);
+    Err(format!("differs from the file; `cargo xtask bless` rewrites it\n{diff}").into())
+}
+
+/// What the first section's head says of the interface.
+fn options(head: &str) -> Option<Options> {
     let plain = Options::from(Link::Ethernet);
-    let options = match *first {
+    match head {
         "rules" => Some(plain),
         "rules, segmented on egress" => {
             Some(Options { large: Large::Segment(Side::Egress, Via::Pair), ..plain })
@@ -58,23 +87,20 @@ fn check(path: &Path) -> Result<(), Failed> {
         }
         "rules, merged on ingress" => Some(Options { merge: true, ..plain }),
         _ => None,
+    }
+}
+
+/// The program for a device beside an interface.
+fn of_device(name: &str) -> Result<String, Failed> {
+    let program = match name {
+        "crossed, from egress" => codegen::compile_crossed(Side::Egress),
+        "crossed, from ingress" => codegen::compile_crossed(Side::Ingress),
+        "cut, from egress" => codegen::compile_cut(Side::Egress),
+        "cut, from ingress" => codegen::compile_cut(Side::Ingress),
+        "merged" => codegen::compile_merged(),
+        other => return Err(format!("no device's program is called `{other}`").into()),
     };
-    let Some(options) = options.filter(|_| !expected.is_empty()) else {
-        return Err("`-- rules --` comes first, and what is expected of them after it".into());
-    };
-    let stages = Stages::of(rules, options)?;
-    let mut actual = format!("{prose}-- {first} --\n{rules}");
-    for (name, _) in expected {
-        let _ = write!(actual, "-- {name} --\n{}", stages.section(name)?);
-    }
-    if actual == text {
-        return Ok(());
-    }
-    if env::var_os("BLESS").is_some_and(|bless| bless == "1") {
-        return fs::write(path, actual).map_err(|e| e.to_string().into());
-    }
-    let diff = StrComparison::new(&text, &actual);
-    Err(format!("differs from the file; `cargo xtask bless` rewrites it\n{diff}").into())
+    Ok(program.map_err(|e| e.to_string())?.listing(&|_| None))
 }
 
 /// The prose, then names and texts: `-- name --` on a line of its own begins a section.

@@ -121,7 +121,10 @@ pub(super) fn push_link_header(e: &mut Emit) {
 pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Link::Ethernet.into());
     let (whole, drop) = (e.label("whole"), e.label("drop"));
-    mark(&mut e);
+    e.op_note(Insn::mov64(SKB, R1), "context");
+    e.load_skb(R2, skb::TC_INDEX);
+    e.op(Insn::mov32(R3, R2));
+    e.op(Insn::and32(R3, MARK_MASK));
     e.jump_if_note(Cond::ne32(R3, MARK), drop, "not sent by our program");
     e.load_skb(R3, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
@@ -157,8 +160,9 @@ pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
 pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Link::Ethernet.into());
     let (whole, crosses) = (e.label("whole"), e.label("crosses"));
-    mark(&mut e);
-    e.jump_if_note(Cond::ne32(R3, MACVLAN), crosses, "not sent to the macvlan");
+    e.op_note(Insn::mov64(SKB, R1), "context");
+    e.load_skb(R2, skb::TC_INDEX);
+    e.jump_if_note(Cond::ne32(R2, MACVLAN), crosses, "not sent to the macvlan");
     e.load_skb(R3, skb::GSO_SIZE);
     e.jump_if_note(Cond::ne32(R3, 0_u32), whole, "not segmented");
     e.op(Insn::mov32(R2, 0_u32));
@@ -169,14 +173,6 @@ pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
     e.bind(crosses);
     e.exit(UNSPEC);
     e.finish_alone()
-}
-
-/// `R2 = what tc_index holds; R3 = the mark in it`
-fn mark(e: &mut Emit) {
-    e.op_note(Insn::mov64(SKB, R1), "context");
-    e.load_skb(R2, skb::TC_INDEX);
-    e.op(Insn::mov32(R3, R2));
-    e.op(Insn::and32(R3, MARK_MASK));
 }
 
 /// To the interface and hook that the segment came from.
