@@ -298,7 +298,7 @@ pub enum Emit {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GsoArg {
-    /// A veth pair beside the interface cuts them; each segment is funneled
+    /// Devices beside the interface cut them; each segment is funneled
     Segment,
     /// The interface's gso_max_segs becomes 1, until detached: TCP makes none; UDP's pass as they are
     Limit,

@@ -153,7 +153,7 @@ impl Emit {
         self.asm.finish()
     }
 
-    /// `if skb->gso_size != 0 goto` the segmentation pair, or `pass`: nothing has been changed so far.
+    /// `if skb->gso_size != 0 goto` what cuts, or `pass`: nothing has been changed so far.
     pub(super) fn if_large(&mut self, note: &str) {
         let label = self.aside();
         self.load_skb(R2, skb::GSO_SIZE);

@@ -170,14 +170,24 @@ pub fn delete(netlink: &mut Netlink, found: &Interface) -> Result<()> {
     }
 }
 
-/// The kernel activates a link some time after both of its ends are up, and loses what is sent before that.
+/// Whether packets can pass. The kernel activates a veth some time after both of its ends are up, and loses what is
+/// sent before that. A macvlan above a device that runs is active as soon as it is up, but the kernel says so a second
+/// later (`linkwatch_urgent_event`, net/core/link_watch.c).
+pub fn runs(which: Beside, device: &Device) -> bool {
+    match which {
+        Beside::Egress | Beside::Ingress | Beside::Merge | Beside::Merged => device.running,
+        Beside::EgressMacvlan | Beside::IngressMacvlan => device.carrier,
+    }
+}
+
 pub fn wait_until_running(netlink: &mut Netlink, wanted: &[Beside], interface: &Interface) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let devices = links::devices(netlink)?;
-        let running =
-            |device: &Beside| find(&devices, *device, interface.number()).is_some_and(|d| d.running);
+        let running = |which: &Beside| {
+            find(&devices, *which, interface.number()).is_some_and(|device| runs(*which, device))
+        };
         if wanted.iter().all(running) {
             return Ok(());
         }
@@ -194,7 +204,15 @@ mod tests {
 
     fn device(index: i32, name: &str) -> Device {
         let interface = Interface { index, name: name.to_owned(), link_type: 1 };
-        Device { interface, mtu: None, running: true, gso_max_segs: None, per_packet: false }
+        Device {
+            interface,
+            mtu: None,
+            running: true,
+            carrier: true,
+            gso_max_segs: None,
+            per_packet: false,
+            stacked: false,
+        }
     }
 
     fn all_beside(interface: &Interface) -> [Device; 6] {

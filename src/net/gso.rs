@@ -58,7 +58,7 @@ pub struct Aside {
 pub struct Prepared {
     hooks: Vec<(Interface, Hook, Aside)>,
     made: Vec<(Pair, Interface)>,
-    /// Macvlans on pairs that there were before.
+    /// Macvlans, also on pairs that there were before.
     added: Vec<(Interface, Hook)>,
     /// Hooks whose segments need no finished checksums, whatever those of the rules before did.
     unfinished: Vec<(Interface, Hook)>,
@@ -155,7 +155,8 @@ impl Prepared {
                 return Ok(());
             }
             let refusal = if possible {
-                self.segment(netlink, interface, needs, back)?
+                let stacked = device.is_some_and(|device| device.stacked);
+                self.segment(netlink, interface, stacked, needs, back)?
             } else {
                 Some("what this tunnel is told with each packet would be lost in a pair".to_owned())
             };
@@ -185,6 +186,7 @@ impl Prepared {
         &mut self,
         netlink: &mut Netlink,
         interface: &Interface,
+        stacked: bool,
         needs: &[Needs],
         back: &[Back<'_>],
     ) -> Result<Option<String>> {
@@ -197,7 +199,13 @@ impl Prepared {
             } else {
                 self.unfinished.push((interface.clone(), *hook));
             }
-            let large = if *finish { Large::Pair } else { self.shortcut(netlink, interface, *hook, back)? };
+            // The kernel drops what devices send too deep inside each other, at eight (`XMIT_RECURSION_LIMIT`), or four or
+            // five in tunnels (`IP_TUNNEL_RECURSION_LIMIT`). The way by a macvlan takes three.
+            let large = if *finish || stacked {
+                Large::Pair
+            } else {
+                self.shortcut(netlink, interface, *hook, back)?
+            };
             let aside = self.at(interface, *hook);
             aside.large = large;
             aside.finishing = *finish_all;

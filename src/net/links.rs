@@ -6,7 +6,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 
 use super::netlink::{self, Netlink};
-use super::{Error, Link, Result};
+use super::{Error, Link, Result, beside};
 
 const LOOPBACK: u16 = 772;
 
@@ -54,10 +54,14 @@ pub struct Device {
     pub mtu: Option<u32>,
     /// Administratively up, and packets can pass.
     pub running: bool,
+    /// The same, known to the interface, but perhaps not said by the kernel yet.
+    pub carrier: bool,
     /// How many segments a packet of a local TCP socket may hold.
     pub gso_max_segs: Option<u32>,
     /// A tunnel that is told with each packet where to send it.
     pub per_packet: bool,
+    /// It hands packets to other interfaces of the namespace, or may do so.
+    pub stacked: bool,
 }
 
 /// Every interface of the namespace, in the kernel's order.
@@ -72,12 +76,14 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const IFLA_MTU: u16 = 4;
     const IFLA_OPERSTATE: u16 = 16;
     const IFLA_LINKINFO: u16 = 18;
+    const IFLA_CARRIER: u16 = 33;
     const IFLA_GSO_MAX_SEGS: u16 = 40;
+    const IFF_UP: u32 = 1;
     const IF_OPER_UP: u8 = 6;
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
     let answers = netlink.dump(&request).map_err(|source| Error::netlink("list the interfaces", source))?;
     let read = |answer: &netlink::Answer| {
-        let [_, _, t0, t1, i0, i1, i2, i3] = answer.header()?;
+        let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3] = answer.header()?;
         let mut device = Device {
             interface: Interface {
                 index: i32::from_ne_bytes([i0, i1, i2, i3]),
@@ -86,15 +92,22 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
             },
             mtu: None,
             running: false,
+            carrier: false,
             gso_max_segs: None,
             per_packet: false,
+            stacked: false,
         };
+        let up = u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0;
         for (kind, value) in answer.attributes(HEADER) {
             match kind {
                 IFLA_IFNAME => device.interface.name = netlink::text(&value),
                 IFLA_MTU => device.mtu = netlink::word(&value),
+                IFLA_CARRIER => device.carrier = up && value.first() == Some(&1),
                 IFLA_OPERSTATE => device.running = value.first() == Some(&IF_OPER_UP),
-                IFLA_LINKINFO => device.per_packet = is_per_packet(&value),
+                IFLA_LINKINFO => {
+                    device.per_packet = is_per_packet(&value);
+                    device.stacked = is_stacked(&value);
+                }
                 IFLA_GSO_MAX_SEGS => device.gso_max_segs = netlink::word(&value),
                 _ => {}
             }
@@ -102,6 +115,15 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
         (!device.interface.name.is_empty()).then_some(device)
     };
     Ok(answers.iter().filter_map(read).collect())
+}
+
+/// Whether it is anything but hardware, which says no kind, or what hands packets to another namespace or a process, or
+/// has a queue of its own.
+fn is_stacked(info: &[u8]) -> bool {
+    const IFLA_INFO_KIND: u16 = 1;
+    let kind = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+    let kind = kind.map(|(_, value)| netlink::text(&value));
+    !matches!(kind.as_deref(), None | Some("veth" | "netkit" | "tun" | "wireguard" | "dummy" | "ifb"))
 }
 
 /// Whether it is a tunnel in "external" (collect metadata) mode. Flags are either empty attributes or a byte.
@@ -138,7 +160,7 @@ pub fn find(netlink: &mut Netlink, names: &[String]) -> Result<Vec<Interface>> {
     } else {
         Err(Error::NoSuchInterface {
             missing,
-            present: all.into_iter().map(|interface| interface.name).collect(),
+            present: all.into_iter().filter(|one| beside::which(one).is_none()).map(|one| one.name).collect(),
         })
     }
 }

@@ -48,7 +48,7 @@ pub fn fault(
     let (Some(end), Some(macvlan)) = (end, at(devices, interface, hook)) else {
         return Ok(Some(format!("without its macvlan for {hook}")));
     };
-    if !macvlan.running {
+    if !beside::runs(Beside::macvlan(hook.into()), macvlan) {
         return Ok(Some(format!("down: {}", macvlan.interface.name)));
     }
     let filters = detach::status(netlink, std::slice::from_ref(&end.interface), &[Hook::Egress])?;

@@ -61,7 +61,7 @@ impl Mark {
         }
     }
 
-    /// The name of a filter on an end of a pair, which has no rules.
+    /// The name of a filter on a device beside an interface, which has no rules.
     pub fn end(&self) -> String {
         format!("{NAME_PREFIX}/{} {} hands back", self.version, self.hash)
     }

@@ -60,11 +60,18 @@ pub enum Error {
     NumberTooHigh { interface: String },
 
     #[error(
-        "cannot {what}: {source} (pairs beside an interface need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
+        "cannot {what}: {source}{}",
+        if_unknown(
+            source,
+            " (pairs beside an interface need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
+        )
     )]
     Pair { what: String, source: netlink::Error },
 
-    #[error("cannot {what}: {source} (that needs CONFIG_MACVLAN, built in or as module macvlan)")]
+    #[error(
+        "cannot {what}: {source}{}",
+        if_unknown(source, " (it needs CONFIG_MACVLAN, built in or as module macvlan)")
+    )]
     Macvlan { what: String, source: netlink::Error },
 
     #[error("what is beside {interface} does not come up")]
@@ -121,6 +128,11 @@ impl Error {
             _ => false,
         }
     }
+}
+
+/// What to say when the kernel does not know the kind of device.
+fn if_unknown(source: &netlink::Error, what: &'static str) -> &'static str {
+    if source.errno() == Some(Errno::EOPNOTSUPP) { what } else { "" }
 }
 
 fn remedy(source: &netlink::Error) -> &'static str {
