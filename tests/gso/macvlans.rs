@@ -4,7 +4,7 @@ use super::support::lab::{Capture, Ns};
 use super::support::packet::Packet;
 use super::support::world::{NEEDS, Way, World};
 use super::support::{Need, flows, require};
-use super::{attach, dropped, funnel_strictly, host, interfaces, json, sent, sfunnel, succeed};
+use super::{attach, dropped, funnel_strictly, host, interfaces, json, sent, sent_by, sfunnel, succeed};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel tcp sport 540 dport 80";
 /// What GRO may have merged is cut by the pair itself, which finishes checksums.
@@ -142,12 +142,7 @@ fn packets_are_cut_without_crossing_the_pair() {
 
 /// How many packets an end of the segmentation pair has sent to the other.
 fn crossed(ns: &Ns) -> u64 {
-    let names = interfaces(ns).into_iter().filter(|name| name.starts_with("sfe") || name.starts_with("sfi"));
-    let sent = |name: String| {
-        let link = json(ns, &format!("-j -s link show {name}"));
-        link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
-    };
-    names.map(sent).sum()
+    sent_by(ns, |name| name.starts_with("sfe") || name.starts_with("sfi"))
 }
 
 /// The kernel may have no macvlan: somebody has its number here.

@@ -85,19 +85,22 @@ fn json(ns: &Ns, args: &str) -> serde_json::Value {
 /// How many packets have left by this end of a namespace's pair, or by the macvlan on it: `sfe` for segments of what
 /// egress has, `sfi` for those of ingress, `sfm` for what is to be merged.
 fn sent(ns: &Ns, end: &str) -> u64 {
+    assert!(interfaces(ns).iter().any(|name| name.starts_with(end)), "no pair");
     let macvlan = match end {
-        "sfe" => "sfc",
-        "sfi" => "sfd",
-        _ => "",
+        "sfe" => Some("sfc"),
+        "sfi" => Some("sfd"),
+        _ => None,
     };
-    let of = |name: &String| {
+    sent_by(ns, |name| name.starts_with(end) || macvlan.is_some_and(|macvlan| name.starts_with(macvlan)))
+}
+
+/// How many have left by these interfaces.
+fn sent_by(ns: &Ns, wanted: impl Fn(&str) -> bool) -> u64 {
+    let of = |name: String| {
         let link = json(ns, &format!("-j -s link show {name}"));
         link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
     };
-    let names = interfaces(ns);
-    assert!(names.iter().any(|name| name.starts_with(end)), "no pair");
-    let ours = |name: &&String| name.starts_with(end) || (!macvlan.is_empty() && name.starts_with(macvlan));
-    names.iter().filter(ours).map(of).sum()
+    interfaces(ns).into_iter().filter(|name| wanted(name)).map(of).sum()
 }
 
 /// How many packets were dropped where they arrived at this end.
