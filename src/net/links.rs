@@ -120,18 +120,21 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
 /// Whether it is anything but hardware, which says no kind, or what hands packets to another namespace or a process, or
 /// has a queue of its own.
 fn is_stacked(info: &[u8]) -> bool {
+    const NOT: [&str; 6] = ["veth", "netkit", "tun", "wireguard", "dummy", "ifb"];
+    kind(info).is_some_and(|kind| !NOT.contains(&kind.as_str()))
+}
+
+/// What kind of device the kernel says it is.
+fn kind(info: &[u8]) -> Option<String> {
     const IFLA_INFO_KIND: u16 = 1;
-    let kind = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_KIND);
-    let kind = kind.map(|(_, value)| netlink::text(&value));
-    !matches!(kind.as_deref(), None | Some("veth" | "netkit" | "tun" | "wireguard" | "dummy" | "ifb"))
+    let mut attributes = netlink::attributes(info);
+    attributes.find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, value)| netlink::text(&value))
 }
 
 /// Whether it is a tunnel in "external" (collect metadata) mode. Flags are either empty attributes or a byte.
 fn is_per_packet(info: &[u8]) -> bool {
-    const IFLA_INFO_KIND: u16 = 1;
     const IFLA_INFO_DATA: u16 = 2;
-    let of = |wanted| netlink::attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let collect_metadata = match of(IFLA_INFO_KIND).map(|kind| netlink::text(&kind)).as_deref() {
+    let collect_metadata = match kind(info).as_deref() {
         Some("vxlan") => 25,
         Some("geneve") => 6,
         Some("ipip" | "sit" | "ip6tnl") => 19,
@@ -139,7 +142,8 @@ fn is_per_packet(info: &[u8]) -> bool {
         Some("xfrm") => 3,
         _ => return false,
     };
-    let data = of(IFLA_INFO_DATA).unwrap_or_default();
+    let data = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_DATA);
+    let data = data.map(|(_, value)| value).unwrap_or_default();
     netlink::attributes(&data).any(|(kind, value)| kind == collect_metadata && value.first() != Some(&0))
 }
 

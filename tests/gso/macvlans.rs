@@ -1,12 +1,16 @@
 //! The macvlans on the segmentation pair, where no checksums have to be finished: their life, and what goes through them.
 
-use super::support::lab::{Capture, Ns};
-use super::support::packet::Packet;
+use super::support::lab::Ns;
 use super::support::world::{NEEDS, Way, World};
 use super::support::{Need, flows, require};
-use super::{attach, dropped, funnel_strictly, host, interfaces, json, sent, sent_by, sfunnel, succeed};
+use super::{
+    attach, dropped, funnel_strictly, host, interfaces, json, nothing_gets_out, sent, sent_by, sfunnel,
+    succeed,
+};
 
 const FUNNEL: &str = "tcp dport 8080 actions funnel tcp sport 540 dport 80";
+/// At the other end; whatever has not been funneled is dropped there.
+const ARRIVED: &str = "tcp sport 540 dport 80 actions unfunnel tcp; tcp dport 8080 drop";
 /// What GRO may have merged is cut by the pair itself, which finishes checksums.
 const CROSSES: &str = "udp sport 540 dport 80 actions unfunnel udp";
 const TOOLS: [Need; 1] = [Need::Tool("tc", "iproute2")];
@@ -128,12 +132,7 @@ fn packets_are_cut_without_crossing_the_pair() {
     router.tool("ethtool", "-K rc gro on");
     router.tool("ethtool", "-K rs gro on");
     attach(router, "rc", "ingress", FUNNEL);
-    attach(
-        &world.server,
-        "vs",
-        "ingress",
-        "tcp sport 540 dport 80 actions unfunnel tcp; tcp dport 8080 drop",
-    );
+    attach(&world.server, "vs", "ingress", ARRIVED);
     assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), 4 << 20), 4 << 20);
     assert!(sent(router, "sfd") > 2_500);
     assert_eq!(crossed(router), 0);
@@ -159,12 +158,7 @@ fn where_no_macvlan_can_be_made_segments_cross_the_pair() {
     let said = succeed(&world.client, &rules);
     assert!(said.contains("cannot make the macvlan sfc") && said.contains("which is slower"), "{said}");
     assert!(!status(&world.client, &[]).contains("BROKEN"));
-    attach(
-        &world.server,
-        "vs",
-        "ingress",
-        "tcp sport 540 dport 80 actions unfunnel tcp; tcp dport 8080 drop",
-    );
+    attach(&world.server, "vs", "ingress", ARRIVED);
     assert_eq!(flows::bulk(&world.client, &world.server, world.to(8080), 4 << 20), 4 << 20);
     assert!(crossed(&world.client) > 2_500);
     // Without a word, as soon as there can be one.
@@ -198,12 +192,7 @@ fn interfaces_on_top_of_others_have_their_packets_cross_the_pair() {
         }
     }
     attach(&world.client, "v2", "egress", FUNNEL);
-    attach(
-        &world.server,
-        "v2",
-        "ingress",
-        "tcp sport 540 dport 80 actions unfunnel tcp; tcp dport 8080 drop",
-    );
+    attach(&world.server, "v2", "ingress", ARRIVED);
     let to = "10.8.2.2:8080".parse().expect("an address");
     assert_eq!(flows::bulk(&world.client, &world.server, to, 4 << 20), 4 << 20);
     assert!(crossed(&world.client) > 2_500);
@@ -220,15 +209,6 @@ fn nothing_gets_through_a_macvlan_but_what_the_program_has_sent() {
     }
     let (host, far) = host();
     attach(&host, "eth0", "both", FUNNEL);
-    let capture = Capture::start(&far, "eth0");
-    for macvlan in ["sfc7-eth0", "sfd7-eth0"] {
-        let frame = Packet::parse("ip 10.1.0.1 > 10.1.0.2 udp 1 > 7 len 5000").expect("words").frame();
-        flows::send_nonlinear(&host, macvlan, &frame);
-    }
-    let last = host.run(|| std::net::UdpSocket::bind("10.1.0.1:0")).expect("bind");
-    last.send_to(b"last", "10.1.0.2:9").expect("send");
-    let to = |frame: &[u8], port: u16| frame.get(36..38) == Some(&port.to_be_bytes());
-    let frames = capture.stop(1, |frame| to(frame, 9)).frames;
-    assert_eq!(frames.iter().filter(|frame| to(frame, 7)).count(), 0);
+    nothing_gets_out(&host, &far, ["sfc7-eth0", "sfd7-eth0"]);
     assert_eq!([dropped(&host, "sfi7-eth0"), dropped(&host, "sfe7-eth0")], [1, 1]);
 }

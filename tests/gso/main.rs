@@ -13,11 +13,13 @@ mod pairs;
 mod quic;
 mod traffic;
 
+use std::net::UdpSocket;
 use std::process::{Command, Output, Stdio};
 
-use support::Need;
-use support::lab::Ns;
+use support::lab::{Capture, Ns};
+use support::packet::Packet;
 use support::world::World;
+use support::{Need, flows};
 
 const IPERF3: Need = Need::Tool("iperf3", "iperf3");
 
@@ -101,6 +103,21 @@ fn sent_by(ns: &Ns, wanted: impl Fn(&str) -> bool) -> u64 {
         link[0]["stats64"]["tx"]["packets"].as_u64().expect("a number")
     };
     interfaces(ns).into_iter().filter(|name| wanted(name)).map(of).sum()
+}
+
+/// Sends a packet by each of these devices of a [`host`]; by its interface none may leave.
+fn nothing_gets_out(host: &Ns, far: &Ns, devices: [&str; 2]) {
+    let capture = Capture::start(far, "eth0");
+    for device in devices {
+        let frame = Packet::parse("ip 10.1.0.1 > 10.1.0.2 udp 1 > 7 len 5000").expect("words").frame();
+        flows::send_nonlinear(host, device, &frame);
+    }
+    // This one is sent last, and arrives.
+    let socket = host.run(|| UdpSocket::bind("10.1.0.1:0")).expect("bind");
+    socket.send_to(b"last", "10.1.0.2:9").expect("send");
+    let to = |frame: &[u8], port: u16| frame.get(36..38) == Some(&port.to_be_bytes());
+    let frames = capture.stop(1, |frame| to(frame, 9)).frames;
+    assert_eq!(frames.iter().filter(|frame| to(frame, 7)).count(), 0);
 }
 
 /// How many packets were dropped where they arrived at this end.

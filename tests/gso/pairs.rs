@@ -1,15 +1,13 @@
 //! The pair's life: what makes it, what it is like, what removes it, what stands in when there can be none.
 
-use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::support::lab::{Capture, Ns, find_tool, link};
-use super::support::packet::Packet;
+use super::support::lab::{Ns, find_tool, link};
 use super::support::world::NEEDS;
-use super::support::{Need, flows, require};
-use super::{attach, dropped, host, interfaces, json, sfunnel, succeed};
+use super::support::{Need, require};
+use super::{attach, dropped, host, interfaces, json, nothing_gets_out, sfunnel, succeed};
 
 /// What GRO may have merged is cut by the pair itself, which finishes checksums.
 const CROSSES: &str = "udp sport 540 dport 80 actions unfunnel udp";
@@ -308,17 +306,7 @@ fn nothing_gets_through_a_pair_but_what_the_program_has_sent() {
     }
     let (host, far) = host();
     attach(&host, "eth0", "both", CROSSES);
-    let capture = Capture::start(&far, "eth0");
-    for end in ["sfe7-eth0", "sfi7-eth0"] {
-        let frame = Packet::parse("ip 10.1.0.1 > 10.1.0.2 udp 1 > 7 len 5000").expect("words").frame();
-        flows::send_nonlinear(&host, end, &frame);
-    }
-    // This one is sent last, and arrives.
-    let socket = host.run(|| UdpSocket::bind("10.1.0.1:0")).expect("bind");
-    socket.send_to(b"last", "10.1.0.2:9").expect("send");
-    let to = |frame: &[u8], port: u16| frame.get(36..38) == Some(&port.to_be_bytes());
-    let frames = capture.stop(1, |frame| to(frame, 9)).frames;
-    assert_eq!(frames.iter().filter(|frame| to(frame, 7)).count(), 0);
+    nothing_gets_out(&host, &far, ["sfe7-eth0", "sfi7-eth0"]);
     assert_eq!(dropped(&host, "sfi7-eth0"), 1, "what one end has sent is dropped at the other");
 }
 
