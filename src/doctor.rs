@@ -3,19 +3,18 @@
 //! Comes in: interfaces, a ruleset if there is one. Goes out: findings. Asks the kernel by trying, never by its
 //! version. Changes nothing: what it attaches to try it, it attaches in a network namespace of its own.
 
+mod programs;
 pub mod size;
 
-use std::fmt;
-use std::thread;
+pub use self::programs::{of_rules, programs};
 
-use nix::sched::{CloneFlags, unshare};
+use std::fmt;
 
 use crate::codegen::Link;
-use crate::diag::Source;
+use crate::kernel;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Attachment, Hook, Netlink, filter, health, links};
-use crate::{check, codegen, elf, kernel, tree};
+use crate::net::{self, Hook, Netlink, filter, health};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -47,79 +46,6 @@ impl Finding {
     fn new(level: Level, about: impl Into<String>, text: impl Into<String>) -> Self {
         Finding { level, about: about.into(), text: text.into() }
     }
-}
-
-/// One ruleset for each kind of program, since what they ask of a kernel differs.
-const SAMPLES: [(&str, &str); 3] = [
-    (
-        "funnel",
-        "udp dport 1 actions funnel tcp sport 2 dport 3\ntcp dport 1 actions funnel udp sport 2 dport 3\n",
-    ),
-    ("unfunnel", "tcp sport 2 dport 3 actions unfunnel udp\nudp sport 2 dport 3 actions unfunnel tcp\n"),
-    ("alias", "tcp dport 1 actions alias dport 2\ntcp dport 2 actions unalias { 1, 3 }\n"),
-];
-const PROGRAM: &str = "sfunnel_doctor";
-
-/// Whether the kernel takes our programs, and takes them where `attach` puts them.
-pub fn programs() -> Vec<Finding> {
-    let mut found = Vec::new();
-    for (name, rules) in SAMPLES {
-        match load(rules) {
-            Ok(_) => found.push(Finding::new(Level::Good, name, "the kernel takes its programs")),
-            Err(why) => {
-                found.push(Finding::new(Level::Bad, name, why));
-                // The others would fail for the same reason, mostly a missing capability.
-                return found;
-            }
-        }
-    }
-    let attached = thread::spawn(attach).join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-    found.push(match attached {
-        Ok(()) => Finding::new(Level::Good, "attaching", "to clsact, on ingress and egress (in a namespace of its own)"),
-        Err(Attaching::NotTried(errno)) => Finding::new(
-            Level::Note,
-            "attaching",
-            format!("not tried: making a network namespace to try it in: {errno} (needs CAP_SYS_ADMIN, `attach` does not)"),
-        ),
-        Err(Attaching::Failed(why)) => Finding::new(Level::Bad, "attaching", why),
-    });
-    found
-}
-
-fn load(rules: &str) -> Result<kernel::Program, String> {
-    let internal = |what: &dyn fmt::Display| format!("internal error, please report: {what}");
-    let Ok(checked) = check::read(&Source::new("doctor", rules)) else { return Err(internal(&"refused")) };
-    let tree = tree::build(&checked.ruleset);
-    let program =
-        codegen::compile(&checked.ruleset, &tree, Link::Ethernet).map_err(|error| internal(&error))?;
-    let object = elf::wrap(&[(PROGRAM, &program)]).map_err(|error| internal(&error))?;
-    let loaded = kernel::load(&object, &[PROGRAM]).map_err(|error| error.to_string())?;
-    loaded.into_iter().next().ok_or_else(|| internal(&"nothing was loaded"))
-}
-
-enum Attaching {
-    NotTried(nix::errno::Errno),
-    Failed(String),
-}
-
-/// In a thread of its own, whose namespace goes with it.
-fn attach() -> Result<(), Attaching> {
-    unshare(CloneFlags::CLONE_NEWNET).map_err(Attaching::NotTried)?;
-    let [(_, rules), ..] = SAMPLES;
-    let program = load(rules).map_err(Attaching::Failed)?;
-    let failed = |error: net::Error| Attaching::Failed(error.to_string());
-    let mut netlink = Netlink::open().map_err(|error| Attaching::Failed(error.to_string()))?;
-    let interfaces = links::list(&mut netlink).map_err(failed)?;
-    let attachments = interfaces.into_iter().flat_map(|interface| {
-        Hook::ALL.map(|hook| Attachment {
-            interface: interface.clone(),
-            hook,
-            program: std::os::fd::AsFd::as_fd(&program),
-            name: PROGRAM.to_owned(),
-        })
-    });
-    let plan = net::plan(&mut netlink, attachments.collect()).map_err(failed)?;
-    plan.apply(&mut netlink).map(|_| ()).map_err(failed)
 }
 
 /// What stands on an interface, as far as it is in the way. `devices` are all that there are.

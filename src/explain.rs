@@ -1,10 +1,11 @@
-//! What the rules say to one packet: which rule matches, which do not and at which test, and why a rule
-//! that matches leaves a packet as it is.
+//! What the rules say to one packet: which rule matches, and which do not and at which test.
 //!
-//! Comes in: a ruleset and a frame. Goes out: reasons in words. Pure: what really happens to the packet is
-//! for the kernel to say, see [`kernel::trial`](crate::kernel).
+//! Input: a ruleset and a frame. Output: reasons in words. Pure: what happens to the packet, and why an action leaves
+//! it as it is, is what the program says that ran, see [`kernel::trial`](crate::kernel).
 
 pub mod capture;
+pub mod cut;
+pub mod ran;
 pub mod report;
 pub mod words;
 
@@ -13,8 +14,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use range_set_blaze::{Integer, RangeSetBlaze};
 
-use crate::dissect::{Ip, Not, Segment, half, word};
-use crate::ir::{Action, End, Family, Proto, Rule, Ruleset};
+use crate::dissect::{Ip, Not, half, word};
+use crate::ir::{Action, Family, Rule, Ruleset};
 use crate::rule_text;
 use crate::tree::{Hosts, Key};
 
@@ -112,108 +113,6 @@ fn outside<T: Integer>(
     wanted: impl Fn(&RangeSetBlaze<T>) -> String,
 ) -> Option<String> {
     (!set.contains(value)).then(|| format!("{field} {}, wants {}", show(value), wanted(set)))
-}
-
-/// Why the action of a rule that matches leaves this packet as it is; `None` if it does not, as far as can be
-/// seen from outside.
-pub fn reluctance(action: &Action, frame: &[u8], gso_size: u32) -> Option<String> {
-    let ip = Ip::in_frame(frame).ok()?;
-    let segment = ip.segment().ok()?;
-    let length = segment.bytes.len();
-    let udp_length = usize::from(half(segment.bytes, 4));
-    match action {
-        Action::Accept | Action::Drop => None,
-        Action::Funnel(_) | Action::Unfunnel { .. } if gso_size != 0 => {
-            Some("it is still to be segmented (GSO)".to_owned())
-        }
-        Action::Funnel(_) if segment.proto == Proto::Udp && udp_length != length => {
-            Some(format!("its UDP length is {udp_length}, and IP carries {length}"))
-        }
-        Action::Funnel(_) if segment.proto == Proto::Tcp && is_funneling(segment.bytes) => {
-            Some("it is funneled already".to_owned())
-        }
-        Action::Funnel(_)
-            if ip.family == Family::V6 && segment.proto == Proto::Udp && half(segment.bytes, 6) == 0 =>
-        {
-            Some("it has no UDP checksum, which IPv6 does not allow".to_owned())
-        }
-        Action::Funnel(funnel) => {
-            let grown = ip.header.len() + length + usize::from(funnel.outer.header_len());
-            let absent = segment.proto == Proto::Udp && half(segment.bytes, 6) == 0;
-            if grown > 65535 {
-                Some(format!("it would grow to {grown} bytes, and 65535 is the most there can be"))
-            } else if absent && funnel.outer == Proto::Tcp && length > 9216 {
-                Some("it has no UDP checksum and is longer than 9216 bytes".to_owned())
-            } else {
-                None
-            }
-        }
-        Action::Unfunnel { inner, .. } => not_funneled(&segment, *inner, ip.family),
-        Action::Alias { .. } | Action::Unalias { .. } if word(segment.bytes, 12) >> 16 & 0x20 != 0 => {
-            Some("it has URG: its urgent pointer means something".to_owned())
-        }
-        Action::Alias { end, port } => match (half(segment.bytes, 18), end_port(&segment, *end)) {
-            (0, old) if old == *port => Some(format!("its {end} is {port} already")),
-            (0, _) => None,
-            (urgent, _) => Some(format!("its urgent pointer is in use ({urgent})")),
-        },
-        Action::Unalias { ports, .. } => match half(segment.bytes, 18) {
-            0 => Some("its urgent pointer is 0: nobody has aliased it".to_owned()),
-            hidden if !ports.contains(hidden) => {
-                Some(format!("its urgent pointer, {hidden}, is not on the list"))
-            }
-            _ => None,
-        },
-    }
-}
-
-/// Sequence, acknowledgement and data offset as `funnel` writes them.
-fn is_funneling(tcp: &[u8]) -> bool {
-    word(tcp, 4) == 0xcafe_babe && word(tcp, 8) == 0xbabe_cafe && half(tcp, 12) >> 12 == 5
-}
-
-fn end_port(segment: &Segment<'_>, end: End) -> u16 {
-    match end {
-        End::Sport => segment.sport(),
-        End::Dport => segment.dport(),
-    }
-}
-
-fn not_funneled(segment: &Segment<'_>, inner: Proto, family: Family) -> Option<String> {
-    let bytes = segment.bytes;
-    let (length, udp_length) = (bytes.len(), usize::from(half(bytes, 4)));
-    match segment.proto {
-        Proto::Tcp if word(bytes, 4) != 0xcafe_babe || word(bytes, 8) != 0xbabe_cafe => {
-            return Some("it is real TCP: sequence and acknowledgement are not funnel's mark".to_owned());
-        }
-        Proto::Tcp if half(bytes, 12) >> 12 != 5 => return Some("its TCP header has options".to_owned()),
-        Proto::Udp if udp_length != length => {
-            return Some(format!("its UDP length is {udp_length}, and IP carries {length}"));
-        }
-        _ => {}
-    }
-    let below = bytes.get(usize::from(segment.proto.header_len())..).unwrap_or_default();
-    let whole = match inner {
-        Proto::Tcp => Segment::read(Proto::Tcp, below).is_some(),
-        Proto::Udp => below.len() >= 8 && usize::from(half(below, 4)) == below.len(),
-    };
-    if !whole {
-        return Some(format!("what it carries is not a whole {inner} packet"));
-    }
-    if segment.proto == Proto::Udp && inner == Proto::Tcp && !is_plausible(below) {
-        return Some("what it carries is nothing that TCP sends".to_owned());
-    }
-    let absent = inner == Proto::Udp && half(below, 6) == 0;
-    (family == Family::V6 && absent)
-        .then(|| "what it carries has no UDP checksum, which IPv6 does not allow".to_owned())
-}
-
-/// Whether TCP may have sent a segment (RFC 9293 section 3.1): all there is to know a funneled one by, over UDP.
-fn is_plausible(tcp: &[u8]) -> bool {
-    let bits = half(tcp, 12);
-    let [fin, syn, rst, ack, urg] = [0x01, 0x02, 0x04, 0x10, 0x20].map(|flag| bits & flag != 0);
-    let ends = [fin, syn, rst].into_iter().filter(|set| *set).count();
-    bits & 0x0e00 == 0 && ends <= 1 && (ack || syn || rst) && (urg || half(tcp, 18) == 0)
 }
 
 /// Which port below the funneling header the guard of `unfunnel` does not let through.

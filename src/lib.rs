@@ -24,6 +24,7 @@ pub mod mirror;
 pub mod net;
 pub mod packet;
 pub mod paint;
+pub mod policy;
 pub mod rule_text;
 pub mod syntax;
 pub mod tree;

@@ -70,7 +70,7 @@ fn check(path: &Path) -> Result<(), Failed> {
 
 /// What the first section's head says of the interface.
 fn options(head: &str) -> Option<Options> {
-    let plain = Options::from(Link::Ethernet);
+    let plain = Options::pass_gso(Link::Ethernet);
     match head {
         "rules" => Some(plain),
         "rules, segmented on egress" => {

@@ -254,6 +254,38 @@ fn has_tcx() -> bool {
     (numbers.next(), numbers.next()) >= (Some(6), Some(6))
 }
 
+/// Both hooks are shown where nobody has said which.
+#[test]
+fn explain_shows_every_hook_that_the_rules_are_for() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let shell = Shell::new();
+    let service = "service { udp dport 4739 actions funnel tcp sport 540 dport 179 }";
+    let chains = "chain ingress { udp dport 53 drop }; chain egress { udp dport 4739 drop }";
+    let packet = "udp 10.0.0.1:5000 > 10.0.0.2:4739";
+    for (rules, options, ingress, egress) in [
+        (service, "--end client", "no rule matches; passed on unchanged", "rule 0; passed on, changed"),
+        (
+            service,
+            "--end pod",
+            "no rule matches; passed on unchanged",
+            "no rule matches; passed on unchanged",
+        ),
+        (chains, "", "no rule matches; passed on unchanged", "rule 0; dropped"),
+    ] {
+        let output =
+            shell.run(&format!("sfunnel explain --brief {options} --ruleset '{rules}' --packet '{packet}'"));
+        let said = String::from_utf8(output.stdout).expect("text");
+        let lines: Vec<&str> = said.lines().collect();
+        let [first, one, "", second, other] = lines[..] else { panic!("{said}") };
+        assert_eq!([first, second], ["ingress:", "egress:"]);
+        assert!(one.ends_with(ingress) && other.ends_with(egress), "{said}");
+    }
+    let output = shell.run(&format!("sfunnel explain -w out.pcap --ruleset '{chains}' --packet '{packet}'"));
+    assert_eq!(output.status.code(), Some(2), "a file for two hooks");
+}
+
 const MANY: &str = "ip daddr 10.0.0.0/8 tcp dport 80 actions drop\n\
     ip saddr != 192.0.2.1 udp dport 4739 actions funnel tcp sport 540 dport 179\n\
     tcp dport 80 actions unalias { 8080, 8081, 8443 }\n\
@@ -340,8 +372,12 @@ fn instructions_in_the_json_are_those_of_the_program() {
     let source = sfunnel::diag::Source::new("test", MANY);
     let ruleset = sfunnel::read(&source).expect("rules").ruleset;
     let tree = sfunnel::tree::build(&ruleset);
-    let program =
-        sfunnel::codegen::compile(&ruleset, &tree, sfunnel::codegen::Link::Ethernet).expect("a program");
+    let program = sfunnel::codegen::compile(
+        &ruleset,
+        &tree,
+        sfunnel::codegen::Options::pass_gso(sfunnel::codegen::Link::Ethernet),
+    )
+    .expect("a program");
     let bytes: Vec<&str> = instructions.iter().map(|i| i["bytes"].as_str().expect("bytes")).collect();
     let expected: Vec<String> = program.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(bytes.join(" "), expected.join(" "));

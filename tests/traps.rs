@@ -365,7 +365,8 @@ fn upstream_trap_a_funnel_and_its_unfunnel_call_the_kernel_three_times_at_most()
             let source = Source::new("rules", rule.as_str());
             let ruleset = sfunnel::read(&source).expect("rules").ruleset;
             let tree = sfunnel::tree::build(&ruleset);
-            let program = codegen::compile(&ruleset, &tree, Link::Ethernet).expect("a program");
+            let program = codegen::compile(&ruleset, &tree, codegen::Options::pass_gso(Link::Ethernet))
+                .expect("a program");
             let calls = calls_on_the_way(&program.listing(&|_| None));
             assert!(calls.contains(&"bpf_skb_adjust_room".to_owned()), "{rule}: another way: {calls:?}");
             assert!(calls.len() <= 3, "{rule}: {calls:?}");

@@ -238,25 +238,41 @@ pub struct Compile {
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
     /// Side of the interface the program is for: the chain, and where packets of several segments go
-    /// [default: the only chain; egress, if there is none]
+    /// [default: the only chain; ingress, if there is none, as for `attach`]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
     /// Whose end this is, if the rules are a `service`
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub end: Option<End>,
-    /// What becomes of packets of several segments; `limit` is `off` to the program
+    #[command(flatten)]
+    pub chosen: Chosen,
+    #[command(flatten)]
+    pub defines: Defines,
+    #[command(flatten)]
+    pub strict: Strict,
+}
+
+impl From<Side> for Direction {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Ingress => Direction::Ingress,
+            Side::Egress => Direction::Egress,
+        }
+    }
+}
+
+/// The options of `attach` that choose between programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct Chosen {
+    /// How GSO packets are handled, as for `attach`; `limit` is `off` to the program
     #[arg(long, value_enum, default_value_t = GsoArg::Segment)]
     pub gso: GsoArg,
     /// The program that finishes checksums before a header is pushed
     #[arg(long)]
     pub finish_checksums: bool,
-    /// The program that leaves TCP in the segments that it is unfunneled in
+    /// The program that does not merge unfunneled TCP segments
     #[arg(long)]
     pub no_merge: bool,
-    #[command(flatten)]
-    pub defines: Defines,
-    #[command(flatten)]
-    pub strict: Strict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -4,18 +4,16 @@ use std::thread;
 
 use super::args::{self, End, Strict};
 use super::counted::{Counting, Wanted};
-use super::programs::{self, Ends, Programs};
+use super::programs::{Ends, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure};
-use crate::codegen;
-use crate::ir::{Ruleset, Side};
+use crate::ir::Side;
 use crate::net::detach::Whose;
-use crate::net::gso::{self, Needs, Prepared};
+use crate::net::gso::{self, Prepared};
 use crate::net::turn::Turn;
-use crate::net::{
-    self, Attached, Attachment, Filter, Gso, Hook, Interface, Link, Netlink, beside, links, netns,
-};
+use crate::net::{self, Attached, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
+use crate::policy::{self, Choices, Needs};
 
 /// How to attach, whatever the rules and the place.
 #[derive(Debug, Clone, Copy)]
@@ -23,9 +21,7 @@ pub(super) struct How {
     pub(super) patience: Patience,
     strict: Strict,
     end: Option<End>,
-    gso: Gso,
-    finish: bool,
-    merge: bool,
+    choices: Choices,
     counters: bool,
     debug: bool,
 }
@@ -34,18 +30,12 @@ impl How {
     pub(super) fn read(args: &args::Attach, console: &Console<'_>) -> Result<Self, Failure> {
         let gso = settings::gso(args.gso, console)?;
         let finish = args.finish_checksums || settings::truth("SFUNNEL_FINISH_CHECKSUMS", console)?;
-        if finish && gso != Gso::Segment {
-            return Err(Failure::Usage(format!(
-                "--finish-checksums (SFUNNEL_FINISH_CHECKSUMS) needs a segmentation pair: leave out `--gso {gso}`"
-            )));
-        }
+        let merge = !(args.no_merge || settings::truth("SFUNNEL_NO_MERGE", console)?);
         Ok(Self {
             patience: Patience::read(args, console)?,
             strict: args.strict,
             end: settings::end(args.end, console)?,
-            gso,
-            finish,
-            merge: !(args.no_merge || settings::truth("SFUNNEL_NO_MERGE", console)?),
+            choices: Choices::new(gso, finish, merge).map_err(Failure::Usage)?,
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
         })
@@ -53,7 +43,7 @@ impl How {
 }
 
 pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Failure> {
-    let target = Target::read(&args.place, Direction::Ingress, console)?;
+    let target = Target::read(&args.place, policy::DEFAULT_SIDE.into(), console)?;
     let how = How::read(args, console)?;
     let source = settings::defined(settings::source(args, console)?, &args.defines);
     attach_to(&target, how, source, console)
@@ -210,13 +200,14 @@ fn attempt_to_attach(
     let _turn = turn(console);
     let places = places(target, netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
-    let needs: Vec<Needs> = rules.iter().map(|(hook, rules)| needs(*hook, &rules.ruleset, how)).collect();
+    let needs = |(hook, rules): &(Hook, &Rules)| Needs::of((*hook).into(), &rules.ruleset, how.choices);
+    let needs: Vec<Needs> = rules.iter().map(needs).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
-    let aside = how.gso != Gso::Off && needs.iter().any(|needs| needs.cut || needs.merge);
-    let ends = (aside && how.gso == Gso::Segment).then(Ends::load).transpose()?;
+    let aside = needs.iter().any(|needs| needs.cut || needs.merge);
+    let ends = (aside && how.choices.gso == policy::Gso::Segment).then(Ends::load).transpose()?;
     let back = ends.as_ref().map(Ends::back).unwrap_or_default();
     let prepared = if aside {
-        gso::prepare(netlink, how.gso, &interfaces, &needs, &before, &back)?
+        gso::prepare(netlink, how.choices.gso, &interfaces, &needs, &before, &back)?
     } else {
         Prepared::default()
     };
@@ -241,17 +232,6 @@ fn attempt_to_attach(
     let pairs = gso::settle(netlink, &interfaces, &before, false)?;
     say_removed(&pairs, console);
     Ok(())
-}
-
-/// What the rules ask of the interfaces. What egress unfunnels is on its way out, and is not merged.
-fn needs(hook: Hook, ruleset: &Ruleset, how: How) -> Needs {
-    Needs {
-        hook,
-        cut: codegen::wants_segments(ruleset),
-        finish: codegen::wants_checksums(ruleset, how.finish),
-        finish_all: how.finish && codegen::funnels(ruleset),
-        merge: how.merge && hook == Hook::Ingress && codegen::wants_merging(ruleset),
-    }
 }
 
 /// Where to attach, and what packets start with there.
@@ -291,7 +271,7 @@ fn attach_prepared(
     for (interface, link) in places {
         for (hook, rules) in rules {
             let aside = prepared.of(interface, *hook);
-            let wanted = (interface, *hook, programs::options(*link, *hook, aside), aside);
+            let wanted = (interface, *hook, aside.companions().options(*link, (*hook).into()), aside);
             match lists.iter_mut().find(|(known, _)| std::ptr::eq(*known, *rules)) {
                 Some((_, all)) => all.push(wanted),
                 None => lists.push((rules, vec![wanted])),

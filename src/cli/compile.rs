@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::args::{Check, Compile, Emit, End, GsoArg};
+use super::args::{Check, Chosen, Compile, Emit, End};
 use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
-use crate::codegen::{self, Large, Options, Via};
 use crate::ir::Side;
+use crate::policy::{self, Choices};
 use crate::{elf, json};
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -40,6 +40,11 @@ fn count(rules: &Rules) -> String {
     }
 }
 
+/// The choices of a command that attaches nothing.
+pub fn chosen(args: Chosen) -> Result<Choices, Failure> {
+    Choices::new(args.gso.into(), args.finish_checksums, !args.no_merge).map_err(Failure::Usage)
+}
+
 pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure> {
     let to_stdout = args.output.as_deref().is_none_or(|file| file == Path::new("-"));
     if args.emit == Emit::Elf && to_stdout && console.out_is_terminal {
@@ -50,18 +55,9 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     let (side, rules) = Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?
         .at(args.end, console)?
         .one(wanted)?;
-    let large = match args.gso {
-        GsoArg::Segment => {
-            let finish = codegen::wants_checksums(&rules.ruleset, args.finish_checksums);
-            let via = if finish { Via::Pair } else { Via::Macvlan };
-            Large::Segment(side.or(wanted).unwrap_or(Side::Egress), via)
-        }
-        GsoArg::Limit | GsoArg::Off => Large::Pass,
-    };
-    let ingress = matches!(large, Large::Segment(Side::Ingress, _));
-    let merge = !args.no_merge && ingress && codegen::wants_merging(&rules.ruleset);
-    let finish = args.finish_checksums && large != Large::Pass && codegen::funnels(&rules.ruleset);
-    let compile = || rules.compile(Options { link: args.link.into(), large, merge, finish });
+    let choices = chosen(args.chosen)?;
+    let side = side.or(wanted).unwrap_or(policy::DEFAULT_SIDE);
+    let compile = || rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, choices));
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
     }

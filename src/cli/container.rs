@@ -4,9 +4,10 @@ use nix::sys::utsname::uname;
 
 use super::args::{Attach, Place};
 use super::attach::{How, attach_to, detach_from};
-use super::settings::{self, Direction, Target};
+use super::settings::{self, Target};
 use super::{Console, Failure};
 use crate::net::detach::Whose;
+use crate::policy;
 
 /// Every variable with what it means when it is not set.
 const VARIABLES: [(&str, &str); 15] = [
@@ -30,7 +31,7 @@ const VARIABLES: [(&str, &str); 15] = [
 pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
     banner(console);
     let args = Attach::default();
-    let target = Target::read(&Place::default(), Direction::Ingress, console)?;
+    let target = Target::read(&Place::default(), policy::DEFAULT_SIDE.into(), console)?;
     let how = How::read(&args, console)?;
     let clean = settings::truth("CLEAN", console)?;
     if clean {

@@ -14,7 +14,7 @@ use crate::codegen::Options;
 use crate::kernel::counters::{Counters, Counts, Unreadable, let_packets_through};
 use crate::net::gso::Aside;
 use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark};
-use crate::{elf, kernel};
+use crate::{elf, kernel, policy};
 
 /// What goes on one hook.
 pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, Aside);
@@ -53,7 +53,7 @@ impl<'a> Counting<'a> {
                 Entry::Vacant(new) => new.insert(rules.compile(options)?),
             };
             let counters = Counters::create(&rules.ruleset)?;
-            let name = programs::name(options);
+            let name = policy::name(options);
             let name = name.as_str();
             let program =
                 kernel::load(&elf::wrap(&[(name, &compiled.with_maps(&counters.descriptors()))])?, &[name])

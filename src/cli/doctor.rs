@@ -21,6 +21,13 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     let target = Target::read(&args.place, Direction::Both, console)?;
     let mut netlink = open(&target)?;
     let mut found = doctor::programs();
+    // Where not even these can be loaded, the reason has been reported.
+    if found.iter().all(|finding| finding.level != Level::Bad) {
+        found.extend(lists.iter().flat_map(Lists::each).map(|(side, rules)| {
+            let about = side.map_or("rules".to_owned(), |side| format!("rules {side}"));
+            doctor::of_rules(&rules.ruleset, &rules.tree, &about)
+        }));
+    }
     let wanted = interfaces(&target, &mut netlink)?;
     let devices = links::devices(&mut netlink)?;
     for device in devices.iter().filter(|device| wanted.contains(&device.interface)) {

@@ -1,22 +1,28 @@
-//! `explain`: packets through the rules and through the real program, one report a packet.
+//! `explain`: packets through the rules and through the program that `attach` would load, one report per packet.
 
 use std::fs;
 use std::path::Path;
 
 use super::args::{Explain, Strict};
+use super::compile::chosen;
 use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, input_source};
 use super::{Console, Failure};
+use crate::codegen::{Large, Link as Header, Options};
 use crate::dissect::{ETHERNET, Ip, Sum};
 use crate::explain::capture::{self, Link};
+use crate::explain::ran::Ran;
 use crate::explain::report::{Explained, Fate};
-use crate::explain::{self, Sample, words};
+use crate::explain::{self, Sample, cut, words};
 use crate::ir::Side;
 use crate::kernel::LoadError;
-use crate::kernel::trial::Trial;
-use crate::net;
+use crate::kernel::counters::Counters;
+use crate::kernel::trial::{REDIRECT, Trial};
 use crate::paint::Paint;
-use crate::{codegen, elf, kernel};
+use crate::{elf, policy};
+
+/// A frame and its time.
+type Passed = (Vec<u8>, (u32, u32));
 
 const PROGRAM: &str = "sfunnel_trial";
 
@@ -24,8 +30,14 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
     for input in [&args.pcap, &args.input.file] {
         apart(input.as_deref(), args.write.as_deref())?;
     }
-    let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?;
-    let (_, rules) = lists.at(args.end, console)?.one(args.direction.map(Side::from))?;
+    let lists = Lists::read(defined(input_source(&args.input)?, &args.defines), Strict::default(), console)?
+        .at(args.end, console)?;
+    let wanted = args.direction.map(Side::from);
+    // What is written is one hook's.
+    let lists = match (wanted, &args.write) {
+        (None, None) => lists.all(),
+        _ => vec![lists.one(wanted)?],
+    };
     let (mut samples, link) = match &args.pcap {
         Some(file) => read(file)?,
         None => {
@@ -40,16 +52,47 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
         console
             .say(format!("{finished} packets with a checksum that was left to the device: finished first"));
     }
-    let trial = trial(&rules, args, console)?;
-    let color = console.out_is_terminal && console.variable("NO_COLOR").is_none();
-    let (mut frames, mut counts) = (Vec::new(), [0usize; 4]);
+    let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
+    let several = lists.len() > 1;
+    for (index, (side, rules)) in lists.iter().enumerate() {
+        if let (true, Some(side)) = (several, side) {
+            let apart = if index > 0 { "\n" } else { "" };
+            writeln!(console.out, "{apart}{}", paint.title(&format!("{side}:")))?;
+        }
+        let side = side.or(wanted).unwrap_or(policy::DEFAULT_SIDE);
+        let frames = hook(rules, side, &samples, args, paint, console)?;
+        if let Some(file) = &args.write {
+            let data = capture::write(frames.iter().map(|(frame, time)| (frame.as_slice(), *time)), link);
+            fs::write(file, data).map_err(|source| Failure::File {
+                what: format!("cannot write {}", file.display()),
+                source,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Reports what the rules of one hook do to all packets. Gives what is passed on.
+fn hook(
+    rules: &Rules,
+    side: Side,
+    samples: &[Sample],
+    args: &Explain,
+    paint: Paint,
+    console: &mut Console<'_>,
+) -> Result<Vec<Passed>, Failure> {
+    let options = policy::usual(Header::Ethernet, side, &rules.ruleset, chosen(args.chosen)?);
+    let mut run = Run::load(rules, options, args, console)?;
+    let (mut frames, mut counts) = (Vec::new(), [0usize; 5]);
     for (index, sample) in samples.iter().enumerate() {
-        let explained = explain(&rules, trial.as_ref(), sample, index + 1)?;
-        counts[match explained.fate() {
+        let explained = explain(rules, run.as_mut(), sample, index + 1)?;
+        let fate = explained.fate();
+        counts[match fate {
             Fate::Changed => 0,
             Fate::Unchanged => 1,
             Fate::Dropped => 2,
             Fate::Unknown => 3,
+            Fate::Answered => 4,
         }] += 1;
         if args.brief {
             writeln!(console.out, "{}", explained.line(&rules.ruleset))?;
@@ -57,29 +100,28 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
             if index > 0 {
                 writeln!(console.out)?;
             }
-            explained.write(console.out, &rules.ruleset, Paint(color))?;
+            explained.write(console.out, &rules.ruleset, paint)?;
         }
-        match (explained.fate(), explained.outcome) {
-            (Fate::Changed | Fate::Unchanged, Some(Ok(outcome))) => frames.push((outcome.frame, sample.time)),
-            (Fate::Unknown, Some(Err(why))) => console.say(format!("packet {}: not run: {why}", index + 1)),
-            _ => {}
+        match explained.ran {
+            Some(Ok(ran)) => {
+                let passed = ran.frames(&sample.frame).into_iter();
+                frames.extend(passed.map(|frame| (frame.to_vec(), sample.time)));
+            }
+            Some(Err(why)) => console.say(format!("packet {}: not run: {why}", index + 1)),
+            None => {}
         }
     }
     // In this order on a terminal, too.
     console.out.flush()?;
     if args.pcap.is_some() {
-        let [changed, unchanged, dropped, unknown] = counts;
+        let [changed, unchanged, dropped, unknown, answered] = counts;
+        let answered = if answered > 0 { format!(", {answered} answered") } else { String::new() };
         console.say(format!(
-            "{} packets: {changed} changed, {unchanged} unchanged, {dropped} dropped, {unknown} not run",
+            "{} packets: {changed} changed, {unchanged} unchanged, {dropped} dropped, {unknown} not run{answered}",
             samples.len()
         ));
     }
-    if let Some(file) = &args.write {
-        let data = capture::write(frames.iter().map(|(frame, time)| (frame.as_slice(), *time)), link);
-        fs::write(file, data)
-            .map_err(|source| Failure::File { what: format!("cannot write {}", file.display()), source })?;
-    }
-    Ok(())
+    Ok(frames)
 }
 
 fn read(file: &Path) -> Result<(Vec<Sample>, Link), Failure> {
@@ -103,30 +145,90 @@ fn finish(sample: &mut Sample) -> bool {
     true
 }
 
-/// The program in the kernel; `None` without the privileges for it.
-fn trial(rules: &Rules, args: &Explain, console: &mut Console<'_>) -> Result<Option<Trial>, Failure> {
-    // Counters need maps, and what is attached nowhere has nothing to count.
-    let mut uncounted = rules.ruleset.clone();
-    uncounted.rules.iter_mut().for_each(|rule| rule.counter = false);
-    let program = codegen::compile(&uncounted, &rules.tree, net::Link::Ethernet)?;
-    match Trial::load(&elf::wrap(&[(PROGRAM, &program)])?, PROGRAM) {
-        Ok(trial) => Ok(Some(trial)),
-        Err(LoadError::Permission(why)) if args.write.is_none() => {
-            console.say(format!("not run in the kernel, explained by the rules alone: not permitted: {why}"));
-            Ok(None)
-        }
-        Err(error) => {
-            if let Some(text) = rules.explain(&error, &[(PROGRAM, &program)], console.color) {
-                console.say(text);
+/// The hook's program in the kernel, with a counter for each rule: it knows why it leaves a packet as it is.
+struct Run {
+    first: Trial,
+    /// For what comes back from the segmentation pair with a finished checksum, if everything goes there first.
+    back: Option<Trial>,
+    large: Large,
+    counters: Option<Counters>,
+}
+
+impl Run {
+    /// `None` without the privileges for it.
+    fn load(
+        rules: &Rules,
+        options: Options,
+        args: &Explain,
+        console: &mut Console<'_>,
+    ) -> Result<Option<Self>, Failure> {
+        match Self::try_load(rules, options, console) {
+            Ok(run) => Ok(Some(run)),
+            Err(Failure::Load(LoadError::Permission(why))) if args.write.is_none() => {
+                console.say(format!(
+                    "not run in the kernel, explained by the rules alone: not permitted: {why}"
+                ));
+                Ok(None)
             }
-            Err(kernel::LoadError::into(error))
+            Err(error) => Err(error),
         }
+    }
+
+    fn try_load(rules: &Rules, options: Options, console: &mut Console<'_>) -> Result<Self, Failure> {
+        let mut ruleset = rules.ruleset.clone();
+        ruleset.rules.iter_mut().for_each(|rule| rule.counter = true);
+        let counters = ruleset.counts().then(|| Counters::create(&ruleset)).transpose()?;
+        let mut load = |options| {
+            let program = crate::codegen::compile(&ruleset, &rules.tree, options)?;
+            let mapped = match &counters {
+                Some(counters) => program.with_maps(&counters.descriptors()),
+                None => program.clone(),
+            };
+            Trial::load(&elf::wrap(&[(PROGRAM, &mapped)])?, PROGRAM).map_err(|error| {
+                if let Some(text) = rules.explain(&error, &[(PROGRAM, &program)], console.color) {
+                    console.say(text);
+                }
+                Failure::from(error)
+            })
+        };
+        let first = load(options)?;
+        let back = options.finish.then(|| load(Options { finish: false, ..options })).transpose()?;
+        Ok(Self { first, back, large: options.large, counters })
+    }
+
+    /// Runs a frame, and what becomes of it behind a device that cuts.
+    fn packet(&mut self, frame: &[u8], gso_size: u32, rule: Option<usize>) -> Result<Ran, String> {
+        let ran = self.once(false, frame, gso_size, rule)?;
+        let Large::Segment(_, via) = self.large else { return Ok(ran) };
+        if ran.outcome.verdict != REDIRECT || ran.counted.is_some() {
+            return Ok(ran);
+        }
+        let pieces = match gso_size {
+            0 => Some(vec![frame.to_vec()]),
+            _ => cut::segments(frame, gso_size),
+        };
+        let run = |frame: Vec<u8>| {
+            let piece = self.once(true, &frame, 0, rule)?;
+            Ok((frame, piece))
+        };
+        let pieces = pieces.unwrap_or_default().into_iter().map(run).collect::<Result<_, String>>()?;
+        Ok(Ran { via: Some(via), pieces, ..ran })
+    }
+
+    fn once(&mut self, back: bool, frame: &[u8], gso_size: u32, rule: Option<usize>) -> Result<Ran, String> {
+        let trial = self.back.as_ref().filter(|_| back).unwrap_or(&self.first);
+        let outcome = trial.run(frame, gso_size).map_err(|error| error.to_string())?;
+        let counted = match (&mut self.counters, rule.map(u32::try_from)) {
+            (Some(counters), Some(Ok(rule))) => counters.take(rule).map_err(|error| error.to_string())?,
+            _ => None,
+        };
+        Ok(Ran { outcome, counted, via: None, pieces: Vec::new() })
     }
 }
 
 fn explain<'a>(
     rules: &Rules,
-    trial: Option<&Trial>,
+    run: Option<&mut Run>,
     sample: &'a Sample,
     number: usize,
 ) -> Result<Explained<'a>, Failure> {
@@ -136,10 +238,11 @@ fn explain<'a>(
     {
         return Err(Failure::Internal(format!("the tree does not decide like the rules for {key:?}")));
     }
-    let outcome = trial.map(|trial| match sample.cut_from {
-        Some(length) => Err(format!("captured only {} of its {length} bytes", sample.frame.len())),
-        None => trial.run(&sample.frame, sample.gso_size).map_err(|error| error.to_string()),
-    });
     let matching = matching.map(|(matching, _)| matching);
-    Ok(Explained { number, sample, matching, outcome })
+    let rule = matching.as_ref().ok().and_then(|matching| matching.rule);
+    let ran = run.map(|run| match sample.cut_from {
+        Some(length) => Err(format!("captured only {} of its {length} bytes", sample.frame.len())),
+        None => run.packet(&sample.frame, sample.gso_size, rule),
+    });
+    Ok(Explained { number, sample, matching, ran })
 }

@@ -9,12 +9,11 @@ use asm::Program;
 
 use super::rules::Rules;
 use super::{Console, Failure};
-use crate::codegen::{self, Beside, Large, Options, Via};
-use crate::ir::Side;
+use crate::codegen::{Beside, Options};
 use crate::net::beside::Back;
 use crate::net::gso::Aside;
-use crate::net::{Hook, Link, Mark, mark};
-use crate::{elf, kernel};
+use crate::net::{Hook, Mark};
+use crate::{elf, kernel, policy};
 
 /// What the rules became.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ impl Programs {
         }
         let compiled =
             all.iter().map(|options| rules.compile(*options)).collect::<Result<Vec<Program>, Failure>>()?;
-        let own: Vec<String> = all.iter().map(|options| name(*options)).collect();
+        let own: Vec<String> = all.iter().map(|options| policy::name(*options)).collect();
         let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&compiled).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
         let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
@@ -77,58 +76,20 @@ pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Con
     ));
 }
 
-/// What a hook's program is for.
-pub fn options(link: Link, hook: Hook, aside: Aside) -> Options {
-    let large = match aside.large {
-        mark::Large::Pass | mark::Large::Limited(_) => Large::Pass,
-        mark::Large::Pair => Large::Segment(hook.into(), Via::Pair),
-        mark::Large::Macvlan => Large::Segment(hook.into(), Via::Macvlan),
-    };
-    Options { link, large, merge: aside.merging, finish: aside.finishing }
-}
-
-/// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
-pub fn name(Options { link, large, merge, finish }: Options) -> String {
-    let link = match link {
-        Link::Ethernet => "",
-        Link::None => "_l3",
-    };
-    let (large, how) = match large {
-        Large::Pass => (if merge { "_" } else { "" }, ""),
-        Large::Segment(side, via) => {
-            let how = match via {
-                Via::Macvlan => "d",
-                Via::Pair if finish => "f",
-                Via::Pair => "",
-            };
-            (if side == Side::Egress { "_out" } else { "_in" }, how)
-        }
-    };
-    let merge = if merge { "m" } else { "" };
-    format!("sfunnel{link}{large}{merge}{how}")
-}
-
 /// The programs for the devices beside interfaces.
 #[derive(Debug)]
 pub struct Ends(Vec<(Beside, Hook, Program, kernel::Program)>);
 
 impl Ends {
     pub fn load() -> Result<Self, Failure> {
-        let (out, back) = (Side::Egress, Side::Ingress);
-        let compiled = [
-            ("sfunnel_cross_o", Beside::Ingress, Hook::Ingress, codegen::compile_crossed(out)?),
-            ("sfunnel_cross_i", Beside::Egress, Hook::Ingress, codegen::compile_crossed(back)?),
-            ("sfunnel_cut_out", Beside::Egress, Hook::Egress, codegen::compile_cut(out)?),
-            ("sfunnel_cut_in", Beside::Ingress, Hook::Egress, codegen::compile_cut(back)?),
-            ("sfunnel_merged", Beside::Merged, Hook::Ingress, codegen::compile_merged()?),
-        ];
+        let compiled = policy::companions()?;
         let named = compiled.each_ref().map(|(name, _, _, program)| (*name, program));
         let loaded = kernel::load(&elf::wrap(&named)?, &named.map(|(name, _)| name))?;
         if loaded.len() != compiled.len() {
             return Err(Failure::Internal("a program is missing".to_owned()));
         }
         let each = compiled.into_iter().zip(loaded);
-        Ok(Self(each.map(|((_, at, hook, program), loaded)| (at, hook, program, loaded)).collect()))
+        Ok(Self(each.map(|((_, at, side, program), loaded)| (at, side.into(), program, loaded)).collect()))
     }
 
     pub fn back(&self) -> Vec<Back<'_>> {

@@ -135,6 +135,11 @@ impl Lists {
         rules.for_each(|rule| rule.counter = true);
     }
 
+    /// Each list, and the hook it is for.
+    pub fn all(self) -> Vec<(Option<Side>, Rules)> {
+        self.lists
+    }
+
     /// The only list, or the one of this side.
     pub fn one(mut self, wanted: Option<Side>) -> Result<(Option<Side>, Rules), Failure> {
         let there = self.lists.iter().filter_map(|(side, _)| Some(format!("`chain {}`", (*side)?)));
@@ -201,7 +206,7 @@ mod tests {
         let source = Source::new("rules.sf", text);
         let ruleset = check::read(&source).unwrap().ruleset;
         let rules = Rules::new(source, ruleset);
-        let program = rules.compile(codegen::Link::Ethernet.into()).unwrap();
+        let program = rules.compile(Options::pass_gso(codegen::Link::Ethernet)).unwrap();
         let slot = (0..program.slots()).find(|slot| program.origin_at(*slot) == Some(1)).unwrap();
         let log = format!("{slot}: (b4) w0 = 2\nmade up\nprocessed 1 insns\n");
         let refusal = Refusal::read(&io::Error::from_raw_os_error(13), &log).unwrap();

@@ -16,10 +16,10 @@
 
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
-use super::Link;
 use super::beside::Beside;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
 use super::segment::{BPF_F_INGRESS, push_link_header};
+use super::{Link, Options};
 use crate::ir::{Family, Proto};
 use crate::packet::{ipv4, ipv6, l4, skb, tcp};
 
@@ -90,7 +90,7 @@ pub(super) fn emit(e: &mut Emit) {
 ///
 /// A bug of this module.
 pub fn compile_merged() -> Result<Program, asm::Error> {
-    let mut e = Emit::new(Link::Ethernet.into());
+    let mut e = Emit::new(Options::pass_gso(Link::Ethernet));
     let drop = e.label("drop");
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);

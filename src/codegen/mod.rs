@@ -105,9 +105,10 @@ pub struct Options {
     pub finish: bool,
 }
 
-impl From<Link> for Options {
-    /// The program that leaves packets of several segments alone, and makes none.
-    fn from(link: Link) -> Self {
+impl Options {
+    /// The program that leaves packets of several segments alone, and makes none. Not what `attach` loads by default:
+    /// see [`policy`](crate::policy).
+    pub const fn pass_gso(link: Link) -> Self {
         Options { link, large: Large::Pass, merge: false, finish: false }
     }
 }
@@ -256,8 +257,8 @@ impl Routines {
 /// # Errors
 ///
 /// The program is larger than a kernel can address; anything else is a bug of this module.
-pub fn compile(ruleset: &Ruleset, tree: &Tree, options: impl Into<Options>) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(options.into());
+pub fn compile(ruleset: &Ruleset, tree: &Tree, options: Options) -> Result<Program, asm::Error> {
+    let mut e = Emit::new(options);
     let mut routines = Routines { counters: counters::numbers(&ruleset.rules), ..Routines::default() };
     let [v4, v6] = Family::ALL.map(|family| {
         Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()

@@ -26,9 +26,9 @@
 
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
-use super::Link;
 use super::beside::Beside;
 use super::emit::{Emit, SHOT, SKB, UNSPEC};
+use super::{Link, Options};
 use crate::ir::Side;
 use crate::packet::{ethernet, skb};
 
@@ -119,7 +119,7 @@ pub(super) fn push_link_header(e: &mut Emit) {
 ///
 /// A bug of this module.
 pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(Link::Ethernet.into());
+    let mut e = Emit::new(Options::pass_gso(Link::Ethernet));
     let (whole, drop) = (e.label("whole"), e.label("drop"));
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);
@@ -158,7 +158,7 @@ pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
 ///
 /// A bug of this module.
 pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
-    let mut e = Emit::new(Link::Ethernet.into());
+    let mut e = Emit::new(Options::pass_gso(Link::Ethernet));
     let (whole, crosses) = (e.label("whole"), e.label("crosses"));
     e.op_note(Insn::mov64(SKB, R1), "context");
     e.load_skb(R2, skb::TC_INDEX);

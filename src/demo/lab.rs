@@ -62,7 +62,7 @@ impl Lab {
         let (client, server) = (Namespace::new("client")?, Namespace::new("server")?);
         let mut netlink = open(&client)?;
         for (name, numbers) in [(WIRE, [2, 12]), (TAP, [3, 13])] {
-            veth::pair(&mut netlink, name, numbers, server.as_fd())
+            veth::pair(&mut netlink, [name, name], numbers, server.as_fd())
                 .map_err(|error| system("make a veth pair", error))?;
         }
         let [near, far] = ADDRESSES;
@@ -165,8 +165,12 @@ fn compile(place: Place) -> Result<Program, Error> {
     let source = Source::new(place.title(), place.rules().join("\n"));
     let checked = check::read(&source)
         .map_err(|diagnostics| Error::Internal(diag::render(&source, &diagnostics, false)))?;
-    codegen::compile(&checked.ruleset, &tree::build(&checked.ruleset), Link::Ethernet)
-        .map_err(|error| Error::Internal(error.to_string()))
+    codegen::compile(
+        &checked.ruleset,
+        &tree::build(&checked.ruleset),
+        codegen::Options::pass_gso(Link::Ethernet),
+    )
+    .map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// `bpf_clone_redirect(skb, interface, 0); return TC_ACT_UNSPEC`

@@ -5,11 +5,11 @@
 
 use std::io::{self, Write};
 
-use super::{Matching, Sample, guarded, key, reluctance};
+use super::ran::Ran;
+use super::{Matching, Sample, key};
 use crate::dissect::fields::{self, Fields, UNFINISHED, shout};
 use crate::dissect::{Ip, Not, Segment};
 use crate::ir::{Action, Family, Proto, Ruleset};
-use crate::kernel::trial::Outcome;
 use crate::paint::Paint;
 
 /// Rules that do not match are shown up to this many: the last ones.
@@ -22,7 +22,7 @@ pub struct Explained<'a> {
     pub sample: &'a Sample,
     pub matching: Result<Matching, Not>,
     /// What the kernel made of it, if it was asked, or why it could not be.
-    pub outcome: Option<Result<Outcome, String>>,
+    pub ran: Option<Result<Ran, String>>,
 }
 
 /// What became of a packet.
@@ -31,16 +31,15 @@ pub enum Fate {
     Changed,
     Unchanged,
     Dropped,
+    /// It became the answer to its sender.
+    Answered,
     Unknown,
 }
 
 impl Explained<'_> {
     pub fn fate(&self) -> Fate {
-        const SHOT: i32 = 2;
-        match &self.outcome {
-            Some(Ok(outcome)) if outcome.verdict == SHOT => Fate::Dropped,
-            Some(Ok(outcome)) if outcome.frame == self.sample.frame => Fate::Unchanged,
-            Some(Ok(_)) => Fate::Changed,
+        match &self.ran {
+            Some(Ok(ran)) => ran.fate(&self.sample.frame),
             Some(Err(_)) | None => Fate::Unknown,
         }
     }
@@ -61,42 +60,12 @@ impl Explained<'_> {
 
     /// What became of it, and why not what the rule says.
     fn verdict(&self, ruleset: &Ruleset) -> String {
-        let mark = match &self.outcome {
-            Some(Ok(outcome)) if outcome.mark != 0 => format!(", with mark {}", outcome.mark),
-            _ => String::new(),
-        };
-        format!("{}{mark}", self.unmarked_verdict(ruleset))
-    }
-
-    fn unmarked_verdict(&self, ruleset: &Ruleset) -> String {
         let rule = self.rule().and_then(|rule| ruleset.rules.get(rule));
-        let action = rule.map(|rule| &rule.action);
-        match (self.fate(), &self.outcome) {
-            (Fate::Dropped, _) => match action.and_then(|action| guarded(action, &self.sample.frame)) {
-                Some(port) => format!("dropped: below the funnel's header, {port}"),
-                None => "dropped".to_owned(),
-            },
-            (Fate::Changed, _) => "passed on, changed".to_owned(),
-            (Fate::Unchanged, _) => {
-                let changes = !matches!(action, None | Some(Action::Accept | Action::Drop));
-                let why =
-                    action.and_then(|action| reluctance(action, &self.sample.frame, self.sample.gso_size));
-                match why {
-                    Some(why) => format!("passed on unchanged: {why}"),
-                    None if changes => {
-                        "passed on unchanged: see docs/funneling.md, what is left alone".to_owned()
-                    }
-                    None => "passed on unchanged".to_owned(),
-                }
-            }
-            (Fate::Unknown, Some(Err(why))) => format!("not run: {why}"),
-            (Fate::Unknown, _) => match rule {
-                None => "would pass unchanged".to_owned(),
-                Some(rule) => match reluctance(&rule.action, &self.sample.frame, self.sample.gso_size) {
-                    Some(why) => format!("would pass unchanged: {why}"),
-                    None => format!("would {}", crate::rule_text::actions(rule)),
-                },
-            },
+        match (&self.ran, rule) {
+            (Some(Ok(ran)), _) => ran.verdict(&self.sample.frame, rule.map(|rule| &rule.action)),
+            (Some(Err(why)), _) => format!("not run: {why}"),
+            (None, None) => "would pass unchanged".to_owned(),
+            (None, Some(rule)) => format!("would {}", crate::rule_text::actions(rule)),
         }
     }
 
@@ -109,12 +78,17 @@ impl Explained<'_> {
             Ok(matching) => rules(out, ruleset, matching, paint)?,
         }
         writeln!(out, "  {}", paint.title(&self.verdict(ruleset)))?;
-        let after = match &self.outcome {
-            Some(Ok(outcome)) if self.fate() == Fate::Changed => Some(outcome.frame.as_slice()),
-            _ => None,
-        };
         let action = self.rule().and_then(|rule| Some(&ruleset.rules.get(rule)?.action));
-        headers(out, &self.sample.frame, after, action, paint)
+        // Of a packet that was cut, the first segment.
+        let (before, ran) = match &self.ran {
+            Some(Ok(ran)) => match ran.pieces.first() {
+                Some((frame, piece)) => (frame, Some(piece)),
+                None => (&self.sample.frame, Some(ran)),
+            },
+            _ => (&self.sample.frame, None),
+        };
+        let changed = ran.filter(|ran| ran.fate(before) == Fate::Changed);
+        headers(out, before, changed.map(|ran| ran.outcome.frame.as_slice()), action, paint)
     }
 }
 

@@ -71,6 +71,14 @@ pub struct Counts {
     pub rules: Vec<RuleCount>,
 }
 
+/// What a rule did with one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Its action was carried out.
+    Done,
+    Because(Reason),
+}
+
 /// The maps of one program.
 pub struct Counters {
     counters: Array<MapData, Entry>,
@@ -175,6 +183,16 @@ impl Counters {
         }
         let [Some(counters), Some(about)] = found else { return Ok(None) };
         Self::from([counters, about]).map(Some).map_err(unreadable)
+    }
+
+    /// What the entry of this number has counted since the last call: one packet at most, or it is an error of the
+    /// caller. `None`: nothing.
+    pub fn take(&mut self, number: u32) -> Result<Option<Counted>, Unreadable> {
+        let now = self.counters.get(&number, 0).map_err(unreadable)?;
+        self.counters.set(number, [0; 2 * PLACES], 0).map_err(unreadable)?;
+        let counted = |place: u8| now[2 * usize::from(place)] > 0;
+        let reason = Reason::ALL.into_iter().find(|reason| counted(reason.place()));
+        Ok(reason.map(Counted::Because).or_else(|| counted(0).then_some(Counted::Done)))
     }
 
     /// What they stand at, with what they stood at before.

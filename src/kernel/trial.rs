@@ -10,6 +10,11 @@ use nix::errno::Errno;
 
 use super::{LoadError, classifier, open};
 
+/// `TC_ACT_SHOT`: dropped.
+pub const SHOT: i32 = 2;
+/// `TC_ACT_REDIRECT`: handed to another device, or sent back.
+pub const REDIRECT: i32 = 7;
+
 /// The most that kernels take (`bpf_prog_test_run_skb`): a page of 4 KiB less head room and `skb_shared_info`.
 pub const LONGEST: usize = 3520;
 
@@ -32,7 +37,7 @@ pub struct Trial {
 /// What came of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// `TC_ACT_UNSPEC` (-1) or `TC_ACT_SHOT` (2).
+    /// `TC_ACT_UNSPEC` (-1), [`SHOT`] or [`REDIRECT`].
     pub verdict: i32,
     pub frame: Vec<u8>,
     /// `skb->mark` as the program left it; it starts as 0.

@@ -57,6 +57,15 @@ impl From<Hook> for Side {
     }
 }
 
+impl From<Side> for Hook {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Ingress => Hook::Ingress,
+            Side::Egress => Hook::Egress,
+        }
+    }
+}
+
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

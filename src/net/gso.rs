@@ -4,8 +4,6 @@
 //! settings, and for each hook which of them it has. What it did is in the filters' names (`mark`), from where
 //! it is taken back when the last filter that says so has gone. Never touches a filter on the interfaces themselves.
 
-use std::fmt;
-
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -17,32 +15,8 @@ use super::mark::{Large, Mark};
 use super::netlink::Netlink;
 use super::pair::{self, Pair};
 use super::{Error, Result, detach, macvlan};
-
-/// What the user wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Gso {
-    /// A segmentation pair, and a merging pair for what arrives.
-    #[default]
-    Segment,
-    /// The interface's sockets make no such packets: `gso_max_segs 1`.
-    Limit,
-    /// They pass as they are.
-    Off,
-}
-
-/// What the rules of a hook ask for.
-#[derive(Debug, Clone, Copy)]
-pub struct Needs {
-    pub hook: Hook,
-    /// Packets of several segments have to be cut.
-    pub cut: bool,
-    /// And the segments need finished checksums.
-    pub finish: bool,
-    /// All packets that are funneled need them.
-    pub finish_all: bool,
-    /// Segments are better merged.
-    pub merge: bool,
-}
+use crate::codegen::Via;
+pub use crate::policy::{Companions, Gso, Needs};
 
 /// What a hook has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +25,18 @@ pub struct Aside {
     pub merging: bool,
     /// All packets to funnel go through the segmentation pair.
     pub finishing: bool,
+}
+
+impl Aside {
+    /// The same, for whoever compiles the hook's program.
+    pub fn companions(self) -> Companions {
+        let cut = match self.large {
+            Large::Pass | Large::Limited(_) => None,
+            Large::Pair => Some(Via::Pair),
+            Large::Macvlan => Some(Via::Macvlan),
+        };
+        Companions { cut, merge: self.merging, finish: self.finishing }
+    }
 }
 
 /// What was prepared, and not yet relied on: undone if attaching fails.
@@ -169,7 +155,7 @@ impl Prepared {
                 interface.name
             ));
         }
-        if !cut().any(|needs| needs.hook == Hook::Egress) {
+        if !cut().any(|needs| Hook::from(needs.side) == Hook::Egress) {
             return Ok(());
         }
         let now = device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
@@ -193,22 +179,22 @@ impl Prepared {
         if let Err(error) = self.ensure(netlink, Pair::Segmentation, interface, back)? {
             return Ok(Some(error.to_string()));
         }
-        for Needs { hook, finish, finish_all, .. } in needs.iter().filter(|needs| needs.cut) {
-            if *finish {
-                pair::finish_checksums(netlink, interface, *hook, true)?;
+        for needs in needs.iter().filter(|needs| needs.cut) {
+            let hook = Hook::from(needs.side);
+            if needs.finish {
+                pair::finish_checksums(netlink, interface, hook, true)?;
             } else {
-                self.unfinished.push((interface.clone(), *hook));
+                self.unfinished.push((interface.clone(), hook));
             }
             // The kernel drops what devices send too deep inside each other, at eight (`XMIT_RECURSION_LIMIT`), or four or
             // five in tunnels (`IP_TUNNEL_RECURSION_LIMIT`). The way by a macvlan takes three.
-            let large = if *finish || stacked {
-                Large::Pair
-            } else {
-                self.shortcut(netlink, interface, *hook, back)?
+            let large = match needs.via(!stacked) {
+                Via::Pair => Large::Pair,
+                Via::Macvlan => self.shortcut(netlink, interface, hook, back)?,
             };
-            let aside = self.at(interface, *hook);
+            let aside = self.at(interface, hook);
             aside.large = large;
-            aside.finishing = *finish_all;
+            aside.finishing = needs.finish_all;
         }
         Ok(None)
     }
@@ -247,9 +233,9 @@ impl Prepared {
         needs: &[Needs],
         back: &[Back<'_>],
     ) -> Result<()> {
-        for Needs { hook, .. } in needs.iter().filter(|needs| needs.merge) {
+        for needs in needs.iter().filter(|needs| needs.merge) {
             match self.ensure(netlink, Pair::Merging, interface, back)? {
-                Ok(()) => self.at(interface, *hook).merging = true,
+                Ok(()) => self.at(interface, needs.side.into()).merging = true,
                 Err(error) => self.notes.push(format!(
                     "{}: {error}; what is unfunneled is not merged, which is slower",
                     interface.name
@@ -354,14 +340,4 @@ fn limit(netlink: &mut Netlink, interface: &Interface, segments: u32) -> Result<
     netlink
         .request(RouteNetlinkMessage::SetLink(message), 0)
         .map_err(|source| Error::netlink(format!("set gso_max_segs of {}", interface.name), source))
-}
-
-impl fmt::Display for Gso {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Gso::Segment => "segment",
-            Gso::Limit => "limit",
-            Gso::Off => "off",
-        })
-    }
 }

@@ -17,19 +17,21 @@ use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 use super::links::Interface;
 use super::netlink::{Error, Netlink};
 
-/// Makes a pair: one end here, one in the far namespace, both with this name, numbered as told.
+/// Makes a pair: one end here, one in the far namespace, with these names and numbers.
 ///
 /// The two numbers must differ. The kernel takes a device whose number is its peer's for one without a peer
 /// (`linkwatch_urgent_event`, net/core/link_watch.c) and activates it up to a second late.
 pub fn pair(
     netlink: &mut Netlink,
-    name: &str,
+    [name, peer_name]: [&str; 2],
     [near, far]: [u32; 2],
     namespace: BorrowedFd<'_>,
 ) -> Result<(), Error> {
-    let peer = LinkUnspec::new_with_name(name).index(far).setns_by_fd(namespace.as_raw_fd()).build();
-    let near =
-        LinkVeth::new(name, name).index(near).set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
+    let peer = LinkUnspec::new_with_name(peer_name).index(far).setns_by_fd(namespace.as_raw_fd()).build();
+    let near = LinkVeth::new(name, peer_name)
+        .index(near)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
     netlink.request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
 }
 

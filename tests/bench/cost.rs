@@ -192,7 +192,11 @@ fn compile(rules: &str) -> Result<Program> {
     let source = Source::new("rules", rules);
     let checked = sfunnel::read(&source)
         .map_err(|diagnostics| anyhow::anyhow!(diag::render(&source, &diagnostics, false)))?;
-    Ok(codegen::compile(&checked.ruleset, &tree::build(&checked.ruleset), Link::Ethernet)?)
+    Ok(codegen::compile(
+        &checked.ruleset,
+        &tree::build(&checked.ruleset),
+        codegen::Options::pass_gso(Link::Ethernet),
+    )?)
 }
 
 fn copies(program: &Program) -> Result<Vec<Ebpf>> {

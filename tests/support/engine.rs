@@ -41,7 +41,7 @@ pub fn compile(text: &str, link: Link) -> Result<Compiled> {
     })?;
     let ruleset = checked.ruleset;
     let tree = tree::build(&ruleset);
-    let program = codegen::compile(&ruleset, &tree, link)?;
+    let program = codegen::compile(&ruleset, &tree, codegen::Options::pass_gso(link))?;
     let slots = program.slots();
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)])?;
     Ok(Compiled { ruleset, tree, slots, elf })
@@ -106,7 +106,7 @@ pub fn agree_on_counts(
 pub fn load_counting(loader: &mut Loader, text: &str, link: Link) -> Result<(Compiled, Loaded, Counters)> {
     let compiled = compile(text, link)?;
     let counters = Counters::create(&compiled.ruleset)?;
-    let program = codegen::compile(&compiled.ruleset, &compiled.tree, link)?;
+    let program = codegen::compile(&compiled.ruleset, &compiled.tree, codegen::Options::pass_gso(link))?;
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program.with_maps(&counters.descriptors()))])?;
     let loaded = loader.load(&elf, PROGRAM)?;
     let left = loaded.slots()?;

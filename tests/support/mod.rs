@@ -17,6 +17,7 @@ pub mod model;
 pub mod packet;
 pub mod rules;
 pub mod testrun;
+pub mod wire;
 pub mod words;
 pub mod world;
 

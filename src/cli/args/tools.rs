@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use super::{Defines, End, Place, SideArg};
+use super::{Chosen, Defines, End, Place, SideArg};
 use crate::mirror::Role;
 
 pub const MIRROR: &str = "\
@@ -129,7 +129,7 @@ pub struct Explain {
     pub input: Input,
     #[command(flatten)]
     pub defines: Defines,
-    /// The chain that packets meet [default: the only one]
+    /// The hook that packets meet [default: each that there is a chain for; ingress, if there is none]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
     /// Whose end this is, if the rules are a `service`
@@ -144,9 +144,11 @@ pub struct Explain {
     /// Write what is passed on to this file, as pcap
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
-    /// One line a packet
+    /// One line per packet
     #[arg(long)]
     pub brief: bool,
+    #[command(flatten)]
+    pub chosen: Chosen,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,204 @@
+//! Which program a hook gets: the one place that `attach`, `compile`, `explain` and `doctor` ask.
+//!
+//! Input: rules, the user's choices, and what an interface can have next to it. Output: what the hook needs, and the
+//! options to compile its program with. Pure: asks no kernel, makes no device.
+
+use std::fmt;
+
+use asm::Program;
+
+use crate::codegen::{self, Beside, Large, Link, Options, Via};
+use crate::ir::{Ruleset, Side};
+
+/// The hook that rules without chains are for, unless the user says another.
+pub const DEFAULT_SIDE: Side = Side::Ingress;
+
+/// How GSO packets that match a funnel rule are handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Gso {
+    /// A segmentation pair, and a merging pair for what arrives.
+    #[default]
+    Segment,
+    /// The interface's sockets make no such packets: `gso_max_segs 1`.
+    Limit,
+    /// They pass as they are.
+    Off,
+}
+
+impl Gso {
+    pub const ALL: [Gso; 3] = [Gso::Segment, Gso::Limit, Gso::Off];
+}
+
+impl fmt::Display for Gso {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Gso::Segment => "segment",
+            Gso::Limit => "limit",
+            Gso::Off => "off",
+        })
+    }
+}
+
+/// What the user chooses, besides the rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choices {
+    pub gso: Gso,
+    /// Everything that is funneled has finished checksums.
+    pub finish: bool,
+    /// Unfunneled TCP segments are merged.
+    pub merge: bool,
+}
+
+impl Choices {
+    /// # Errors
+    ///
+    /// What does not go together.
+    pub fn new(gso: Gso, finish: bool, merge: bool) -> Result<Self, String> {
+        if finish && gso != Gso::Segment {
+            return Err(format!(
+                "--finish-checksums (SFUNNEL_FINISH_CHECKSUMS) needs a segmentation pair: leave out `--gso {gso}`"
+            ));
+        }
+        Ok(Self { gso, finish, merge })
+    }
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self { gso: Gso::Segment, finish: false, merge: true }
+    }
+}
+
+/// What the rules of a hook ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    pub side: Side,
+    /// Packets of several segments have to be cut.
+    pub cut: bool,
+    /// And the segments need finished checksums.
+    pub finish: bool,
+    /// All packets that are funneled need them.
+    pub finish_all: bool,
+    /// Segments are better merged.
+    pub merge: bool,
+}
+
+impl Needs {
+    /// What egress unfunnels is on its way out, and is not merged.
+    pub fn of(side: Side, ruleset: &Ruleset, choices: Choices) -> Self {
+        let Choices { gso, finish, merge } = choices;
+        Needs {
+            side,
+            cut: gso != Gso::Off && codegen::wants_segments(ruleset),
+            finish: codegen::wants_checksums(ruleset, finish),
+            finish_all: finish && codegen::funnels(ruleset),
+            merge: gso == Gso::Segment && merge && side == Side::Ingress && codegen::wants_merging(ruleset),
+        }
+    }
+
+    /// What cuts: a macvlan, if there can be one, unless the segments need finished checksums.
+    pub fn via(&self, macvlan: bool) -> Via {
+        if self.finish || !macvlan { Via::Pair } else { Via::Macvlan }
+    }
+}
+
+/// What a hook has next to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Companions {
+    pub cut: Option<Via>,
+    pub merge: bool,
+    /// All packets to funnel go through the segmentation pair.
+    pub finish: bool,
+}
+
+impl Companions {
+    /// On an interface where nothing is in the way of what these rules and choices ask for.
+    pub fn usual(needs: &Needs, gso: Gso) -> Self {
+        let cut = (needs.cut && gso == Gso::Segment).then(|| needs.via(true));
+        Companions { cut, merge: needs.merge, finish: cut.is_some() && needs.finish_all }
+    }
+
+    /// The program for this hook.
+    pub fn options(self, link: Link, side: Side) -> Options {
+        let large = self.cut.map_or(Large::Pass, |via| Large::Segment(side, via));
+        Options { link, large, merge: self.merge, finish: self.finish }
+    }
+}
+
+/// The program that a hook gets where nothing is in the way.
+pub fn usual(link: Link, side: Side, ruleset: &Ruleset, choices: Choices) -> Options {
+    Companions::usual(&Needs::of(side, ruleset, choices), choices.gso).options(link, side)
+}
+
+/// Every program that some hook may get for these rules, whatever the choices and the interface.
+pub fn every(ruleset: &Ruleset) -> Vec<Options> {
+    let mut all = Vec::new();
+    let mut add = |options| {
+        if !all.contains(&options) {
+            all.push(options);
+        }
+    };
+    for link in [Link::Ethernet, Link::None] {
+        for side in [Side::Ingress, Side::Egress] {
+            for choices in every_choice() {
+                let needs = Needs::of(side, ruleset, choices);
+                let usual = Companions::usual(&needs, choices.gso);
+                // Devices that cannot be made are done without.
+                for companions in [
+                    usual,
+                    Companions { merge: false, ..usual },
+                    Companions { cut: usual.cut.map(|_| needs.via(false)), ..usual },
+                    Companions { cut: None, finish: false, ..usual },
+                    Companions::default(),
+                ] {
+                    add(companions.options(link, side));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// All choices that go together.
+pub fn every_choice() -> Vec<Choices> {
+    let flags = [(false, true), (false, false), (true, true), (true, false)];
+    let of = |gso| flags.map(|(finish, merge)| Choices::new(gso, finish, merge));
+    Gso::ALL.into_iter().flat_map(of).filter_map(Result::ok).collect()
+}
+
+/// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
+pub fn name(Options { link, large, merge, finish }: Options) -> String {
+    let link = match link {
+        Link::Ethernet => "",
+        Link::None => "_l3",
+    };
+    let (large, how) = match large {
+        Large::Pass => (if merge { "_" } else { "" }, ""),
+        Large::Segment(side, via) => {
+            let how = match via {
+                Via::Macvlan => "d",
+                Via::Pair if finish => "f",
+                Via::Pair => "",
+            };
+            (if side == Side::Egress { "_out" } else { "_in" }, how)
+        }
+    };
+    let merge = if merge { "m" } else { "" };
+    format!("sfunnel{link}{large}{merge}{how}")
+}
+
+/// The programs of the companion devices, which need no rules: name, device, the device's hook, program.
+///
+/// # Errors
+///
+/// A bug of `codegen`.
+pub fn companions() -> Result<[(&'static str, Beside, Side, Program); 5], asm::Error> {
+    let (out, back) = (Side::Egress, Side::Ingress);
+    Ok([
+        ("sfunnel_cross_o", Beside::Ingress, back, codegen::compile_crossed(out)?),
+        ("sfunnel_cross_i", Beside::Egress, back, codegen::compile_crossed(back)?),
+        ("sfunnel_cut_out", Beside::Egress, out, codegen::compile_cut(out)?),
+        ("sfunnel_cut_in", Beside::Ingress, out, codegen::compile_cut(back)?),
+        ("sfunnel_merged", Beside::Merged, back, codegen::compile_merged()?),
+    ])
+}
