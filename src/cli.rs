@@ -5,13 +5,17 @@
 
 mod args;
 mod attach;
+mod cni;
 mod compile;
 mod container;
 mod counted;
 mod doctor;
+mod drift;
 mod explain;
 mod generate;
 mod mirror;
+mod oci;
+mod pod;
 mod programs;
 mod rules;
 mod settings;
@@ -74,6 +78,12 @@ pub enum Failure {
     Load(#[from] kernel::LoadError),
     #[error(transparent)]
     Demo(#[from] demo::Error),
+    /// What was called for a container cannot do its work there.
+    #[error("{0}")]
+    Container(String),
+    /// What is attached is not what the rules compile to.
+    #[error("{0}")]
+    Drift(String),
     /// What `doctor` has found.
     #[error("{0}")]
     Unfit(String),
@@ -109,17 +119,22 @@ impl Failure {
         match self {
             Failure::Rules | Failure::Usage(_) | Failure::NotText(_) | Failure::TooLarge { .. } => 2,
             Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Failure::Drift(_) => 3,
             _ => 1,
         }
     }
 }
 
-/// Runs one command line. Returns the exit code: 0 ok, 1 system, 2 rules or usage.
+/// Runs one command line. Returns the exit code: 0 ok, 1 system, 2 rules or usage, 3 drift.
 pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return usage(&error, console),
     };
+    // A runtime calls a plugin without arguments.
+    if cli.command.is_none() && console.variable("CNI_COMMAND").is_some() {
+        return cni::run(console);
+    }
     let (result, in_container) = match cli.command {
         None => (container::run(console), true),
         Some(Command::Attach(args)) => (attach::attach(&args, console), false),
@@ -132,6 +147,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Doctor(args)) => (doctor::run(&args, console), false),
         Some(Command::Completions(args)) => (generate::completions(&args, console), false),
         Some(Command::Man(args)) => (generate::man(&args, console), false),
+        Some(Command::OciHook(args)) => (oci::run(&args, console), false),
         Some(Command::Demo) => (show(console), false),
     };
     let result = result.and_then(|()| console.out.flush().map_err(Failure::from));

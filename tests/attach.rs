@@ -20,3 +20,15 @@ mod confined;
 
 #[path = "attach/counters.rs"]
 mod counters;
+
+#[path = "attach/pod.rs"]
+mod pod;
+
+#[path = "attach/oci.rs"]
+mod oci;
+
+#[path = "attach/cni.rs"]
+mod cni;
+
+#[path = "attach/drift.rs"]
+mod drift;

@@ -1,11 +1,13 @@
 //! Every word of the command line, and its help. Never looks at the environment: see `settings`.
 
+mod pods;
 mod tools;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::pods::{OciHook, OnError};
 pub use self::tools::{Completions, Doctor, Explain, Input, Manual, Mirror};
 use super::settings::Direction;
 use crate::ir::Side;
@@ -27,8 +29,10 @@ SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), SFUNNEL_END, IFACES,
 DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_FINISH_CHECKSUMS, SFUNNEL_NO_MERGE,
 SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
 
+With CNI_COMMAND set, it is a CNI plugin.
+
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
-wrong.";
+wrong, 3 something else is attached (`attach --check`).";
 
 /// What the other commands have no rules to be told by.
 const ATTACH_SIDE: &str = "Which side of the interface; leave it out where rules are in chains, which say \
@@ -111,6 +115,9 @@ outside is touched, and nothing is left behind, however it ends.")]
     /// Say whether rules can be attached here, and what is in the way
     #[command(after_help = tools::DOCTOR)]
     Doctor(Doctor),
+    /// Attach what a container's annotations say, when its runtime calls
+    #[command(after_help = pods::OCI_HOOK)]
+    OciHook(OciHook),
     /// Write what makes a shell complete commands and flags
     #[command(after_help = tools::COMPLETIONS)]
     Completions(Completions),
@@ -169,6 +176,9 @@ pub struct Attach {
     /// Say more about what is loaded [variable: DEBUG]
     #[arg(long)]
     pub debug: bool,
+    /// Change nothing; say whether this is what is attached, with exit code 3 if not
+    #[arg(long)]
+    pub check: bool,
     #[command(flatten)]
     pub defines: Defines,
     #[command(flatten)]

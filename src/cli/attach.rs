@@ -7,7 +7,8 @@ use super::counted::{Counting, Wanted};
 use super::programs::{Ends, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
-use super::{Console, Failure};
+use super::{Console, Failure, drift};
+use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
@@ -21,7 +22,7 @@ pub(super) struct How {
     pub(super) patience: Patience,
     strict: Strict,
     end: Option<End>,
-    choices: Choices,
+    pub(super) choices: Choices,
     counters: bool,
     debug: bool,
 }
@@ -46,6 +47,9 @@ pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Fail
     let target = Target::read(&args.place, policy::DEFAULT_SIDE.into(), console)?;
     let how = How::read(args, console)?;
     let source = settings::defined(settings::source(args, console)?, &args.defines);
+    if args.check {
+        return drift::check(&target, how, source, console);
+    }
     attach_to(&target, how, source, console)
 }
 
@@ -61,14 +65,10 @@ pub fn detach(args: &args::Detach, console: &mut Console<'_>) -> Result<(), Fail
 pub(super) fn attach_to(
     target: &Target,
     how: How,
-    source: crate::diag::Source,
+    source: Source,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let lists = Lists::read(source, how.strict, console).and_then(|lists| lists.at(how.end, console));
-    let mut lists = lists.inspect_err(|_| console.say("nothing was attached"))?;
-    if how.counters {
-        lists.count_everything();
-    }
+    let lists = lists(how, source, console).inspect_err(|_| console.say("nothing was attached"))?;
     let rules = hooks(target, &lists)?;
     let mut netlink = open(target)?;
     if how.debug {
@@ -79,8 +79,17 @@ pub(super) fn attach_to(
     patiently(how.patience, console, |console| attempt_to_attach(target, &rules, how, &mut netlink, console))
 }
 
+/// The rules as they are to be attached.
+pub(super) fn lists(how: How, source: Source, console: &mut Console<'_>) -> Result<Lists, Failure> {
+    let mut lists = Lists::read(source, how.strict, console)?.at(how.end, console)?;
+    if how.counters {
+        lists.count_everything();
+    }
+    Ok(lists)
+}
+
 /// The hooks to attach to, with the rules of each. Chains say which.
-fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, &'a Rules)>, Failure> {
+pub(super) fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, &'a Rules)>, Failure> {
     let rules = |hook: Hook| Some((hook, lists.of(hook.into())?));
     if let (Some(sides), Some(said)) = (lists.sides(), target.said) {
         let wanted = target.direction.hooks();
@@ -235,7 +244,7 @@ fn attempt_to_attach(
 }
 
 /// Where to attach, and what packets start with there.
-fn places(
+pub(super) fn places(
     target: &Target,
     netlink: &mut Netlink,
     console: &mut Console<'_>,

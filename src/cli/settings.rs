@@ -174,7 +174,10 @@ pub fn end(flag: Option<End>, console: &Console<'_>) -> Result<Option<End>, Fail
 
 /// A yes-or-no variable; not set means no.
 pub fn truth(name: &str, console: &Console<'_>) -> Result<bool, Failure> {
-    let text = console.variable(name).unwrap_or_default();
+    truth_of(name, &console.variable(name).unwrap_or_default())
+}
+
+pub fn truth_of(name: &str, text: &str) -> Result<bool, Failure> {
     match text.to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" => Ok(true),
         "" | "0" | "false" | "no" => Ok(false),
