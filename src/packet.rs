@@ -226,6 +226,8 @@ pub mod tcp {
     /// The two kinds of option that are a single byte.
     pub const END_OF_OPTIONS: u32 = 0;
     pub const NO_OPERATION: u32 = 1;
+    /// TCP-AO, RFC 5925.
+    pub const AUTHENTICATION: u32 = 29;
 }
 
 /// TCP's option for the maximum segment size, RFC 9293 section 3.2.

@@ -214,6 +214,39 @@ fn upstream_trap_tcp_mss_is_lowered_by_what_is_pushed() {
                      tcp 8080 > 25000 flags 18 opts 0103030701020405ac",
                 ),
             ),
+            // Several: Linux takes the last, others the first.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020405b4020405b4",
+                Some("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / tcp 25000 > 8080 flags 2 opts 020405a0020405a0"),
+            ),
+            // One without a value and one that says 0, as Linux skips them; one behind the end is none.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020301020400000102040218010204ffff00020405b4",
+                Some(
+                    "ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / \
+                     tcp 25000 > 8080 flags 2 opts 020301020400000102040204010204ffeb00020405b4",
+                ),
+            ),
+            // A list that does not add up is none from there on.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020405b401010100022005b4",
+                Some(
+                    "ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / \
+                     tcp 25000 > 8080 flags 2 opts 020405a001010100022005b4",
+                ),
+            ),
+            // TCP-AO signs its options, TCP-MD5 does not.
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020405b41d04aabb",
+                Some("ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / tcp 25000 > 8080 flags 2 opts 020405b41d04aabb"),
+            ),
+            (
+                "ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 8080 flags 2 opts 020405b4131200112233445566778899aabbccddeeff",
+                Some(
+                    "ip 10.0.0.1 > 10.0.0.2 tcp 540 > 80 / \
+                     tcp 25000 > 8080 flags 2 opts 020405a0131200112233445566778899aabbccddeeff",
+                ),
+            ),
             // A flow that is not funneled keeps its own.
             ("ip 10.0.0.1 > 10.0.0.2 tcp 25000 > 443 flags 2 opts 020405b4", None),
         ],

@@ -1,16 +1,20 @@
 //! The MSS option of a funneled SYN or SYN-ACK, lowered by what the funnel adds to each segment.
 //!
 //! Comes in when all else is done: the inner TCP header is behind the pushed one. Goes out with the
-//! packet passed. Never raises an MSS, never adds one, and leaves alone a list that it cannot read.
-//! The inner segment sums to the same afterwards, so the pushed checksum needs no care.
+//! packet passed. Never raises an MSS, never adds one. The inner segment sums to the same afterwards, so the pushed
+//! checksum needs no care.
 //!
-//! The options are copied to the frame, where zeros stand behind them: the end of the list. There is
+//! A list is read as the kernel reads it (`tcp_parse_options`, net/ipv4/tcp_input.c), up to where it does not add up.
+//! Of several MSS options, Linux takes the last that is not 0 and others the first, so each is lowered. A list that
+//! TCP-AO (RFC 5925) signs stays as it is.
+//!
+//! The options are copied to the frame twice, to change one copy and to find out whether it has changed. There is
 //! no loop without `CAP_PERFMON`, and no variable offset into the frame, so the walk is laid out: a step
 //! for each byte at which the option may begin. A register says where the next one begins, and the
 //! steps up to there are jumped over. No jump depends on a value that the verifier knows, so what it has
 //! seen of a step once holds for all ways that lead there: it walks through the list once.
 
-use asm::{Cond, Insn, Label, Reg, Reg::*, Size};
+use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, UNSPEC};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
@@ -21,10 +25,17 @@ use crate::packet::{Field, mss, tcp};
 const TCP: Reg = IP;
 /// On entry: by how much to lower.
 const PUSHED: Reg = PORTS;
-/// On entry: the length of header and payload. Then that of the options, then where the option is.
+/// On entry: the length of header and payload. Then that of the options.
 const LEN: Reg = L4_LEN;
-/// Where an option begins, in bytes from the first one.
+/// Where an option begins: [`BASE`], and bytes from the first one.
 const AT: Reg = R3;
+/// Where the list ends, by the same measure.
+const END: Reg = R5;
+/// More than any list is long. The verifier keeps apart what it learns of `END` and what it has to know of `LEN` for the
+/// calls at the end; were they the same number, each way through the list would be another one to it.
+const BASE: i16 = 64;
+/// What is lower stays.
+const LEAST: Reg = R4;
 
 /// Goes to the routine at `label` with a TCP header at `tcp`; its length and that of its payload are
 /// in `L4_LEN`.
@@ -54,68 +65,75 @@ pub(super) fn emit(e: &mut Emit) {
     e.op_note(Insn::sub32(R1, i32::from(tcp::LEN)), "length of the options");
     e.op(Insn::mov32(LEN, R1));
     e.clear(OPTIONS);
+    e.clear(PEEK);
     e.load_bytes(Offset { bytes: tcp::LEN, plus: Some(TCP) }, OPTIONS, Len::Reg(LEN));
 
-    let found = e.label("mss_found");
-    walk(e, found);
-    e.bind(found);
-    lower(e);
+    e.load_bytes(Offset { bytes: tcp::LEN, plus: Some(TCP) }, PEEK, Len::Reg(LEN));
+
+    let done = e.label("mss_done");
+    walk(e, done);
+    e.bind(done);
+    write_back(e);
 }
 
-/// Goes to `found` with the place of the first MSS option in [`AT`], or passes.
-fn walk(e: &mut Emit, found: Label) {
+/// Lowers every MSS in the copy, and goes to `done`.
+fn walk(e: &mut Emit, done: Label) {
     let steps = 0..=OPTIONS.len - mss::LEN;
     // Where an option begins; and where to look whether it does, unless that is known.
     let option: Vec<Label> = steps.clone().map(|at| e.label(format!("option_{at}"))).collect();
     let seek: Vec<Label> = steps.clone().map(|at| e.label(format!("seek_{at}"))).collect();
-    let pass = e.pass;
-    let or_pass = |labels: &[Label], step: usize| labels.get(step).copied().unwrap_or(pass);
+    let or_done = |labels: &[Label], step: usize| labels.get(step).copied().unwrap_or(done);
+    e.op(Insn::mov32(LEAST, PUSHED));
+    e.op_note(Insn::add32(LEAST, mss::LEAST), "the least to lower");
+    e.op(Insn::mov32(END, LEN));
+    e.op_note(Insn::or32(END, i32::from(BASE)), "end of the list");
     for (step, at) in steps.enumerate() {
         // Only NOPs are shorter than two bytes, and whoever reads one knows where the next begins.
         if step >= 2 {
-            e.bind(or_pass(&seek, step));
-            e.jump_if(Cond::ne32(AT, i32::from(at)), or_pass(&seek, step + 1));
+            e.bind(or_done(&seek, step));
+            e.jump_if(Cond::ne32(AT, i32::from(BASE + at)), or_done(&seek, step + 1));
         }
-        e.bind(or_pass(&option, step));
-        e.op(Insn::mov32(AT, i32::from(at)));
-        e.op_note(Insn::load(Size::B, R1, FP, OPTIONS.offset + at), "kind");
-        e.jump_if_note(Cond::eq32(R1, mss::KIND), found, "MSS");
-        e.jump_if_note(Cond::eq32(R1, tcp::NO_OPERATION), or_pass(&option, step + 1), "NOP");
-        e.jump_if_note(Cond::eq32(R1, tcp::END_OF_OPTIONS), e.pass, "end of the list");
-        e.op_note(Insn::load(Size::B, R1, FP, OPTIONS.offset + at + 1), "length");
-        e.jump_if_note(Cond::lt32(R1, 2_u32), e.pass, "malformed");
-        e.op(Insn::add32(AT, R1));
-        e.goto(or_pass(&seek, step + 2));
+        e.bind(or_done(&option, step));
+        let byte = |reg, more| Insn::load(Size::B, reg, FP, OPTIONS.offset + at + more);
+        e.op_note(byte(R1, 0), "kind");
+        e.jump_if_note(Cond::eq32(R1, tcp::NO_OPERATION), or_done(&option, step + 1), "NOP");
+        e.jump_if_note(Cond::eq32(R1, tcp::END_OF_OPTIONS), done, "end of the list");
+        e.op_note(byte(R2, 1), "length");
+        e.jump_if_note(Cond::lt32(R2, 2_u32), done, "malformed");
+        e.op(Insn::mov32(AT, i32::from(BASE + at)));
+        e.op(Insn::add32(AT, R2));
+        e.jump_if_note(Cond::gt32(AT, END), done, "longer than the list");
+        e.jump_if_note(Cond::eq32(R1, tcp::AUTHENTICATION), e.pass, "signed, and the MSS with it");
+        let next = or_done(&seek, step + 2);
+        e.jump_if_note(Cond::ne32(R1, mss::KIND), next, "not an MSS");
+        e.jump_if_note(Cond::ne32(R2, i32::from(mss::LEN)), next, "nor this");
+        e.op(byte(R1, 2));
+        e.op(Insn::lsh32(R1, 8_u32));
+        e.op(byte(R2, 3));
+        e.op_note(Insn::or32(R1, R2), "MSS");
+        e.jump_if_note(Cond::lt32(R1, LEAST), next, "too low to lower");
+        e.op(Insn::sub32(R1, PUSHED));
+        e.op(Insn::store(Size::B, FP, OPTIONS.offset + at + 3, R1));
+        e.op(Insn::rsh32(R1, 8_u32));
+        e.op(Insn::store(Size::B, FP, OPTIONS.offset + at + 2, R1));
+        e.goto(next);
     }
 }
 
-/// Lowers the MSS in the option at [`AT`], if it is one.
-fn lower(e: &mut Emit) {
-    e.op(Insn::mov32(R1, AT));
-    e.op(Insn::add32(R1, i32::from(mss::LEN)));
-    e.jump_if_note(Cond::gt32(R1, LEN), e.pass, "longer than the header");
-    let option = LEN;
-    e.op(Insn::mov32(option, AT));
-    e.op(Insn::add32(option, TCP));
-    let offset = Offset { bytes: tcp::LEN, plus: Some(option) };
-    e.load_bytes(offset, PEEK, Len::Const(mss::LEN));
-    e.load(R1, &PEEK.window(), mss::LENGTH);
-    e.jump_if_note(Cond::ne32(R1, i32::from(mss::LEN)), e.pass, "malformed");
-    e.load(R1, &PEEK.window(), mss::VALUE);
-    e.op(Insn::mov32(R2, PUSHED));
-    e.op(Insn::add32(R2, mss::LEAST));
-    e.jump_if_note(Cond::lt32(R1, R2), e.pass, "too low to lower");
-    e.op(Insn::sub32(R1, PUSHED));
-    e.store(&PEEK.window(), mss::VALUE, R1);
-    e.store_bytes(offset, PEEK, Len::Const(mss::LEN));
-
-    // The header's sum loses as much. At an odd offset, the high byte is summed as a low one.
-    e.op(Insn::xor32(option, TCP));
-    e.op(Insn::and32(option, 1_u32));
-    e.op_note(Insn::lsh32(option, 3_u32), "8 at an odd offset");
-    e.op(Insn::lsh32(PUSHED, option));
-    e.op(Insn::xor32(PUSHED, 0xffff_u32));
-    e.op_note(Insn::be16(PUSHED), "change of the sum");
-    e.update_tcp(Offset { bytes: 0, plus: Some(TCP) }, PUSHED);
+/// Puts the copy in place of the options, unless they are the same. The header's sum changes by as much.
+fn write_back(e: &mut Emit) {
+    const CHANGE: Reg = PUSHED;
+    e.address_of(R1, PEEK);
+    e.op(Insn::mov32(R2, LEN));
+    e.address_of(R3, OPTIONS);
+    e.op(Insn::mov32(R4, LEN));
+    e.op(Insn::mov32(R5, 0_u32));
+    e.op(Insn::call(Helper::CsumDiff));
+    e.op(Insn::mov32(CHANGE, R0));
+    e.fold(R0, R1);
+    e.fold(R0, R1);
+    e.jump_if_note(Cond::eq32(R0, 0xffff_u32), e.pass, "nothing has changed");
+    e.store_bytes(Offset { bytes: tcp::LEN, plus: Some(TCP) }, OPTIONS, Len::Reg(LEN));
+    e.update_tcp(Offset { bytes: 0, plus: Some(TCP) }, CHANGE);
     e.exit(UNSPEC);
 }

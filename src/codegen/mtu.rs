@@ -3,8 +3,8 @@
 //! Asks the kernel for the MTU where there may be a question: only of packets that would be longer than
 //! what every link carries. What does not fit is made into the answer to it, and sent back: ICMP
 //! *fragmentation needed* (RFC 792, RFC 1191), or ICMPv6 *packet too big* (RFC 4443). Its source is where
-//! the packet was going, so that it comes from where the sender expects answers. IPv4 without DF is
-//! dropped. Fragments, packets of several segments, and ICMP itself never come here.
+//! the packet was going, so that it comes from where the sender expects answers. What must not be answered
+//! is dropped: see [`untold`]. Fragments, packets of several segments, and ICMP itself never come here.
 //!
 //! | hook | the MTU is that of | the answer goes |
 //! |---|---|---|
@@ -13,6 +13,8 @@
 //!
 //! The program is the same on both: on ingress the interface is the one the packet was received by. (It
 //! also is where a packet leaves by the interface it came from; such an answer goes nowhere.)
+
+mod untold;
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
@@ -84,11 +86,7 @@ impl Question {
         e.load_skb(R2, skb::PKT_TYPE);
         e.jump_if_note(Cond::ne32(R2, PACKET_HOST), fits, "not for this machine alone");
         e.op_note(Insn::add32(R3, pushed), "grows by");
-        fib_params(e, family, &ip, outer);
-        e.address_of(R2, FIB);
-        e.op(Insn::mov32(R3, i32::from(FIB.len)));
-        e.op(Insn::mov32(R4, 0_u32));
-        e.call(Helper::FibLookup);
+        look_up_route(e, family, &ip, (Towards::Destination, outer.number()));
         e.jump_if_note(Cond::ne32(R0, FIB_FRAG_NEEDED), fits, "fits, or is not forwarded");
         e.load_raw(TOLD, &FIB.window(), fib::LENGTH_OR_MTU);
         e.op(Insn::sub32(TOLD, pushed));
@@ -105,9 +103,29 @@ const PACKET_HOST: u32 = 0;
 /// `BPF_F_INGRESS`
 const INGRESS: u32 = 1;
 
+/// Which end of the packet a route is looked up to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Towards {
+    Destination,
+    Source,
+}
+
+/// `R0 = bpf_fib_lookup`, of a packet of length R3 that interface R1 has received. Uses R1 to R5.
+fn look_up_route(e: &mut Emit, family: Family, ip: &Window, (towards, number): (Towards, u8)) {
+    fib_params(e, family, ip, (towards, number));
+    e.address_of(R2, FIB);
+    e.op(Insn::mov32(R3, i32::from(FIB.len)));
+    e.op(Insn::mov32(R4, 0_u32));
+    e.call(Helper::FibLookup);
+}
+
 /// `FIB = {family, protocol, length R3, interface R1, addresses}`. Written from the end of each eight
 /// bytes to their start: see `funnel::build`. Uses R2.
-fn fib_params(e: &mut Emit, family: Family, ip: &Window, outer: Proto) {
+fn fib_params(e: &mut Emit, family: Family, ip: &Window, (towards, number): (Towards, u8)) {
+    let (to, from) = match towards {
+        Towards::Destination => (fib::DADDR, fib::SADDR),
+        Towards::Source => (fib::SADDR, fib::DADDR),
+    };
     let zero = |e: &mut Emit, size: Size, at: i16| e.op(Insn::store_imm(size, FP, FIB.offset + at, 0));
     let word = |e: &mut Emit, at: i16, field: Field| {
         // The route is that of the addresses which the packet will have.
@@ -119,9 +137,9 @@ fn fib_params(e: &mut Emit, family: Family, ip: &Window, outer: Proto) {
     };
     zero(e, Size::D, 56);
     zero(e, Size::D, 48);
-    let number = match family {
+    let af = match family {
         Family::V4 => {
-            for (at, field) in [(fib::DADDR, ipv4::DADDR), (fib::SADDR, ipv4::SADDR)] {
+            for (at, field) in in_order([(to, ipv4::DADDR), (from, ipv4::SADDR)]) {
                 zero(e, Size::D, at + 8);
                 zero(e, Size::W, at + 4);
                 word(e, at, field);
@@ -129,7 +147,7 @@ fn fib_params(e: &mut Emit, family: Family, ip: &Window, outer: Proto) {
             fib::AF_INET
         }
         Family::V6 => {
-            for (at, fields) in [(fib::DADDR, ipv6::DADDR), (fib::SADDR, ipv6::SADDR)] {
+            for (at, fields) in in_order([(to, ipv6::DADDR), (from, ipv6::SADDR)]) {
                 for (at, field) in
                     [12, 8, 4, 0].map(|more| at + more).into_iter().zip(fields.into_iter().rev())
                 {
@@ -144,8 +162,14 @@ fn fib_params(e: &mut Emit, family: Family, ip: &Window, outer: Proto) {
     e.op_note(Insn::store(Size::H, FP, FIB.offset + fib::LENGTH_OR_MTU.offset, R3), "length");
     zero(e, Size::H, 4);
     zero(e, Size::H, 2);
-    e.op_note(Insn::store_imm(Size::B, FP, FIB.offset + 1, i32::from(outer.number())), "protocol");
-    e.op_note(Insn::store_imm(Size::B, FP, FIB.offset, number), "family");
+    e.op_note(Insn::store_imm(Size::B, FP, FIB.offset + 1, i32::from(number)), "protocol");
+    e.op_note(Insn::store_imm(Size::B, FP, FIB.offset, af), "family");
+}
+
+/// What is further behind first.
+fn in_order<T>(mut fields: [(i16, T); 2]) -> [(i16, T); 2] {
+    fields.sort_by_key(|(at, _)| -at);
+    fields
 }
 
 /// How much of the packet is quoted: the IP header with the options it may have, and more than the eight
@@ -168,7 +192,12 @@ const ONES: i16 = 20;
 /// The routine that all packets of a family share. `IP` is where it was.
 pub(super) fn emit(e: &mut Emit, family: Family) {
     let ip = Window::of_ip_header(family.shortest());
-    drop_the_untold(e, family, &ip);
+    let start = e.ip_offset();
+    untold::drop_them(e, family, &ip);
+    e.load_bytes(start, quote(family), Len::Const(quoted(family)));
+    if family == Family::V4 {
+        untold::drop_damaged(e, &ip, quote(family));
+    }
     e.count_as(Reason::MtuTold);
     let fail = e.fail();
     let least = i32::from(family.least_mtu());
@@ -190,7 +219,6 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
         Family::V6 => e.op(Insn::mov32(L4_AT, i32::from(header))),
     }
     // Cut behind what may be the checksum, and grown in front of L4, it has its length.
-    let start = e.ip_offset();
     e.set_offset(R2, Offset { bytes: start.bytes + ONES, plus: Some(L4_AT) });
     e.op(Insn::mov32(R3, 0_u32));
     e.call(Helper::SkbChangeTail);
@@ -218,21 +246,24 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
     e.op(Insn::exit());
 }
 
+/// Where the quote goes.
+fn quote(family: Family) -> Slot {
+    part(family.header_len() + icmp::LEN, quoted(family))
+}
+
 /// A part of the answer.
 fn part(skip: i16, len: i16) -> Slot {
     Slot { offset: REPLY.offset + skip, len }
 }
 
-/// Builds the answer, `len` bytes from its IP header on, in the frame.
+/// Builds the answer, `len` bytes from its IP header on, around the quote in the frame.
 fn build(e: &mut Emit, family: Family, ip: &Window, len: i16) {
     let header = family.header_len();
     let message = part(header, len - header).window();
-    let start = e.ip_offset();
     let ones = len - ONES;
     for at in (ones..len).step_by(4).rev() {
         e.op(Insn::store_imm(Size::W, FP, REPLY.offset + at, -1));
     }
-    e.load_bytes(start, part(header + icmp::LEN, quoted(family)), Len::Const(quoted(family)));
     // What is stored to eight bytes is stored from their end to their start: see `funnel::build`.
     e.store(&message, icmp::MTU, TOLD);
     icmp_checksum(e, family, ip, part(header + 4, len - header - 4));
@@ -242,30 +273,6 @@ fn build(e: &mut Emit, family: Family, ip: &Window, len: i16) {
     match family {
         Family::V4 => ip4_header(e, &part(0, header).window(), ip, len),
         Family::V6 => ip6_header(e, &part(0, header).window(), ip, len),
-    }
-}
-
-/// Drops what nobody is told about: IPv4 that may be fragmented, which is not for us to do, and what was
-/// sent to many (RFC 1122 section 3.2.2; RFC 4443 makes an exception, whose source we could not be).
-fn drop_the_untold(e: &mut Emit, family: Family, ip: &Window) {
-    let untold = e.because(Reason::MtuUntold);
-    match family {
-        Family::V4 => {
-            let told = e.label("dont_fragment");
-            e.load(R1, ip, ipv4::FRAGMENT);
-            e.jump_if_note(Cond::set32(R1, ipv4::DONT_FRAGMENT), told, "DF");
-            e.goto(untold);
-            e.bind(told);
-            e.load(R1, ip, ipv4::DADDR);
-            e.op(Insn::rsh32(R1, 28_u32));
-            e.jump_if_note(Cond::ge32(R1, 0xe_u32), untold, "multicast or broadcast");
-        }
-        Family::V6 => {
-            let [first, ..] = ipv6::DADDR;
-            e.load(R1, ip, first);
-            e.op(Insn::rsh32(R1, 24_u32));
-            e.jump_if_note(Cond::eq32(R1, 0xff_u32), untold, "multicast");
-        }
     }
 }
 

@@ -505,6 +505,7 @@ pub fn tcp_options() -> impl Strategy<Value = Vec<u8>> {
         2 => Just(vec![3, 3, 7]),
         2 => Just(vec![4, 2]),
         1 => Just(vec![8, 10, 2, 4, 5, 180, 0, 0, 0, 0]),
+        1 => Just(vec![29, 4, 1, 2]),
         1 => Just(vec![0]),
         1 => (3u8.., 0u8..12, any::<bool>()).prop_map(|(kind, len, lies)| {
             let mut option = vec![2; usize::from(len.max(2))];

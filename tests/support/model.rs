@@ -402,30 +402,37 @@ fn fill(proto: u8, addresses: &[u8], segment: &mut [u8], wrong: u64) {
     segment[at..at + 2].copy_from_slice(&(checksum as u16).to_be_bytes());
 }
 
-/// The first MSS option of a SYN, made smaller by what is pushed onto each segment.
+/// Every MSS option of a SYN, made smaller by what is pushed onto each segment. The list is read as Linux reads it.
 fn lower_mss(segment: &mut [u8], pushed: u16) {
     let end = usize::from(segment[12] >> 4) * 4;
     if segment[13] & 2 == 0 || end > segment.len() {
         return;
     }
+    let mut lowered = segment.to_vec();
     let mut at = 20;
     while at < end {
-        let length = match (segment[at], segment.get(at + 1)) {
-            (0, _) => return,
-            (1, _) => 1,
-            (2, Some(4)) if at + 4 <= end => {
-                let mss = be16(segment, at + 2);
-                if mss >= pushed + 48 {
-                    segment[at + 2..at + 4].copy_from_slice(&(mss - pushed).to_be_bytes());
-                }
-                return;
-            }
-            (2, _) => return,
-            (_, Some(length)) if *length >= 2 => usize::from(*length),
-            _ => return,
+        let length = match segment[at] {
+            0 => break,
+            1 => 1,
+            _ if at + 1 == end => break,
+            _ => usize::from(segment[at + 1]),
         };
+        if segment[at] != 1 && (length < 2 || at + length > end) {
+            break;
+        }
+        // TCP-AO signs the options.
+        if segment[at] == 29 {
+            return;
+        }
+        if (segment[at], length) == (2, 4) {
+            let mss = be16(segment, at + 2);
+            if mss >= pushed + 48 {
+                lowered[at + 2..at + 4].copy_from_slice(&(mss - pushed).to_be_bytes());
+            }
+        }
         at += length;
     }
+    segment.copy_from_slice(&lowered);
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
