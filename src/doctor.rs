@@ -14,7 +14,7 @@ use crate::codegen::Link;
 use crate::kernel;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Hook, Netlink, filter, health};
+use crate::net::{self, Hook, Netlink, card, filter, health, unseen};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -112,6 +112,18 @@ pub fn interface(
             let text = format!("{programs} (TCX) in front; packets that it decides on do not meet the rules");
             found.push(Finding::new(Level::Note, &about, text));
         }
+    }
+    for &hook in hooks {
+        if let Some(why) = unseen::why(device, hook, devices) {
+            found.push(Finding::new(Level::Note, format!("{about} {hook}"), why));
+        }
+    }
+    for card in card::distrusted(std::iter::once(device)) {
+        let text = format!(
+            "{}: `attach` finishes those of what its egress funnels; elsewhere, use --finish-checksums",
+            card.why
+        );
+        found.push(Finding::new(Level::Note, about, text));
     }
     let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
     for (pair, why) in health::broken(netlink, &filters, devices, interface)? {

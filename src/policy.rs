@@ -81,9 +81,17 @@ pub struct Needs {
     pub finish_all: bool,
     /// Segments are better merged.
     pub merge: bool,
+    /// Headers are pushed.
+    pub funnels: bool,
 }
 
 impl Needs {
+    /// The same on an interface whose card is not trusted with the checksums of what is funneled.
+    pub fn on(self, distrusted: bool) -> Self {
+        let finish = distrusted && self.side == Side::Egress && self.funnels;
+        Self { finish: self.finish || finish, finish_all: self.finish_all || finish, ..self }
+    }
+
     /// What egress unfunnels is on its way out, and is not merged.
     pub fn of(side: Side, ruleset: &Ruleset, choices: Choices) -> Self {
         let Choices { gso, finish, merge } = choices;
@@ -92,6 +100,7 @@ impl Needs {
             cut: gso != Gso::Off && codegen::wants_segments(ruleset),
             finish: codegen::wants_checksums(ruleset, finish),
             finish_all: finish && codegen::funnels(ruleset),
+            funnels: codegen::funnels(ruleset),
             merge: gso == Gso::Segment && merge && side == Side::Ingress && codegen::wants_merging(ruleset),
         }
     }

@@ -12,8 +12,10 @@ use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
+use crate::net::links::Device;
 use crate::net::turn::Turn;
 use crate::net::{self, Attached, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
+use crate::net::{card, unseen};
 use crate::policy::{self, Choices, Needs};
 
 /// How to attach, whatever the rules and the place.
@@ -213,14 +215,24 @@ fn attempt_to_attach(
     let needs: Vec<Needs> = rules.iter().map(needs).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
     let aside = needs.iter().any(|needs| needs.cut || needs.merge);
+    let devices = links::devices(netlink)?;
+    for device in devices.iter().filter(|device| interfaces.contains(&device.interface)) {
+        let unseen = rules.iter().filter_map(|(hook, _)| Some((hook, unseen::why(device, *hook, &devices)?)));
+        unseen.for_each(|(hook, why)| console.say(format!("{} {hook}: {why}", device.interface.name)));
+    }
+    let funnels = needs.iter().any(|needs| needs.funnels);
+    let others = devices.iter().filter(|device| funnels && beside::which(&device.interface).is_none());
+    let distrusted = card::distrusted(others);
     let ends = (aside && how.choices.gso == policy::Gso::Segment).then(Ends::load).transpose()?;
     let back = ends.as_ref().map(Ends::back).unwrap_or_default();
     let prepared = if aside {
-        gso::prepare(netlink, how.choices.gso, &interfaces, &needs, &before, &back)?
+        gso::prepare(netlink, how.choices.gso, &interfaces, &needs, &before, &back, &distrusted)?
     } else {
         Prepared::default()
     };
-    for note in &prepared.notes {
+    for note in
+        prepared.notes.iter().chain(&cards(&interfaces, &needs, &prepared, &distrusted, &devices, how))
+    {
         console.say(note);
     }
     let done = match attach_prepared(&places, rules, &prepared, &before, how, netlink, console) {
@@ -241,6 +253,25 @@ fn attempt_to_attach(
     let pairs = gso::settle(netlink, &interfaces, &before, false)?;
     say_removed(&pairs, console);
     Ok(())
+}
+
+/// What there is to say about cards that finish checksums by protocol.
+fn cards(
+    interfaces: &[Interface],
+    needs: &[Needs],
+    prepared: &Prepared,
+    distrusted: &[card::Distrusted],
+    devices: &[Device],
+    how: How,
+) -> Vec<String> {
+    let leaves = needs.iter().any(|needs| needs.funnels && needs.side == Side::Egress);
+    let funneling = interfaces.iter().filter(|_| leaves);
+    let funneling = funneling.map(|i| (i.clone(), prepared.of(i, Hook::Egress).finishing));
+    let Choices { gso, finish, .. } = how.choices;
+    // Forwarded, or handed to the interface below.
+    let stacked = devices.iter().any(|device| device.stacked && interfaces.contains(&device.interface));
+    let arrives = needs.iter().any(|needs| needs.funnels && needs.side == Side::Ingress);
+    card::notes(distrusted, &funneling.collect::<Vec<_>>(), gso, !finish && (arrives || stacked && leaves))
 }
 
 /// Where to attach, and what packets start with there.

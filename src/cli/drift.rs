@@ -12,7 +12,7 @@ use crate::ir::Side;
 use crate::net::gso::Aside;
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
-use crate::net::{self, Filter, Hook, Interface, Link, Mark, health};
+use crate::net::{self, Filter, Hook, Interface, Link, Mark, card, health};
 use crate::policy::{Gso, Needs};
 
 pub(super) fn check(
@@ -87,8 +87,10 @@ fn difference(
             wanted.hash
         )));
     }
-    Ok(beside(&mark, Needs::of(hook.into(), &rules.ruleset, how.choices), device, how.choices.gso)
-        .map(str::to_owned))
+    let needs = Needs::of(hook.into(), &rules.ruleset, how.choices);
+    let distrusted =
+        needs.funnels && how.choices.gso == Gso::Segment && !card::distrusted(device.into_iter()).is_empty();
+    Ok(beside(&mark, needs.on(distrusted), device, how.choices.gso).map(str::to_owned))
 }
 
 /// What differs in how packets of several segments are treated. Where something that is wanted cannot be had,

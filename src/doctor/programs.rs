@@ -166,8 +166,9 @@ fn devices(netlink: &mut Netlink) -> Result<Vec<String>, Trying> {
         cut: true,
         finish: false,
         finish_all: false,
+        funnels: true,
         merge: side == Side::Ingress,
     });
-    let made = gso::prepare(netlink, Gso::Segment, &interfaces, &needs, &[], &back);
+    let made = gso::prepare(netlink, Gso::Segment, &interfaces, &needs, &[], &back, &[]);
     Ok(made.map_err(|error| failed(&error))?.notes)
 }

@@ -204,15 +204,7 @@ mod tests {
 
     fn device(index: i32, name: &str) -> Device {
         let interface = Interface { index, name: name.to_owned(), link_type: 1 };
-        Device {
-            interface,
-            mtu: None,
-            running: true,
-            carrier: true,
-            gso_max_segs: None,
-            per_packet: false,
-            stacked: false,
-        }
+        Device { running: true, carrier: true, ..Device::bare(interface) }
     }
 
     fn all_beside(interface: &Interface) -> [Device; 6] {

@@ -1,7 +1,7 @@
 //! Offloads on and off, through ethtool's netlink family (Linux 5.6, CONFIG_ETHTOOL_NETLINK).
 //!
 //! Comes in: an interface, and what it is to leave to hardware, or to do. Written by hand, since it is
-//! one message: a header, attributes in attributes. Documentation/networking/ethtool-netlink.rst. Never reads a setting.
+//! two messages: a header, attributes in attributes. Documentation/networking/ethtool-netlink.rst.
 
 use std::io;
 
@@ -51,6 +51,32 @@ impl Ethtool {
         let family = id.and_then(|(_, value)| value.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes)));
         let absent = || netlink::Error::Socket(io::Error::from(Errno::ENOENT));
         Ok(Self { netlink, family: family.ok_or_else(absent)? })
+    }
+
+    /// The names of all features that are on.
+    pub fn active(&mut self, interface: &Interface) -> Result<Vec<String>> {
+        const ETHTOOL_MSG_FEATURES_GET: u8 = 11;
+        const FEATURES_HEADER: u16 = 1 | NESTED;
+        const FEATURES_ACTIVE: u16 = 4;
+        const HEADER_DEV_INDEX: u16 = 1;
+        const BITSET_BITS: u16 = 3;
+        const BIT_NAME: u16 = 2;
+        let index = attribute(HEADER_DEV_INDEX, &interface.number().to_ne_bytes());
+        let request = message(ETHTOOL_MSG_FEATURES_GET, &[&attribute(FEATURES_HEADER, &index)]);
+        let answers = self.netlink.request_bytes(self.family, &request).map_err(|source| Error::Pair {
+            what: format!("read the offloads of {}", interface.name),
+            source,
+        })?;
+        // Attributes in attributes: those of one kind.
+        let of = |bytes: &[u8], wanted: u16| -> Vec<Vec<u8>> {
+            let all = netlink::attributes(bytes);
+            all.filter(|(kind, _)| kind & !NESTED == wanted).map(|(_, value)| value).collect()
+        };
+        let attributes = answers.iter().flat_map(|answer| answer.attributes(HEADER));
+        let active = attributes.filter(|(kind, _)| kind & !NESTED == FEATURES_ACTIVE).map(|(_, value)| value);
+        let bits = active.flat_map(|set| of(&set, BITSET_BITS));
+        let bits = bits.flat_map(|bits| netlink::attributes(&bits).map(|(_, bit)| bit).collect::<Vec<_>>());
+        Ok(bits.flat_map(|bit| of(&bit, BIT_NAME)).map(|name| netlink::text(&name)).collect())
     }
 
     /// Sets these features, and no others.

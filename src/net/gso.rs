@@ -9,6 +9,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::beside::{self, Back};
+use super::card::Distrusted;
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
 use super::mark::{Large, Mark};
@@ -98,12 +99,15 @@ pub fn prepare(
     needs: &[Needs],
     standing: &[Filter],
     back: &[Back<'_>],
+    distrusted: &[Distrusted],
 ) -> Result<Prepared> {
     let devices = links::devices(netlink)?;
     let mut prepared = Prepared::default();
     for interface in interfaces {
         let device = devices.iter().find(|device| device.interface == *interface);
-        match prepared.add(netlink, wanted, interface, device, needs, standing, back) {
+        let distrusted = distrusted.iter().any(|card| card.interface == *interface);
+        let needs: Vec<Needs> = needs.iter().map(|needs| needs.on(distrusted)).collect();
+        match prepared.add(netlink, wanted, interface, device, &needs, standing, back) {
             Ok(()) => {}
             Err(error) => {
                 prepared.undo(netlink);

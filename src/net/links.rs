@@ -62,6 +62,38 @@ pub struct Device {
     pub per_packet: bool,
     /// It hands packets to other interfaces of the namespace, or may do so.
     pub stacked: bool,
+    /// `vrf`, `veth`, ...; hardware says none.
+    pub kind: Option<String>,
+    /// The number of the bridge, bond or VRF that it is in.
+    pub master: Option<u32>,
+    /// That of the interface that it is on.
+    pub lower: Option<u32>,
+    pub ipvlan_l3s: bool,
+    /// The kind of its root qdisc.
+    pub qdisc: Option<String>,
+    /// The hardware: its bus, and its name there.
+    pub parent: Option<(String, String)>,
+}
+
+impl Device {
+    /// An interface that nothing else is known of.
+    pub fn bare(interface: Interface) -> Self {
+        Self {
+            interface,
+            mtu: None,
+            running: false,
+            carrier: false,
+            gso_max_segs: None,
+            per_packet: false,
+            stacked: false,
+            kind: None,
+            master: None,
+            lower: None,
+            ipvlan_l3s: false,
+            qdisc: None,
+            parent: None,
+        }
+    }
 }
 
 /// Every interface of the namespace, in the kernel's order.
@@ -74,6 +106,11 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const HEADER: usize = 16; // struct ifinfomsg
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
+    const IFLA_LINK: u16 = 5;
+    const IFLA_QDISC: u16 = 6;
+    const IFLA_MASTER: u16 = 10;
+    const IFLA_PARENT_DEV_NAME: u16 = 56;
+    const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
     const IFLA_OPERSTATE: u16 = 16;
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_CARRIER: u16 = 33;
@@ -84,19 +121,12 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     let answers = netlink.dump(&request).map_err(|source| Error::netlink("list the interfaces", source))?;
     let read = |answer: &netlink::Answer| {
         let [_, _, t0, t1, i0, i1, i2, i3, f0, f1, f2, f3] = answer.header()?;
-        let mut device = Device {
-            interface: Interface {
-                index: i32::from_ne_bytes([i0, i1, i2, i3]),
-                name: String::new(),
-                link_type: u16::from_ne_bytes([t0, t1]),
-            },
-            mtu: None,
-            running: false,
-            carrier: false,
-            gso_max_segs: None,
-            per_packet: false,
-            stacked: false,
-        };
+        let mut device = Device::bare(Interface {
+            index: i32::from_ne_bytes([i0, i1, i2, i3]),
+            name: String::new(),
+            link_type: u16::from_ne_bytes([t0, t1]),
+        });
+        let (mut bus, mut parent) = (None, None);
         let up = u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0;
         for (kind, value) in answer.attributes(HEADER) {
             match kind {
@@ -107,11 +137,19 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
                 IFLA_LINKINFO => {
                     device.per_packet = is_per_packet(&value);
                     device.stacked = is_stacked(&value);
+                    device.kind = kind_of(&value);
+                    device.ipvlan_l3s = is_ipvlan_l3s(&value);
                 }
+                IFLA_QDISC => device.qdisc = Some(netlink::text(&value)),
+                IFLA_LINK => device.lower = netlink::word(&value),
+                IFLA_MASTER => device.master = netlink::word(&value),
+                IFLA_PARENT_DEV_NAME => parent = Some(netlink::text(&value)),
+                IFLA_PARENT_DEV_BUS_NAME => bus = Some(netlink::text(&value)),
                 IFLA_GSO_MAX_SEGS => device.gso_max_segs = netlink::word(&value),
                 _ => {}
             }
         }
+        device.parent = bus.zip(parent);
         (!device.interface.name.is_empty()).then_some(device)
     };
     Ok(answers.iter().filter_map(read).collect())
@@ -121,20 +159,32 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
 /// has a queue of its own.
 fn is_stacked(info: &[u8]) -> bool {
     const NOT: [&str; 6] = ["veth", "netkit", "tun", "wireguard", "dummy", "ifb"];
-    kind(info).is_some_and(|kind| !NOT.contains(&kind.as_str()))
+    kind_of(info).is_some_and(|kind| !NOT.contains(&kind.as_str()))
 }
 
 /// What kind of device the kernel says it is.
-fn kind(info: &[u8]) -> Option<String> {
+fn kind_of(info: &[u8]) -> Option<String> {
     const IFLA_INFO_KIND: u16 = 1;
     let mut attributes = netlink::attributes(info);
     attributes.find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, value)| netlink::text(&value))
 }
 
+/// Whether it takes packets at the local input of another interface (`IPVLAN_MODE_L3S`).
+fn is_ipvlan_l3s(info: &[u8]) -> bool {
+    const IFLA_INFO_DATA: u16 = 2;
+    const IFLA_IPVLAN_MODE: u16 = 1;
+    const L3S: u16 = 2;
+    let data = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_DATA);
+    let data = data.map(|(_, value)| value).unwrap_or_default();
+    let mut data = netlink::attributes(&data);
+    kind_of(info).as_deref() == Some("ipvlan")
+        && data.any(|(kind, value)| kind == IFLA_IPVLAN_MODE && value == L3S.to_ne_bytes())
+}
+
 /// Whether it is a tunnel in "external" (collect metadata) mode. Flags are either empty attributes or a byte.
 fn is_per_packet(info: &[u8]) -> bool {
     const IFLA_INFO_DATA: u16 = 2;
-    let collect_metadata = match kind(info).as_deref() {
+    let collect_metadata = match kind_of(info).as_deref() {
         Some("vxlan") => 25,
         Some("geneve") => 6,
         Some("ipip" | "sit" | "ip6tnl") => 19,

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod beside;
+pub mod card;
 pub mod detach;
 pub mod ethtool;
 pub mod filter;
@@ -18,6 +19,7 @@ pub mod netns;
 pub mod pair;
 pub mod qdisc;
 pub mod turn;
+pub mod unseen;
 pub mod veth;
 
 use std::io;

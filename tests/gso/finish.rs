@@ -70,3 +70,52 @@ fn to_finish_checksums_takes_a_segmentation_pair() {
     assert!(attach(&["--finish-checksums", "-d", "egress"]).status.success());
     assert_eq!(interfaces(&host).len(), 5);
 }
+
+/// A card that finishes checksums by protocol cannot be had here, so the interface is said to be one.
+#[test]
+fn where_the_card_is_not_trusted_egress_finishes_checksums() {
+    use sfunnel::ir::Side;
+    use sfunnel::net::card::Distrusted;
+    use sfunnel::net::{Hook, Netlink, gso, links};
+    use sfunnel::policy::{Choices, Gso, Needs};
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = super::host();
+    let source = sfunnel::diag::Source::new("rules", "udp dport 4739 actions funnel tcp sport 540 dport 179");
+    let ruleset = sfunnel::check::read(&source).expect("rules").ruleset;
+    let needs = [Side::Ingress, Side::Egress].map(|side| Needs::of(side, &ruleset, Choices::default()));
+    host.run(|| {
+        let mut netlink = Netlink::open().expect("a socket");
+        let interfaces = links::find(&mut netlink, &["eth0".to_owned()]).expect("eth0");
+        let card = Distrusted { interface: interfaces[0].clone(), why: "it is said so".to_owned() };
+        for (cards, gso, finishes) in [
+            (&[][..], Gso::Segment, false),
+            (std::slice::from_ref(&card), Gso::Segment, true),
+            (std::slice::from_ref(&card), Gso::Limit, false),
+        ] {
+            let prepared =
+                gso::prepare(&mut netlink, gso, &interfaces, &needs, &[], &[], cards).expect("prepared");
+            let hook = |hook| prepared.of(&interfaces[0], hook).finishing;
+            assert_eq!((hook(Hook::Egress), hook(Hook::Ingress)), (finishes, false), "{gso}");
+            prepared.undo(&mut netlink);
+        }
+    });
+}
+
+/// What a veth leaves to others it leaves as the kernel says, whatever is switched off.
+#[test]
+fn an_interface_that_goes_where_the_kernel_says_is_trusted() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = super::host();
+    let rules = "udp dport 4739 actions funnel tcp sport 540 dport 179";
+    for tx in ["on", "off"] {
+        host.tool("ethtool", &format!("-K eth0 tx {tx}"));
+        let said = succeed(&host, &["attach", "-i", "eth0", "-d", "egress", "--ruleset", rules]);
+        assert!(!said.contains("checksum"), "tx {tx}: {said}");
+        let status = sfunnel(&host, &["status"]);
+        assert!(!String::from_utf8_lossy(&status.stdout).contains("finishing"), "tx {tx}");
+    }
+}
