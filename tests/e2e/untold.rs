@@ -182,6 +182,8 @@ fn nothing_that_leaves_is_answered_where_ipv4_forbids_it() {
             ("0.0.0.0 > 10.2.0.2 df", 0, "untold"),
             ("0.1.2.3 > 10.2.0.2 df", 0, "untold"),
             ("127.0.0.1 > 10.2.0.2 df", 0, "untold"),
+            // Within a host, as on `lo`.
+            ("127.0.0.1 > 127.0.0.2 df", 0, "told"),
             ("224.0.0.1 > 10.2.0.2 df", 0, "untold"),
             ("240.0.0.1 > 10.2.0.2 df", 0, "untold"),
             ("255.255.255.255 > 10.2.0.2 df", 0, "untold"),
@@ -207,6 +209,8 @@ fn nothing_that_leaves_is_answered_where_ipv6_forbids_it() {
             ("2001:db8:1::2 > 2001:db8:2::2", 0, "told"),
             ("2001:db8:2::1 > 2001:db8:2::2", 0, "told"),
             ("::2 > 2001:db8:2::2", 0, "told"),
+            ("::1 > ::1", 0, "told"),
+            (":: > ::", 0, "untold"),
             (":: > 2001:db8:2::2", 0, "untold"),
             ("::1 > 2001:db8:2::2", 0, "untold"),
             ("ff02::1 > 2001:db8:2::2", 0, "untold"),

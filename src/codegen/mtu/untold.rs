@@ -8,7 +8,7 @@
 //! | fragments but the first | yes | yes | | fragments are not funneled |
 //! | a destination that is broadcast or multicast | yes | yes | 3 | 0/8, 224/3, ff00::/8; a subnet's broadcast by its link-layer address |
 //! | link-layer broadcast or multicast | yes | yes | 4 and 5 | `skb->pkt_type` on ingress, the Ethernet address on egress |
-//! | a source that is not a single host | yes | yes | 6 | 0/8, 127/8, 224/3, ::, ::1, ff00::/8; on ingress whatever no unicast route leads to |
+//! | a source that is not a single host | yes | yes | 6 | 0/8, 224/3, ::, ff00::/8; 127/8 and ::1, unless to the same; on ingress whatever no unicast route leads to |
 //! | an invalid IP header | | yes | | validated; the checksum here |
 //!
 //! RFC 4443 makes an exception of *packet too big* for multicast, which we do not use: the answer's source would be the
@@ -47,7 +47,12 @@ pub(super) fn drop_them(e: &mut Emit, family: Family, ip: &Window) {
                 e.jump_if_note(Cond::ge32(R1, 224_u32), untold, "multicast, reserved or broadcast");
                 e.jump_if_note(Cond::eq32(R1, 0_u32), untold, "0/8");
             }
-            e.jump_if_note(Cond::eq32(R1, 127_u32), untold, "loopback");
+            let host = e.label("source_is_a_host");
+            e.jump_if_note(Cond::ne32(R1, 127_u32), host, "not loopback");
+            e.load(R1, ip, ipv4::DADDR);
+            e.op(Insn::rsh32(R1, 24_u32));
+            e.jump_if_note(Cond::ne32(R1, 127_u32), untold, "loopback has left its host");
+            e.bind(host);
         }
         Family::V6 => {
             for [first, ..] in [ipv6::DADDR, ipv6::SADDR] {
@@ -61,10 +66,15 @@ pub(super) fn drop_them(e: &mut Emit, family: Family, ip: &Window) {
             e.op(Insn::be32(R1));
             e.jump_if(Cond::gt32(R1, 1_u32), host);
             for field in first {
-                e.load_raw(R1, ip, field);
-                e.jump_if(Cond::ne32(R1, 0_u32), host);
+                e.load_raw(R2, ip, field);
+                e.jump_if(Cond::ne32(R2, 0_u32), host);
             }
-            e.goto(untold);
+            e.jump_if_note(Cond::eq32(R1, 0_u32), untold, "unspecified");
+            for (to, from) in ipv6::DADDR.into_iter().zip(ipv6::SADDR) {
+                e.load_raw(R1, ip, to);
+                e.load_raw(R2, ip, from);
+                e.jump_if_note(Cond::ne32(R1, R2), untold, "loopback has left its host");
+            }
             e.bind(host);
         }
     }
