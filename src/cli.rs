@@ -16,6 +16,7 @@ mod generate;
 mod mirror;
 mod oci;
 mod pod;
+mod point;
 mod programs;
 mod rules;
 mod settings;

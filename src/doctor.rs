@@ -11,10 +11,10 @@ pub use self::programs::{of_rules, programs};
 use std::fmt;
 
 use crate::codegen::Link;
-use crate::kernel;
 use crate::net::links::Device;
 use crate::net::qdisc::{self, Qdisc};
-use crate::net::{self, Hook, Netlink, card, filter, health, unseen};
+use crate::net::tcx::{self, Standing};
+use crate::net::{self, Filter, Hook, Netlink, card, filter, health, unseen};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -91,7 +91,8 @@ pub fn interface(
             found.push(Finding::new(Level::Bad, &about, text));
             continue;
         }
-        for filter in filter::list(netlink, interface, hook, qdisc)? {
+        let filters = filter::list(netlink, interface, hook, qdisc)?;
+        for filter in filters.iter().filter(|filter| filter.is_reached()) {
             let name = filter.name.as_deref().unwrap_or("without a name");
             let what = format!("{} {name}", filter.kind);
             if filter.is_ours() {
@@ -108,10 +109,7 @@ pub fn interface(
                 found.push(Finding::new(Level::Note, &about, text));
             }
         }
-        if let Some(programs) = kernel::tcx(&interface.name, hook == Hook::Egress) {
-            let text = format!("{programs} (TCX) in front; packets that it decides on do not meet the rules");
-            found.push(Finding::new(Level::Note, &about, text));
-        }
+        found.extend(on_tcx(&about, &tcx::look(interface, hook, &filters)?, &filters));
     }
     for &hook in hooks {
         if let Some(why) = unseen::why(device, hook, devices) {
@@ -131,6 +129,41 @@ pub fn interface(
         found.push(Finding::new(Level::Bad, about, text));
     }
     Ok(found)
+}
+
+/// What is on a hook's TCX, and what that means for filters of ours on its clsact.
+fn on_tcx(about: &str, standing: &Option<Standing>, filters: &[Filter]) -> Vec<Finding> {
+    let Some(standing) = standing else { return Vec::new() };
+    let ours = standing.ours.iter().map(|filter| {
+        let name = filter.name.as_deref().unwrap_or_default();
+        let lost = if filter.is_note() { "" } else { ", but its note on clsact is gone: attach again" };
+        let level = if filter.is_note() { Level::Good } else { Level::Bad };
+        Finding::new(level, about, format!("{name} is attached to TCX{lost}"))
+    });
+    let mut found: Vec<Finding> = ours.collect();
+    let others = standing.others();
+    let before = standing.ours.first().and_then(|ours| ours.program).map_or(&others[..], |first| {
+        let count = standing.programs().iter().take_while(|id| **id != first).count();
+        others.get(..count).unwrap_or(&others)
+    });
+    if before.is_empty() {
+        return found;
+    }
+    let names = tcx::describe(before);
+    found.push(if !standing.ours.is_empty() {
+        let text = format!("{names} (TCX) in front; packets that it decides on do not meet the rules");
+        Finding::new(Level::Note, about, text)
+    } else if filters.iter().any(Filter::is_ours) {
+        let text = format!(
+            "{names} (TCX) in front: sfunnel, on clsact, is hidden from it on; packets that it decides on \
+             (TC_ACT_OK is enough) do not meet the rules; attach with `--hook tcx`"
+        );
+        Finding::new(Level::Bad, about, text)
+    } else {
+        let text = format!("{names} (TCX) in front of clsact; `attach` goes to TCX, before it");
+        Finding::new(Level::Note, about, text)
+    });
+    found
 }
 
 /// What sfunnel has left in the namespace that nothing uses.

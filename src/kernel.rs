@@ -1,7 +1,7 @@
 //! Loads programs through aya, and makes a refusal readable.
 //!
 //! Comes in: an ELF object and the names of the programs in it. Goes out: descriptors that keep the programs
-//! alive, or an error that says what the kernel said and what to do. The only file that names aya. Never attaches.
+//! alive, or an error that says what the kernel said and what to do. Never attaches: see `net`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-use aya::programs::{ProgramError, SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
+pub mod bpf;
 pub mod counters;
 pub mod trial;
 mod verdict;
@@ -119,22 +120,10 @@ pub fn program_by_id(id: u32) -> Option<OwnedFd> {
     info.fd().ok()?.as_fd().try_clone_to_owned().ok()
 }
 
-/// The programs on an interface's TCX hook, which run before tc's filters; `None` if there are none, or if the
-/// kernel does not have the hook.
-pub fn tcx(interface: &str, egress: bool) -> Option<String> {
-    let side = if egress { TcAttachType::Egress } else { TcAttachType::Ingress };
-    match SchedClassifier::query_tcx(interface, side) {
-        Ok((_, programs)) if programs.is_empty() => None,
-        Ok((_, programs)) => {
-            let names: Vec<&str> = programs.iter().map(|info| info.name_as_str().unwrap_or("?")).collect();
-            Some(names.join(", "))
-        }
-        // It has found some, and was not allowed to look at them.
-        Err(ProgramError::SyscallError(error)) if error.call == "bpf_prog_get_fd_by_id" => {
-            Some("programs (CAP_SYS_ADMIN is needed to see their names)".to_owned())
-        }
-        Err(_) => None,
-    }
+/// The name of a program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
+pub fn name_of(id: u32) -> Option<String> {
+    let info = loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))?;
+    info.name_as_str().map(str::to_owned)
 }
 
 /// Kernels before 5.11 count a program against RLIMIT_MEMLOCK. Later ones do not care, so failing is fine.

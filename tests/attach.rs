@@ -32,3 +32,6 @@ mod cni;
 
 #[path = "attach/drift.rs"]
 mod drift;
+
+#[path = "attach/tcx.rs"]
+mod tcx;

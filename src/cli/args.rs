@@ -26,8 +26,9 @@ Examples:
 Without a command, sfunnel is the entry point of its container image: it does
 what the variables SFUNNEL_RULESET, or SFUNNEL_RULESET_INGRESS and
 SFUNNEL_RULESET_EGRESS (or the file /etc/sfunnel/ruleset), SFUNNEL_END, IFACES,
-DIRECTION, NETNS, SFUNNEL_GSO, SFUNNEL_FINISH_CHECKSUMS, SFUNNEL_NO_MERGE,
-SFUNNEL_COUNTERS, CLEAN, DEBUG, N_ATTEMPTS and RETRY_DELAY say.
+DIRECTION, NETNS, SFUNNEL_HOOK, SFUNNEL_ORDER, SFUNNEL_GSO,
+SFUNNEL_FINISH_CHECKSUMS, SFUNNEL_NO_MERGE, SFUNNEL_COUNTERS, CLEAN, DEBUG,
+N_ATTEMPTS and RETRY_DELAY say.
 
 With CNI_COMMAND set, it is a CNI plugin.
 
@@ -167,6 +168,14 @@ pub struct Attach {
     /// Leave TCP in the segments that it is unfunneled in: faster answers, slower bulk [variable: SFUNNEL_NO_MERGE]
     #[arg(long)]
     pub no_merge: bool,
+    /// Where on the hook: clsact or TCX, whose programs run first
+    /// [variable: SFUNNEL_HOOK] [default: auto]
+    #[arg(long, value_enum, ignore_case = true, value_name = "WHERE")]
+    pub hook: Option<HookArg>,
+    /// Where among the programs on TCX: first, last, `before ID` or `after ID`
+    /// [variable: SFUNNEL_ORDER] [default: where sfunnel was before, or first]
+    #[arg(long, value_name = "PLACE", num_args = 1..=2)]
+    pub order: Vec<String>,
     /// Whose end this is, if the rules are a `service` [variable: SFUNNEL_END]
     #[arg(long, value_enum, ignore_case = true, value_name = "WHOSE")]
     pub end: Option<End>,
@@ -340,6 +349,16 @@ impl From<GsoArg> for Gso {
             GsoArg::Off => Gso::Off,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HookArg {
+    /// Behind all programs on TCX: what they end never gets here
+    Clsact,
+    /// Linux 6.6 or later
+    Tcx,
+    /// TCX where programs of others are on it, clsact elsewhere
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

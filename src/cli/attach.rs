@@ -4,6 +4,7 @@ use std::thread;
 
 use super::args::{self, End, Strict};
 use super::counted::{Counting, Wanted};
+use super::point::{self, WhereTo};
 use super::programs::{Ends, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
@@ -14,7 +15,7 @@ use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
 use crate::net::links::Device;
 use crate::net::turn::Turn;
-use crate::net::{self, Attached, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
+use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
 use crate::net::{card, unseen};
 use crate::policy::{self, Choices, Needs};
 
@@ -27,6 +28,7 @@ pub(super) struct How {
     pub(super) choices: Choices,
     counters: bool,
     debug: bool,
+    where_to: WhereTo,
 }
 
 impl How {
@@ -41,6 +43,7 @@ impl How {
             choices: Choices::new(gso, finish, merge).map_err(Failure::Usage)?,
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
+            where_to: WhereTo::read(args, console)?,
         })
     }
 }
@@ -242,9 +245,8 @@ fn attempt_to_attach(
             return Err(failure);
         }
     };
-    for Attached { interface, hook, replaced } in &done {
-        let replaced = replaced.map(|id| format!(", in place of program {id}")).unwrap_or_default();
-        console.say(format!("attached to {interface} {hook}{replaced}"));
+    for attached in &done {
+        console.say(point::said(attached));
     }
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
@@ -305,7 +307,7 @@ fn attach_prepared(
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
-) -> Result<Vec<Attached>, Failure> {
+) -> Result<Vec<net::Attached>, Failure> {
     // Each list of rules once, however many hooks have it.
     let mut lists: Vec<(&Rules, Vec<Wanted<'_>>)> = Vec::new();
     for (interface, link) in places {
@@ -327,7 +329,10 @@ fn attach_prepared(
             Loaded::Plain(Programs::load(rules, options, console)?, wanted)
         });
     }
-    let attachments = loaded.iter().flat_map(Loaded::attachments).collect();
+    let mut attachments: Vec<Attachment<'_>> = loaded.iter().flat_map(Loaded::attachments).collect();
+    for attachment in &mut attachments {
+        how.where_to.choose(netlink, attachment, console)?;
+    }
     let done = net::plan(netlink, attachments)?.apply(netlink)?;
     for loaded in &mut loaded {
         if let Loaded::Counting(counting) = loaded {
@@ -356,7 +361,7 @@ impl Loaded<'_> {
         };
         let attachment = |(interface, hook, options, aside): &Wanted<'_>| {
             let (program, name) = programs.of(*options, *aside)?;
-            Some(Attachment { interface: (*interface).clone(), hook: *hook, program, name })
+            Some(Attachment::new((*interface).clone(), *hook, program, name))
         };
         wanted.iter().filter_map(attachment).collect()
     }

@@ -10,7 +10,7 @@ use crate::net::detach::Whose;
 use crate::policy;
 
 /// Every variable with what it means when it is not set.
-const VARIABLES: [(&str, &str); 15] = [
+const VARIABLES: [(&str, &str); 17] = [
     ("SFUNNEL_RULESET", "from /etc/sfunnel/ruleset"),
     ("SFUNNEL_RULESET_INGRESS", "none"),
     ("SFUNNEL_RULESET_EGRESS", "none"),
@@ -18,6 +18,8 @@ const VARIABLES: [(&str, &str); 15] = [
     ("IFACES", "all"),
     ("DIRECTION", "ingress"),
     ("NETNS", "this one"),
+    ("SFUNNEL_HOOK", "auto"),
+    ("SFUNNEL_ORDER", "as before, or first"),
     ("SFUNNEL_GSO", "segment"),
     ("SFUNNEL_FINISH_CHECKSUMS", "0"),
     ("SFUNNEL_NO_MERGE", "0"),

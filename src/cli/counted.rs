@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::AsFd;
 
 use asm::Program;
 
@@ -85,7 +84,7 @@ impl<'a> Counting<'a> {
             .iter()
             .filter_map(|counted| {
                 let (interface, hook, name) = attachment(counted)?;
-                Some(Attachment { interface, hook, program: counted.program.as_fd(), name })
+                Some(Attachment::new(interface, hook, &counted.program, name))
             })
             .collect()
     }

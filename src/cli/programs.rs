@@ -3,7 +3,7 @@
 //! Comes in: rules, and for each hook what its program is for. Goes out: descriptors, each program once, whatever
 //! the number of interfaces. Never attaches.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use asm::Program;
 
@@ -50,11 +50,11 @@ impl Programs {
     }
 
     /// The program for this, and what its filter's name says.
-    pub fn of(&self, options: Options, aside: Aside) -> Option<(BorrowedFd<'_>, String)> {
+    pub fn of(&self, options: Options, aside: Aside) -> Option<(&kernel::Program, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
         let Aside { large, merging, finishing } = aside;
         let mark = Mark { large, merging, finishing, ..Mark::new(&compiled.bytes(), self.rules) };
-        Some((loaded.as_fd(), mark.to_string()))
+        Some((loaded, mark.to_string()))
     }
 
     pub fn debug(&self, console: &mut Console<'_>) {

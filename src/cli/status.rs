@@ -10,14 +10,18 @@ use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::pair::Pair;
-use crate::net::{self, Filter, Hook, Mark, gso, health, macvlan, pair};
+use crate::net::{self, Filter, Hook, Mark, Point, gso, health, macvlan, pair, tcx};
 
-/// One filter of ours, as `--json` shows it.
+/// One filter of ours, as `--json` shows it; or a program on TCX, with what its note says.
 #[derive(Debug, Serialize)]
 struct Entry<'a> {
     interface: &'a str,
     ifindex: i32,
     hook: Hook,
+    point: Point,
+    /// On TCX: which of how many programs it is, in the order in which they run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<(usize, usize)>,
     name: &'a str,
     version: Option<String>,
     hash: Option<String>,
@@ -68,6 +72,8 @@ impl<'a> Entry<'a> {
             interface: &filter.interface.name,
             ifindex: filter.interface.index,
             hook: filter.hook,
+            point: filter.point(),
+            place: Some(filter).filter(|filter| filter.point() == Point::Tcx).and_then(tcx::place),
             name,
             version: mark.as_ref().map(|mark| mark.version.clone()),
             hash: mark.as_ref().map(|mark| mark.hash.clone()),
@@ -95,6 +101,17 @@ impl<'a> Entry<'a> {
 type Broken<'a> = (&'a str, Pair, String);
 
 impl Entry<'_> {
+    fn where_it_is(&self) -> String {
+        let Entry { point, place, priority, handle, .. } = self;
+        match (point, place) {
+            (Point::Clsact, _) => format!("priority {priority} handle {handle:#x}"),
+            // Without a note there is no handle.
+            (Point::Tcx, _) if *handle == 0 => "TCX, its note is lost: attach again".to_owned(),
+            (Point::Tcx, Some((at, of))) => format!("TCX, {at} of {of}"),
+            (Point::Tcx, None) => "TCX".to_owned(),
+        }
+    }
+
     fn ends(&self, pair: Pair) -> Option<[Option<&str>; 2]> {
         match pair {
             Pair::Segmentation => self.pair,
@@ -128,13 +145,11 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         return Ok(());
     }
     for (at, shown) in entries.iter().enumerate() {
-        let Entry { interface, hook, name, program, tag, priority, handle, .. } = shown;
+        let Entry { interface, hook, name, program, tag, .. } = shown;
         let program = program.map_or("?".to_owned(), |id| id.to_string());
         let tag = tag.unwrap_or("?");
-        writeln!(
-            console.out,
-            "{interface} {hook}: {name}, program {program} tag {tag}, priority {priority} handle {handle:#x}"
-        )?;
+        let place = shown.where_it_is();
+        writeln!(console.out, "{interface} {hook}: {name}, program {program} tag {tag}, {place}")?;
         show(shown, console)?;
         for pair in Pair::ALL {
             // Once for an interface, behind its last filter that uses it.

@@ -100,12 +100,8 @@ impl Lab {
                 Place::ServerEgress => (&mut self.server, Hook::Egress),
                 Place::ServerIngress => (&mut self.server, Hook::Ingress),
             };
-            let attachment = Attachment {
-                interface: end.wire.clone(),
-                hook,
-                program: loaded.as_fd(),
-                name: Mark::new(&compiled.bytes(), place.rules().len()).to_string(),
-            };
+            let name = Mark::new(&compiled.bytes(), place.rules().len()).to_string();
+            let attachment = Attachment::new(end.wire.clone(), hook, loaded, name);
             net::plan(&mut end.netlink, vec![attachment])?.apply(&mut end.netlink)?;
         }
         let attaching = start.elapsed();

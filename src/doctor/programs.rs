@@ -126,12 +126,7 @@ fn attach() -> Result<Vec<String>, Trying> {
     let mut netlink = Netlink::open().map_err(|error| failed(&error))?;
     let interfaces = links::list(&mut netlink).map_err(|error| failed(&error))?;
     let attachments = interfaces.into_iter().flat_map(|interface| {
-        Hook::ALL.map(|hook| Attachment {
-            interface: interface.clone(),
-            hook,
-            program: program.as_fd(),
-            name: PROGRAM.to_owned(),
-        })
+        Hook::ALL.map(|hook| Attachment::new(interface.clone(), hook, &program, PROGRAM.to_owned()))
     });
     let plan = net::plan(&mut netlink, attachments.collect()).map_err(|error| failed(&error))?;
     plan.apply(&mut netlink).map_err(|error| failed(&error))?;

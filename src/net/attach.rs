@@ -1,28 +1,42 @@
 //! Attaching to several hooks, all or nothing.
 //!
 //! [`plan`] looks at every interface and refuses before anything is changed; [`Plan::apply`] changes, and
-//! puts back what it can when a change fails all the same. One hook is one message: see [`filter::put`].
+//! puts back what it can when a change fails all the same. One hook is one message: see [`filter::put`] and [`tcx::put`].
 //! Never touches a filter that is not ours.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use super::filter::{self, Filter, Hook};
+use super::filter::{self, Filter, Hook, Point};
 use super::links::Interface;
 use super::netlink::Netlink;
-use super::qdisc::{self, Blocks, Qdisc};
+use super::qdisc::{self, Qdisc};
+use super::tcx::{self, Order, Wanted};
 use super::{Error, Result};
-use crate::kernel;
+use crate::kernel::{self, Program};
 
 /// One program for one hook.
 #[derive(Debug, Clone)]
 pub struct Attachment<'a> {
     pub interface: Interface,
     pub hook: Hook,
+    pub point: Point,
+    /// On TCX only. `None`: where ours is, or first.
+    pub order: Option<Order>,
     pub program: BorrowedFd<'a>,
+    /// The program's number.
+    pub id: u32,
     /// The filter's name; must start with [`filter::NAME_PREFIX`].
     pub name: String,
+}
+
+impl<'a> Attachment<'a> {
+    /// To clsact, for a start.
+    pub fn new(interface: Interface, hook: Hook, program: &'a Program, name: String) -> Self {
+        let (point, order) = (Point::Clsact, None);
+        Self { interface, hook, point, order, program: program.as_fd(), id: program.id, name }
+    }
 }
 
 /// What was done on one hook.
@@ -30,8 +44,10 @@ pub struct Attachment<'a> {
 pub struct Attached {
     pub interface: String,
     pub hook: Hook,
-    /// The program that stood there before.
+    pub point: Point,
+    /// The program that there was before, and where.
     pub replaced: Option<u32>,
+    pub moved_from: Option<Point>,
 }
 
 /// Attachments that nothing is known to speak against.
@@ -45,28 +61,27 @@ pub struct Plan<'a> {
 #[derive(Debug)]
 struct Step<'a> {
     attachment: Attachment<'a>,
-    previous: Option<Previous>,
+    /// At most one, unless somebody was killed while moving it.
+    previous: Vec<Previous>,
 }
 
 /// Ours from an earlier run, held so that it can be put back: it would be gone once it is replaced.
 #[derive(Debug)]
 struct Previous {
-    name: String,
-    program: Option<u32>,
+    filter: Filter,
     held: Option<Rc<OwnedFd>>,
 }
 
 /// Looks, changes nothing.
 pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Result<Plan<'a>> {
     let qdiscs = qdisc::all(netlink)?;
-    // A single change is atomic by itself: nothing would have to be put back.
     let several = attachments.len() > 1;
     let mut bare: Vec<Interface> = Vec::new();
     // One run gives many hooks the same program, and finding it means asking for every program there is.
     let mut known: HashMap<u32, Option<Rc<OwnedFd>>> = HashMap::new();
     let mut steps = Vec::new();
     for attachment in attachments {
-        let Attachment { interface, hook, .. } = &attachment;
+        let Attachment { interface, hook, point, order, .. } = &attachment;
         let qdisc = qdiscs.get(&interface.index).copied().unwrap_or_default();
         match qdisc {
             Qdisc::Legacy => return Err(Error::LegacyIngress { interface: interface.name.clone() }),
@@ -78,20 +93,29 @@ pub fn plan<'a>(netlink: &mut Netlink, attachments: Vec<Attachment<'a>>) -> Resu
                 }
             }
         }
-        let standing = filter::list(netlink, interface, *hook, qdisc)?;
-        if let Some(foreign) =
-            standing.iter().find(|filter| filter.priority == filter::PRIORITY && !filter.is_ours())
-        {
+        let filters = filter::list(netlink, interface, *hook, qdisc)?;
+        let foreign = |filter: &&Filter| {
+            filter.priority == filter::PRIORITY && filter.is_reached() && !filter.is_ours()
+        };
+        if let Some(foreign) = filters.iter().find(foreign).filter(|_| *point == Point::Clsact) {
             let what = format!("{} {}", foreign.kind, foreign.name.as_deref().unwrap_or("without a name"));
             return Err(Error::Occupied { interface: interface.name.clone(), hook: *hook, what });
         }
-        let previous = standing.into_iter().find(Filter::is_ours).map(|filter| Previous {
-            name: filter.name.unwrap_or_default(),
-            program: filter.program,
-            held: filter.program.filter(|_| several).and_then(|id| {
+        let tcx = tcx::look(interface, *hook, &filters)?;
+        if *point == Point::Tcx {
+            tcx::check(tcx.as_ref(), Wanted { interface, hook: *hook, order: *order })?;
+        }
+        let mut ours = tcx.map(|standing| standing.ours).unwrap_or_default();
+        ours.extend(filters.into_iter().filter(Filter::is_ours));
+        // A single change is atomic by itself: nothing would have to be put back.
+        let puts_back = several || ours.iter().any(|filter| filter.point() != *point);
+        let previous = ours.into_iter().map(|filter| Previous {
+            held: filter.program.filter(|_| puts_back).and_then(|id| {
                 known.entry(id).or_insert_with(|| kernel::program_by_id(id).map(Rc::new)).clone()
             }),
+            filter,
         });
+        let previous = previous.collect();
         steps.push(Step { attachment, previous });
     }
     Ok(Plan { steps, bare })
@@ -124,11 +148,22 @@ impl Plan<'_> {
             }
         }
         let mut attached = Vec::new();
-        for Step { attachment: Attachment { interface, hook, program, name }, previous } in &self.steps {
-            put(netlink, (interface, *hook), *program, name, added)?;
+        for Step { attachment, previous } in &self.steps {
+            let Attachment { interface, hook, point, .. } = attachment;
+            put(netlink, attachment, added)?;
             *done += 1;
-            let replaced = previous.as_ref().and_then(|previous| previous.program);
-            attached.push(Attached { interface: interface.name.clone(), hook: *hook, replaced });
+            // The other place is left once this one is taken: never is there none.
+            for Previous { filter, .. } in previous.iter().filter(|old| old.filter.point() != *point) {
+                remove(netlink, filter)?;
+            }
+            let first = previous.first().map(|previous| &previous.filter);
+            attached.push(Attached {
+                interface: interface.name.clone(),
+                hook: *hook,
+                point: *point,
+                replaced: first.and_then(|filter| filter.program),
+                moved_from: first.map(Filter::point).filter(|from| from != point),
+            });
         }
         Ok(attached)
     }
@@ -147,17 +182,19 @@ impl Plan<'_> {
     }
 }
 
+fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
+    match filter.point() {
+        Point::Clsact => filter::remove(netlink, filter),
+        Point::Tcx => tcx::remove(netlink, filter),
+    }
+}
+
 /// Somebody who detaches may take clsact away after it was found or made: then it is made again.
-fn put(
-    netlink: &mut Netlink,
-    (interface, hook): (&Interface, Hook),
-    program: BorrowedFd<'_>,
-    name: &str,
-    added: &mut Vec<Interface>,
-) -> Result<()> {
+fn put(netlink: &mut Netlink, attachment: &Attachment<'_>, added: &mut Vec<Interface>) -> Result<()> {
     const TRIES: u32 = 20;
+    let Attachment { interface, .. } = attachment;
     for _ in 1..TRIES {
-        let error = match filter::put(netlink, interface, hook, program, name) {
+        let error = match put_once(netlink, attachment) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -169,27 +206,53 @@ fn put(
             added.push(interface.clone());
         }
     }
-    filter::put(netlink, interface, hook, program, name)
+    put_once(netlink, attachment)
+}
+
+fn put_once(netlink: &mut Netlink, attachment: &Attachment<'_>) -> Result<()> {
+    let Attachment { interface, hook, point, order, program, id, name } = attachment;
+    match point {
+        Point::Clsact => filter::put(netlink, interface, *hook, *program, name),
+        Point::Tcx => {
+            tcx::put(netlink, Wanted { interface, hook: *hook, order: *order }, (*program, *id), name)
+        }
+    }
 }
 
 impl Step<'_> {
     fn undo(&self, netlink: &mut Netlink) -> std::result::Result<(), String> {
         let Attachment { interface, hook, .. } = &self.attachment;
         let place = format!("{} {hook}", interface.name);
-        let now = filter::list(netlink, interface, *hook, Qdisc::Clsact(Blocks::default()))
-            .map_err(|error| format!("{place} may have the new program: {error}"))?;
-        let Some(ours) = now.iter().find(|filter| filter.is_ours()) else { return Ok(()) };
-        match &self.previous {
-            None => {
-                filter::remove(netlink, ours).map_err(|error| format!("{place} has the new program: {error}"))
-            }
-            Some(Previous { held: Some(program), name, .. }) => {
-                filter::put(netlink, interface, *hook, program.as_fd(), name)
-                    .map_err(|error| format!("{place} has the new program: {error}"))
-            }
-            Some(Previous { held: None, name, .. }) => Err(format!(
-                "{place} has the new program instead of `{name}`: holding on to the old one needs CAP_SYS_ADMIN"
+        self.put_back(netlink).map_err(|error| format!("{place} has the new program: {error}"))?;
+        match self.previous.iter().find(|previous| previous.held.is_none()) {
+            None => Ok(()),
+            Some(Previous { filter, .. }) => Err(format!(
+                "{place} has the new program instead of `{}`: holding on to the old one needs CAP_SYS_ADMIN",
+                filter.name.as_deref().unwrap_or_default()
             )),
         }
+    }
+
+    fn put_back(&self, netlink: &mut Netlink) -> Result<()> {
+        let Attachment { interface, hook, point, .. } = &self.attachment;
+        let mut back = false;
+        for Previous { filter, held } in &self.previous {
+            let (Some(held), Some(id)) = (held, filter.program) else { continue };
+            let name = filter.name.as_deref().unwrap_or_default();
+            match filter.point() {
+                Point::Clsact => filter::put(netlink, interface, *hook, held.as_fd(), name)?,
+                Point::Tcx => {
+                    let wanted = Wanted { interface, hook: *hook, order: None };
+                    tcx::put(netlink, wanted, (held.as_fd(), id), name)?;
+                }
+            }
+            back |= filter.point() == *point;
+        }
+        if back || self.previous.iter().any(|previous| previous.held.is_none()) {
+            return Ok(());
+        }
+        // Nothing of ours was where the new one is.
+        let ours = super::detach::status(netlink, std::slice::from_ref(interface), &[*hook])?;
+        ours.iter().filter(|filter| filter.point() == *point).try_for_each(|filter| remove(netlink, filter))
     }
 }

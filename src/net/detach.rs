@@ -1,6 +1,6 @@
 //! Taking away what is ours, and saying what stands.
 //!
-//! Comes in: interfaces and hooks. Goes out: the filters removed, or found. Never removes another's filter,
+//! Comes in: interfaces and hooks. Goes out: the filters removed, or found, on clsact and on TCX. Never removes another's filter,
 //! nor a clsact that anything hangs on. clsact has no room for a mark of who made it, so an empty one is
 //! taken away with our last filter, whoever made it: without filters it does nothing.
 
@@ -13,7 +13,7 @@ use super::filter::{self, Filter, Hook};
 use super::links::Interface;
 use super::netlink::Netlink;
 use super::qdisc::{self, Blocks, Qdisc};
-use super::{Error, Result};
+use super::{Error, Result, tcx};
 
 /// Whose filters to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub fn detach(
     let mut removed = Vec::new();
     for interface in interfaces {
         let before = removed.len();
+        let mut swept = false;
         let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
         // The kernel put what the original attached to egress on ingress, where there is no egress.
         let hooks = match (qdisc, whose) {
@@ -40,7 +41,20 @@ pub fn detach(
             _ => hooks,
         };
         for hook in hooks {
-            for filter in filter::list(netlink, interface, *hook, qdisc)? {
+            let filters = filter::list(netlink, interface, *hook, qdisc)?;
+            for ours in tcx::look(interface, *hook, &filters)?.into_iter().flat_map(|standing| standing.ours)
+            {
+                match tcx::remove(netlink, &ours) {
+                    Ok(()) => removed.push(ours),
+                    Err(error) if gone(&error) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if filters.iter().any(Filter::is_note) {
+                tcx::sweep(netlink, interface, *hook)?;
+                swept = true;
+            }
+            for filter in filters {
                 if filter.is_ours() || (whose == Whose::OursAndTheOriginals && filter.is_the_originals()) {
                     match filter::remove(netlink, &filter) {
                         Ok(()) => removed.push(filter),
@@ -50,7 +64,7 @@ pub fn detach(
                 }
             }
         }
-        if removed.len() > before {
+        if removed.len() > before || swept {
             match remove_empty_qdisc(netlink, interface) {
                 Err(error) if !gone(&error) => return Err(error),
                 _ => {}
@@ -60,14 +74,18 @@ pub fn detach(
     Ok(removed)
 }
 
-/// Our filters, as they stand.
+/// Our filters, as they stand; and the notes of our programs on TCX, which run first.
 pub fn status(netlink: &mut Netlink, interfaces: &[Interface], hooks: &[Hook]) -> Result<Vec<Filter>> {
     let qdiscs = qdisc::all(netlink)?;
     let mut found = Vec::new();
     for interface in interfaces {
         let qdisc = qdiscs.get(&interface.index).copied().unwrap_or_default();
         for hook in hooks {
-            found.extend(filter::list(netlink, interface, *hook, qdisc)?.into_iter().filter(Filter::is_ours));
+            let filters = filter::list(netlink, interface, *hook, qdisc)?;
+            found.extend(
+                tcx::look(interface, *hook, &filters)?.into_iter().flat_map(|standing| standing.ours),
+            );
+            found.extend(filters.into_iter().filter(Filter::is_ours));
         }
     }
     Ok(found)
@@ -107,7 +125,12 @@ fn try_to_remove_empty_qdisc(netlink: &mut Netlink, interface: &Interface) -> Re
 
 /// Somebody was faster, or the interface went away: what we wanted is so.
 fn gone(error: &Error) -> bool {
-    matches!(error, Error::Netlink { source, .. } if matches!(source.errno(), Some(Errno::ENOENT | Errno::ENODEV)))
+    let errno = match error {
+        Error::Netlink { source, .. } => source.errno(),
+        Error::Tcx { source, .. } => Some(*source),
+        _ => None,
+    };
+    matches!(errno, Some(Errno::ENOENT | Errno::ENODEV))
 }
 
 /// Where its qdisc has gone, the kernel answers `EINVAL` ("Parent Qdisc doesn't exists"), as it does to mistakes.

@@ -2,6 +2,10 @@
 //!
 //! Ours is known by a fixed priority and handle, and a name that starts with `sfunnel`. Comes in: an
 //! interface, a hook, a loaded program. Never removes what it was not handed as a [`Filter`].
+//!
+//! What is attached to TCX has no name. So `tcx` puts a *note* of each such program here: a filter with the program
+//! and the name, in a chain that no packet comes to. It is read as any filter is, and costs packets nothing: without
+//! filters in chain 0 the kernel passes clsact by (`tcf_chain0_head_change`, net/sched/cls_api.c).
 
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,7 +19,7 @@ use serde::Serialize;
 
 use super::links::Interface;
 use super::netlink::{self, Netlink};
-use super::qdisc::Qdisc;
+use super::qdisc::{self, Qdisc};
 use super::{Error, Result, TC_HEADER};
 use crate::ir::Side;
 
@@ -28,6 +32,25 @@ pub const NAME_PREFIX: &str = "sfunnel";
 /// The name the original program's filters have: object file and section, as tc writes them.
 const ORIGINAL_NAME: &str = "tc_sfunnel.o:[funnel]";
 const ETH_P_ALL: u16 = 0x0003;
+/// The chain of the notes. Filters elsewhere than in chain 0 run only if one of chain 0 jumps to them.
+const NOTES: u32 = 0x5f;
+
+/// The two places on a hook where programs run: those on TCX come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Point {
+    Clsact,
+    Tcx,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Point::Clsact => "clsact",
+            Point::Tcx => "TCX",
+        })
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -96,10 +119,45 @@ pub struct Filter {
 
 impl Filter {
     pub fn is_ours(&self) -> bool {
+        self.has_our_name() && self.handle == HANDLE && self.chain.unwrap_or(0) == 0
+    }
+
+    /// Whether it says that there is, or was, a program of ours on TCX.
+    pub fn is_note(&self) -> bool {
+        self.has_our_name() && self.chain == Some(NOTES) && self.program == Some(self.handle)
+    }
+
+    fn has_our_name(&self) -> bool {
         self.kind == "bpf"
             && self.priority == PRIORITY
-            && self.handle == HANDLE
             && self.name.as_deref().is_some_and(|name| name.starts_with(NAME_PREFIX))
+    }
+
+    /// Where the program runs that this speaks of.
+    pub fn point(&self) -> Point {
+        if self.chain == Some(NOTES) { Point::Tcx } else { Point::Clsact }
+    }
+
+    /// A program on TCX whose note is missing: somebody has removed clsact.
+    pub(super) fn without_note(interface: &Interface, hook: Hook, program: u32, name: String) -> Self {
+        Filter {
+            interface: interface.clone(),
+            hook,
+            priority: 0,
+            handle: 0,
+            kind: "bpf".to_owned(),
+            name: Some(name),
+            program: Some(program),
+            tag: None,
+            chain: Some(NOTES),
+            info: 0,
+            parent: 0,
+        }
+    }
+
+    /// Whether packets come to it.
+    pub fn is_reached(&self) -> bool {
+        self.chain.unwrap_or(0) == 0
     }
 
     pub fn is_the_originals(&self) -> bool {
@@ -127,6 +185,36 @@ pub fn put_at(
     name: &str,
     priority: u16,
 ) -> Result<()> {
+    write(netlink, interface, hook, program, name, Key { priority, handle: HANDLE, chain: None })
+}
+
+/// Notes that a program is on TCX, or is about to be. One note for each program, whose number, `id`, is its handle.
+pub(super) fn note(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    (program, id): (BorrowedFd<'_>, u32),
+    name: &str,
+) -> Result<()> {
+    let key = Key { priority: PRIORITY, handle: id, chain: Some(NOTES) };
+    write(netlink, interface, hook, program, name, key)
+}
+
+/// What makes a filter the same as the one that it replaces.
+struct Key {
+    priority: u16,
+    handle: u32,
+    chain: Option<u32>,
+}
+
+fn write(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    program: BorrowedFd<'_>,
+    name: &str,
+    Key { priority, handle, chain }: Key,
+) -> Result<()> {
     let options = [
         // A descriptor is never negative.
         TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
@@ -135,15 +223,16 @@ pub fn put_at(
     ];
     let header = TcHeader {
         index: interface.index,
-        handle: HANDLE.into(),
+        handle: handle.into(),
         parent: hook.parent(),
         info: u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be()),
         ..TcHeader::default()
     };
-    let attributes = vec![
+    let mut attributes = vec![
         TcAttribute::Kind("bpf".to_owned()),
         TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()),
     ];
+    attributes.extend(chain.map(TcAttribute::Chain));
     let request = RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes));
     netlink
         .request(request, NLM_F_CREATE)
@@ -167,6 +256,12 @@ pub fn list(netlink: &mut Netlink, interface: &Interface, hook: Hook, qdisc: Qdi
         .filter_map(|answer| read(answer, interface, hook))
         .filter(|filter| filter.handle != 0)
         .collect())
+}
+
+/// The same, whatever qdisc there is.
+pub fn standing(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<Vec<Filter>> {
+    let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
+    list(netlink, interface, hook, qdisc)
 }
 
 /// Removes exactly this filter.

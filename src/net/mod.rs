@@ -1,4 +1,5 @@
-//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, the devices beside an interface, network namespaces.
+//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, the devices beside an interface, network
+//! namespaces; and what is on TCX, which is asked by bpf(2).
 //!
 //! Comes in: loaded programs and interface names. Goes out: filters that stay after the process exits.
 //! Keeps no state of its own: what stands is asked from the kernel each time.
@@ -18,6 +19,7 @@ pub mod netlink;
 pub mod netns;
 pub mod pair;
 pub mod qdisc;
+pub mod tcx;
 pub mod turn;
 pub mod unseen;
 pub mod veth;
@@ -30,11 +32,12 @@ use nix::errno::Errno;
 pub use crate::codegen::Link;
 pub use attach::{Attached, Attachment, Plan, plan};
 pub use detach::{detach, status};
-pub use filter::{Filter, Hook};
+pub use filter::{Filter, Hook, Point};
 pub use gso::Gso;
 pub use links::Interface;
 pub use mark::Mark;
 pub use netlink::Netlink;
+pub use tcx::Order;
 
 /// Bytes of `struct tcmsg`: family and padding, ifindex, handle, parent, info.
 const TC_HEADER: usize = 20;
@@ -97,6 +100,20 @@ pub enum Error {
     )]
     SharedBlock { interface: String, hook: Hook, block: u32 },
 
+    #[error("cannot {what}: {source}{}", tcx_remedy(*source))]
+    Tcx { what: String, source: Errno },
+
+    #[error(
+        "the kernel has no TCX, so nothing can be attached to that of {interface}; it came with 6.6: use `--hook clsact`"
+    )]
+    NoTcx { interface: String },
+
+    #[error(
+        "there is no program {id} on TCX of {interface} {hook}; {}",
+        if present.is_empty() { "there is none at all".to_owned() } else { format!("there are: {}", tcx::list(present)) }
+    )]
+    NoSuchProgram { id: u32, interface: String, hook: Hook, present: Vec<u32> },
+
     /// A change failed after others had been made; `standing` says what could not be undone.
     #[error("{cause}; {}", if standing.is_empty() { "everything is as it was before".to_owned() } else { standing.join("; ") })]
     PartWay { cause: Box<Error>, standing: Vec<String> },
@@ -108,6 +125,10 @@ pub enum Error {
 impl Error {
     pub(crate) fn netlink(what: impl Into<String>, source: netlink::Error) -> Self {
         Error::Netlink { what: what.into(), source }
+    }
+
+    pub(crate) fn tcx(what: &str, interface: &Interface, hook: Hook, source: Errno) -> Self {
+        Error::Tcx { what: format!("{what} {} {hook}", interface.name), source }
     }
 
     fn is_not_permitted(&self) -> bool {
@@ -125,6 +146,7 @@ impl Error {
         match self {
             Error::NoSuchInterface { .. } => true,
             Error::Netlink { source, .. } => source.errno() == Some(Errno::ENODEV),
+            Error::Tcx { source, .. } => *source == Errno::ENODEV,
             // What could not be undone is what is wanted: trying again completes it.
             Error::PartWay { cause, .. } => cause.is_missing_interface(),
             _ => false,
@@ -135,6 +157,15 @@ impl Error {
 /// What to say when the kernel does not know the kind of device.
 fn if_unknown(source: &netlink::Error, what: &'static str) -> &'static str {
     if source.errno() == Some(Errno::EOPNOTSUPP) { what } else { "" }
+}
+
+fn tcx_remedy(source: Errno) -> &'static str {
+    match source {
+        Errno::EPERM => " (CAP_NET_ADMIN is needed in the namespace that the interface is in)",
+        Errno::ERANGE => " (a chain takes 64 programs)",
+        Errno::ESTALE => " (somebody else keeps changing what is there)",
+        _ => "",
+    }
 }
 
 fn remedy(source: &netlink::Error) -> &'static str {

@@ -1,7 +1,5 @@
 //! `sfunnel::net` and `sfunnel::kernel` by themselves, with programs of three instructions.
 
-use std::os::fd::AsFd;
-
 use sfunnel::kernel::{self, LoadError, Program};
 use sfunnel::net::detach::Whose;
 use sfunnel::net::qdisc::Qdisc;
@@ -10,7 +8,7 @@ use sfunnel::net::{self, Attachment, Error, Hook, Interface, Link, Mark, filter,
 use super::support::*;
 
 fn attachment<'a>(interface: &Interface, hook: Hook, program: &'a Program, name: &str) -> Attachment<'a> {
-    Attachment { interface: interface.clone(), hook, program: program.as_fd(), name: name.to_owned() }
+    Attachment::new(interface.clone(), hook, program, name.to_owned())
 }
 
 #[test]
