@@ -28,7 +28,7 @@ pub(super) struct How {
     pub(super) choices: Choices,
     counters: bool,
     debug: bool,
-    where_to: WhereTo,
+    pub(super) where_to: WhereTo,
 }
 
 impl How {

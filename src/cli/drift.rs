@@ -54,6 +54,9 @@ pub(super) fn differences(
                 standing.iter().find(|filter| filter.interface == *interface && filter.hook == *hook);
             let device = devices.iter().find(|device| device.interface == *interface);
             let mut differs = difference(filter, (*link, *hook), device, rules, how)?;
+            if let (None, Some(filter)) = (&differs, filter) {
+                differs = how.where_to.misses(&mut netlink, filter)?;
+            }
             if differs.is_none() {
                 differs = broken.first().map(|(pair, why)| format!("the {pair} is broken: {why}"));
             }

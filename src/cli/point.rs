@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use super::args::{Attach, HookArg};
 use super::{Console, Failure};
 use crate::net::tcx::{self, Wanted};
-use crate::net::{Attached, Attachment, Netlink, Order, Point, filter};
+use crate::net::{Attached, Attachment, Filter, Netlink, Order, Point, filter};
 
 /// What the user wants.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +83,29 @@ impl WhereTo {
         attachment.point = Point::Tcx;
         attachment.order = self.order;
         Ok(())
+    }
+}
+
+impl WhereTo {
+    /// What is not so of a place where a program of ours is.
+    pub(super) fn misses(self, netlink: &mut Netlink, ours: &Filter) -> Result<Option<String>, Failure> {
+        let filters = filter::standing(netlink, &ours.interface, ours.hook)?;
+        let standing = tcx::look(&ours.interface, ours.hook, &filters)?;
+        let alone = standing.as_ref().is_none_or(|standing| standing.others().is_empty());
+        let wanted = match self.hook {
+            HookArg::Tcx => Point::Tcx,
+            HookArg::Auto if !alone => Point::Tcx,
+            HookArg::Auto | HookArg::Clsact => Point::Clsact,
+        };
+        let point = ours.point();
+        if point != wanted {
+            return Ok(Some(format!("it is attached to {point}, and would be attached to {wanted}")));
+        }
+        let elsewhere = |order: &Order| {
+            let (Some(standing), Some(program)) = (&standing, ours.program) else { return false };
+            wanted == Point::Tcx && !order.holds(standing.programs(), program)
+        };
+        Ok(self.order.filter(elsewhere).map(|order| format!("on TCX, it is not {order}")))
     }
 }
 

@@ -29,7 +29,7 @@ pub enum Order {
 
 impl Order {
     /// Whether a program is there.
-    fn holds(self, chain: &[u32], program: u32) -> bool {
+    pub fn holds(self, chain: &[u32], program: u32) -> bool {
         let Some(at) = chain.iter().position(|id| *id == program) else { return false };
         let neighbour = |at: Option<usize>| at.and_then(|at| chain.get(at)).copied();
         match self {

@@ -345,6 +345,30 @@ fn a_note_that_was_lost_with_clsact_is_missed_and_made_again() {
 }
 
 #[test]
+fn a_check_knows_where_it_would_be_attached() {
+    in_netns_with_tcx(|_, lo| {
+        let check = |more: &[&str], code: i32| {
+            let mut command = sfunnel();
+            command.args(["attach", "--check", "-i", "lo", "--ruleset", DROP_UDP[0]]).args(more);
+            let output = command.output().unwrap();
+            assert_eq!(output.status.code(), Some(code), "{more:?}: {}", talk(&output));
+            talk(&output)
+        };
+        attach(&["--hook", "tcx"]);
+        check(&["--hook", "tcx"], 0);
+        check(&["--hook", "tcx", "--order", "first"], 0);
+        for hook in ["clsact", "auto"] {
+            let said = check(&["--hook", hook], 3);
+            assert!(said.contains("attached to TCX, and would be attached to clsact"), "{said}");
+        }
+        theirs(&lo, Hook::Ingress, NEXT, At::Last);
+        check(&[], 0);
+        let said = check(&["--order", "last"], 3);
+        assert!(said.contains("on TCX, it is not last"), "{said}");
+    });
+}
+
+#[test]
 fn only_what_can_be_said_of_a_place_is_taken_for_one() {
     in_netns(|_| {
         let attach = |args: &[&str], code| {
