@@ -59,8 +59,13 @@ pub fn interface(
     let about = interface.name.as_str();
     let mut found = Vec::new();
     let mtu = device.mtu.map_or(String::new(), |mtu| format!(", MTU {mtu}"));
-    match interface.link() {
+    match device.link() {
         Some(Link::Ethernet) => found.push(Finding::new(Level::Good, about, format!("Ethernet{mtu}"))),
+        Some(Link::Either) => found.push(Finding::new(
+            Level::Good,
+            about,
+            format!("no link header (L3), or one that the kernel has put back{mtu}"),
+        )),
         Some(Link::None) => found.push(Finding::new(Level::Good, about, format!("no link header (L3){mtu}"))),
         None => found.push(Finding::new(
             Level::Bad,

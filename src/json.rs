@@ -117,6 +117,7 @@ pub fn document<'a>(
         link: match link {
             Link::Ethernet => "ethernet",
             Link::None => "none",
+            Link::Either => "either",
         },
         rules: ruleset.rules.iter().map(|rule| self::rule(source, rule)).collect(),
         tree: Nodes::of(tree),

@@ -147,7 +147,7 @@ pub fn every(ruleset: &Ruleset) -> Vec<Options> {
             all.push(options);
         }
     };
-    for link in [Link::Ethernet, Link::None] {
+    for link in [Link::Ethernet, Link::None, Link::Either] {
         for side in [Side::Ingress, Side::Egress] {
             for choices in every_choice() {
                 let needs = Needs::of(side, ruleset, choices);
@@ -180,6 +180,7 @@ pub fn name(Options { link, large, merge, finish }: Options) -> String {
     let link = match link {
         Link::Ethernet => "",
         Link::None => "_l3",
+        Link::Either => "_x",
     };
     let (large, how) = match large {
         Large::Pass => (if merge { "_" } else { "" }, ""),

@@ -10,6 +10,7 @@ mod support;
 #[path = "kernel/counters.rs"]
 mod counters;
 
+use std::cell::RefCell;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -795,6 +796,37 @@ fn without_a_link_header_the_packet_starts_with_ip() {
         }
     }
     assert!(dropped > 10, "the rules were hardly reached");
+}
+
+/// Of devices that may or may not have a link header. In a test run the network header is behind an Ethernet header,
+/// as where the kernel has put that back (`skb_mac_header_rebuild`).
+#[test]
+fn a_link_header_that_the_device_does_not_have_is_found() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    let loader = RefCell::new(Loader::default());
+    let changed = RefCell::new(0);
+    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&arb::case(1..12usize), |case| {
+        let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
+        let (_, loaded) = engine::load(&mut loader.borrow_mut(), &case.rules, Link::Either).map_err(fail)?;
+        for packet in &case.packets {
+            let model = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
+            let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
+            let (verdict, frame) = loaded.run(&packet.frame, context).map_err(fail)?;
+            prop_assert_eq!(verdict, model.verdict.code(), "{}", packet.words);
+            if model.verdict == model::Verdict::Pass {
+                prop_assert_eq!(hex(&frame), hex(&model.frame), "{}", packet.words);
+                *changed.borrow_mut() += usize::from(frame != packet.frame);
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(changed.into_inner() > 50, "hardly a packet was changed");
 }
 
 /// Runs this binary again with two capabilities and no others: what it then loads must include

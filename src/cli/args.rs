@@ -253,7 +253,8 @@ pub struct Compile {
     /// Where to write it instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Interfaces the program is for: ethernet, or none for those without a link header (tun, wireguard, ipip)
+    /// Interfaces the program is for: ethernet, none for those without a link header (tun, wireguard, ipip),
+    /// or either (xfrm, vti)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
     /// Side of the interface the program is for: the chain, and where packets of several segments go
@@ -365,6 +366,7 @@ pub enum HookArg {
 pub enum LinkArg {
     Ethernet,
     None,
+    Either,
 }
 
 impl From<LinkArg> for Link {
@@ -372,6 +374,7 @@ impl From<LinkArg> for Link {
         match link {
             LinkArg::Ethernet => Link::Ethernet,
             LinkArg::None => Link::None,
+            LinkArg::Either => Link::Either,
         }
     }
 }

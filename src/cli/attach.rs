@@ -283,8 +283,11 @@ pub(super) fn places(
     console: &mut Console<'_>,
 ) -> Result<Vec<(Interface, Link)>, Failure> {
     let mut places: Vec<(Interface, Link)> = Vec::new();
-    for interface in interfaces(target, netlink)? {
-        match interface.link() {
+    let interfaces = interfaces(target, netlink)?;
+    let devices = links::devices(netlink)?;
+    for interface in interfaces {
+        let device = devices.iter().find(|device| device.interface == interface);
+        match device.map_or(interface.link(), Device::link) {
             Some(link) => places.push((interface, link)),
             None => {
                 let Interface { name, link_type, .. } = interface;

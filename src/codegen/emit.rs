@@ -72,6 +72,8 @@ impl Slot {
 pub(super) struct Emit {
     asm: Assembler,
     pub(super) link: Link,
+    /// Whether `SKB` holds the context.
+    pub(super) entered: bool,
     pub(super) large: Large,
     /// Whether all packets to funnel go to the segmentation pair.
     pub(super) finish: bool,
@@ -101,6 +103,7 @@ impl Emit {
         Emit {
             asm,
             link,
+            entered: false,
             large,
             finish,
             segment: None,

@@ -47,6 +47,7 @@ mod beside;
 mod checksum;
 mod classify;
 pub mod counters;
+mod either;
 mod emit;
 mod frame;
 mod funnel;
@@ -83,13 +84,15 @@ pub enum Link {
     Ethernet,
     /// An L3 device: tun, wireguard, ipip.
     None,
+    /// An L3 device on whose ingress there may be an Ethernet header all the same: xfrm, vti.
+    Either,
 }
 
 impl Link {
     const fn header_len(self) -> i16 {
         match self {
             Link::Ethernet => ethernet::LEN,
-            Link::None => 0,
+            Link::None | Link::Either => 0,
         }
     }
 }
@@ -259,11 +262,30 @@ impl Routines {
 /// The program is larger than a kernel can address; anything else is a bug of this module.
 pub fn compile(ruleset: &Ruleset, tree: &Tree, options: Options) -> Result<Program, asm::Error> {
     let mut e = Emit::new(options);
+    if options.link == Link::Either {
+        let rebuilt = e.label("rebuilt");
+        e.entered = true;
+        either::emit(&mut e, rebuilt);
+        e.link = Link::None;
+        body(&mut e, ruleset, tree);
+        e.bind(rebuilt);
+        // No companion device: on its way there the packet would lose what says that it was decrypted.
+        (e.link, e.large, e.merges, e.finish) = (Link::Ethernet, Large::Pass, false, false);
+        body(&mut e, ruleset, tree);
+        (e.link, e.large, e.merges) = (Link::None, options.large, options.merge);
+    } else {
+        body(&mut e, ruleset, tree);
+    }
+    e.finish()
+}
+
+/// All but the exits that everything shares.
+fn body(e: &mut Emit, ruleset: &Ruleset, tree: &Tree) {
     let mut routines = Routines { counters: counters::numbers(&ruleset.rules), ..Routines::default() };
     let [v4, v6] = Family::ALL.map(|family| {
         Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()
     });
-    prologue::emit(&mut e, &v4, &v6, |e, family, proto| {
+    prologue::emit(e, &v4, &v6, |e, family, proto| {
         classify::emit(e, tree.root(family, proto), (family, proto), &ruleset.rules, &mut routines);
     });
     e.origin(None);
@@ -283,19 +305,19 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: Options) -> Result<Progr
         e.variant = variant;
         e.bind(label);
         match verb {
-            Verb::Nat => nat::emit(&mut e, family, outer),
-            Verb::Accept | Verb::Drop => validate::emit_verdict(&mut e, family, outer, verb),
+            Verb::Nat => nat::emit(e, family, outer),
+            Verb::Accept | Verb::Drop => validate::emit_verdict(e, family, outer, verb),
             Verb::Funnel => {
                 let shared = funneled.iter().find(|(of, _)| *of == (family, variant.counted));
                 if let Some((_, shared)) = shared {
-                    funnel::emit(&mut e, family, inner, outer, *shared);
+                    funnel::emit(e, family, inner, outer, *shared);
                 }
             }
-            Verb::Unfunnel => unfunnel::emit(&mut e, family, inner, outer, &routines.lists),
-            Verb::Alias(end) => alias::emit(&mut e, family, end),
+            Verb::Unfunnel => unfunnel::emit(e, family, inner, outer, &routines.lists),
+            Verb::Alias(end) => alias::emit(e, family, end),
             Verb::Unalias(end, list) => {
                 if let Some(ports) = routines.lists.get(list) {
-                    alias::emit_unalias(&mut e, family, end, list, ports);
+                    alias::emit_unalias(e, family, end, list, ports);
                 }
             }
         }
@@ -304,13 +326,12 @@ pub fn compile(ruleset: &Ruleset, tree: &Tree, options: Options) -> Result<Progr
     e.variant = Variant::default();
     if let Some(label) = lower_mss {
         e.bind(label);
-        mss::emit(&mut e);
+        mss::emit(e);
     }
     for ((family, counted), shared) in funneled {
         e.variant.counted = counted;
         e.bind(shared.too_long);
-        mtu::emit(&mut e, family);
+        mtu::emit(e, family);
     }
     e.variant = Variant::default();
-    e.finish()
 }

@@ -22,7 +22,9 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
     let second = (!v4.is_empty() && !v6.is_empty()).then(|| e.label("not_ipv4"));
     let other = second.unwrap_or(e.pass);
 
-    e.op_note(Insn::mov64(SKB, R1), "context");
+    if !e.entered {
+        e.op_note(Insn::mov64(SKB, R1), "context");
+    }
     if e.merges {
         merge::let_pass(e);
     }
@@ -53,9 +55,9 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
 /// `if R2 != EtherType of the family goto other`
 fn unless(e: &mut Emit, family: Family, other: Label) {
     let note = match (family, e.link) {
-        (Family::V4, Link::None) => "not IPv4",
+        (Family::V4, Link::None | Link::Either) => "not IPv4",
         (Family::V4, Link::Ethernet) => "not IPv4, or tagged",
-        (Family::V6, Link::None) => "not IPv6",
+        (Family::V6, Link::None | Link::Either) => "not IPv6",
         (Family::V6, Link::Ethernet) => "not IPv6, or tagged",
     };
     e.jump_if_note(Cond::ne32(R2, family.ethertype()), other, note);

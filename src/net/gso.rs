@@ -17,6 +17,7 @@ use super::netlink::Netlink;
 use super::pair::{self, Pair};
 use super::{Error, Result, detach, macvlan};
 use crate::codegen::Via;
+use crate::ir::Side;
 pub use crate::policy::{Companions, Gso, Needs};
 
 /// What a hook has.
@@ -106,7 +107,10 @@ pub fn prepare(
     for interface in interfaces {
         let device = devices.iter().find(|device| device.interface == *interface);
         let distrusted = distrusted.iter().any(|card| card.interface == *interface);
-        let needs: Vec<Needs> = needs.iter().map(|needs| needs.on(distrusted)).collect();
+        // A packet that was decrypted would lose the proof of it on the way, and be dropped by policy.
+        let bare = device.is_some_and(Device::may_rebuild_header);
+        let needs = needs.iter().filter(|needs| !bare || needs.side == Side::Egress);
+        let needs: Vec<Needs> = needs.map(|needs| needs.on(distrusted)).collect();
         match prepared.add(netlink, wanted, interface, device, &needs, standing, back) {
             Ok(()) => {}
             Err(error) => {

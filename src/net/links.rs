@@ -76,6 +76,19 @@ pub struct Device {
 }
 
 impl Device {
+    /// What stands in front of the IP header; `None` if we know no such packets.
+    pub fn link(&self) -> Option<Link> {
+        match self.interface.link() {
+            Some(Link::None) if self.may_rebuild_header() => Some(Link::Either),
+            link => link,
+        }
+    }
+
+    /// Whether its ingress may show a link header that it does not have (`skb_mac_header_rebuild`).
+    pub fn may_rebuild_header(&self) -> bool {
+        matches!(self.kind.as_deref(), Some("xfrm" | "vti" | "vti6"))
+    }
+
     /// An interface that nothing else is known of.
     pub fn bare(interface: Interface) -> Self {
         Self {

@@ -37,11 +37,6 @@ pub fn why(device: &Device, hook: Hook, devices: &[Device]) -> Option<String> {
                 .to_owned()
         }
         ("nlmon", _) => "an nlmon device carries no IP packets".to_owned(),
-        ("xfrm" | "vti" | "vti6", Hook::Ingress) => {
-            "packets that came over Ethernet have a link header again on this ingress, which the program does not expect: \
-             they pass unchanged; let the next machine or namespace behind the tunnel unfunnel them"
-                .to_owned()
-        }
         _ => return None,
     })
 }
@@ -72,12 +67,12 @@ mod tests {
         part(&ipvlan, Hook::Ingress, "attach to eth0");
         part(&device(8, "dummy0", Some("dummy")), Hook::Ingress, "receives no packets");
         part(&device(9, "ifb0", Some("ifb")), Hook::Ingress, "attach to its egress");
-        part(&device(9, "ipsec0", Some("xfrm")), Hook::Ingress, "have a link header again");
         let seen = |device: &Device, hook| assert_eq!(why(device, hook, &all), None);
         seen(&shaped, Hook::Egress);
         seen(&port, Hook::Ingress);
         seen(&Device { ipvlan_l3s: false, ..ipvlan.clone() }, Hook::Ingress);
-        for kind in ["veth", "bridge", "bond", "vlan", "vxlan", "macvlan", "tun", "wireguard", "ipip"] {
+        for kind in ["veth", "bridge", "bond", "vlan", "vxlan", "macvlan", "tun", "wireguard", "ipip", "xfrm"]
+        {
             let device = device(9, kind, Some(kind));
             Hook::ALL.into_iter().for_each(|hook| seen(&device, hook));
         }
