@@ -113,11 +113,23 @@ fn walk(e: &mut Emit, done: Label) {
         e.op_note(Insn::or32(R1, R2), "MSS");
         e.jump_if_note(Cond::lt32(R1, LEAST), next, "too low to lower");
         e.op(Insn::sub32(R1, PUSHED));
-        e.op(Insn::store(Size::B, FP, OPTIONS.offset + at + 3, R1));
+        store_byte(e, at + 3);
         e.op(Insn::rsh32(R1, 8_u32));
-        e.op(Insn::store(Size::B, FP, OPTIONS.offset + at + 2, R1));
+        store_byte(e, at + 2);
         e.goto(next);
     }
+}
+
+/// `options[at] = R1`
+///
+/// At a multiple of eight, 6.1 takes a scalar whose bounds it knows for spilled, and then refuses to have the rest of
+/// those eight bytes written to without `CAP_PERFMON`. It knows none of what has been swapped: twice, so nothing changes.
+fn store_byte(e: &mut Emit, at: i16) {
+    if (OPTIONS.offset + at) % 8 == 0 {
+        e.op(Insn::be64(R1));
+        e.op_note(Insn::be64(R1), "of no known bounds");
+    }
+    e.op(Insn::store(Size::B, FP, OPTIONS.offset + at, R1));
 }
 
 /// Puts the copy in place of the options, unless they are the same. The header's sum changes by as much.
