@@ -4,22 +4,27 @@
 //! Never looks at text: what cannot be read is the business of [`syntax`].
 
 mod actions;
-mod again;
 mod alias;
 mod chains;
 mod family;
 mod lines;
-mod overlap;
+mod refunnel;
 mod set;
+mod shadowing;
 mod unguarded;
 mod way_back;
 
-use range_set_blaze::RangeSetBlaze;
+use std::collections::BTreeMap;
 
 use crate::diag::{Diagnostic, Severity, Source, Span};
-use crate::ir;
+use crate::field::Field;
+use crate::ir::{self, Family};
+use crate::matches::{self, Ports};
 use crate::syntax::ast::{ActionKind, Ast, Define, Match, MatchKind, Values};
 use crate::syntax::{self, ast};
+
+/// A rule as it was written, and what it means.
+type Pair<'a> = (&'a ast::Rule, ir::Rule);
 
 /// A list of rules that can be compiled, and what is odd about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,9 +109,9 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     }
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {
-        faults.extend(again::funneled_again(rules));
-        faults.extend(again::ambiguous(rules));
-        faults.extend(overlap::shadowed(rules));
+        faults.extend(refunnel::funneled_again(rules));
+        faults.extend(refunnel::ambiguous(rules));
+        faults.extend(shadowing::shadowed(rules));
     }
     sort(&mut faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
@@ -136,7 +141,7 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 
 /// One rule, if there is enough of it to make sense. A part of one need not be complete.
 fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
-    let matches = matches(rule, faults);
+    let matches = Matches::read(rule, faults);
     actions::combination(rule, faults);
     if !rule.damaged && !is_part {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
@@ -175,10 +180,7 @@ fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option
         text: rule.text.clone(),
         span: rule.span,
         proto,
-        saddr: matches.saddr.unwrap_or_else(|| family::any_address(family)),
-        daddr: matches.daddr.unwrap_or_else(|| family::any_address(family)),
-        sport: matches.sport.unwrap_or_else(RangeSetBlaze::universe),
-        dport: matches.dport.unwrap_or_else(RangeSetBlaze::universe),
+        matches: Family::ALL.map(|of| family.is_none_or(|only| only == of).then(|| matches.of(of)).flatten()),
         action,
         nat: actions::nat(rule),
         mark: actions::mark(rule),
@@ -190,49 +192,58 @@ fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option
 #[derive(Default)]
 struct Matches {
     protocol: Option<ast::Protocol>,
-    saddr: Option<ir::Addresses>,
-    daddr: Option<ir::Addresses>,
-    sport: Option<RangeSetBlaze<u16>>,
-    dport: Option<RangeSetBlaze<u16>>,
+    fields: BTreeMap<Field, set::ByFamily>,
 }
 
-fn matches(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Matches {
-    let mut seen: Vec<&Match> = Vec::new();
-    let mut matches = Matches::default();
-    for m in &rule.matches {
-        if let Some(first) = seen.iter().find(|first| same_field(&first.kind, &m.kind)) {
-            faults.push(conflict(first, m));
-            continue;
+impl Matches {
+    fn read(rule: &ast::Rule, faults: &mut Vec<Diagnostic>) -> Self {
+        let mut seen: Vec<&Match> = Vec::new();
+        let mut matches = Matches::default();
+        for m in &rule.matches {
+            if let Some(first) = seen.iter().find(|first| same_field(&first.kind, &m.kind)) {
+                faults.push(conflict(first, m));
+                continue;
+            }
+            seen.push(m);
+            let (field, sets) = match &m.kind {
+                MatchKind::Ip(_) => continue,
+                MatchKind::Protocol(protocol) => {
+                    matches.protocol = Some(*protocol);
+                    continue;
+                }
+                MatchKind::Addr { side, negated, set } => {
+                    faults.extend(set::overlaps(set));
+                    (side.of(Field::SADDR, Field::DADDR), set::addresses(set, *negated))
+                }
+                MatchKind::Port { side, negated, set } => {
+                    faults.extend(set::overlaps(set));
+                    (side.of(Field::SPORT, Field::DPORT), set::numbers(set, *negated))
+                }
+            };
+            if sets.iter().all(Option::is_none) {
+                let keyword = m.kind.keyword();
+                faults.push(
+                    Diagnostic::error("this can never match", m.span, "no address is left")
+                        .help(format!("leave `{keyword}` out to match any address")),
+                );
+            }
+            matches.fields.insert(field, sets);
         }
-        seen.push(m);
-        let never = match &m.kind {
-            MatchKind::Ip(_) => false,
-            MatchKind::Protocol(protocol) => {
-                matches.protocol = Some(*protocol);
-                false
-            }
-            MatchKind::Addr { side, negated, set } => {
-                faults.extend(set::overlaps(set));
-                let addresses = set::addresses(set, *negated);
-                let never = !ir::Family::ALL.iter().any(|family| addresses.has(*family));
-                *side.of(&mut matches.saddr, &mut matches.daddr) = Some(addresses);
-                never
-            }
-            MatchKind::Port { side, negated, set } => {
-                faults.extend(set::overlaps(set));
-                *side.of(&mut matches.sport, &mut matches.dport) = Some(set::ports(set, *negated));
-                false // port 0 is in no set
-            }
-        };
-        if never {
-            let keyword = m.kind.keyword();
-            faults.push(
-                Diagnostic::error("this can never match", m.span, "no address is left")
-                    .help(format!("leave `{keyword}` out to match any address")),
-            );
-        }
+        matches
     }
-    matches
+
+    /// The packets of a family, unless some field says that it is none of theirs.
+    fn of(&self, family: Family) -> Option<matches::Matches> {
+        self.fields.iter().try_fold(matches::Matches::default(), |matches, (field, sets)| {
+            Some(matches.with(*field, family, sets[family.index()].clone()?))
+        })
+    }
+
+    /// The ports that are matched, if any are.
+    fn ports(&self, side: ast::Side) -> Option<Ports> {
+        let sets = self.fields.get(&side.of(Field::SPORT, Field::DPORT))?;
+        sets.iter().flatten().next().map(|set| matches::ports(Some(set)))
+    }
 }
 
 /// Whether two matches test the same field of the packet.

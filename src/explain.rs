@@ -9,15 +9,11 @@ pub mod ran;
 pub mod report;
 pub mod words;
 
-use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use range_set_blaze::{Integer, RangeSetBlaze};
-
 use crate::dissect::{Ip, Not, half, word};
+use crate::field::Field;
 use crate::ir::{Action, Family, Rule, Ruleset};
+use crate::matches::{Key, Matches};
 use crate::rule_text;
-use crate::tree::{Hosts, Key};
 
 /// A packet to explain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +54,12 @@ pub fn key(frame: &[u8]) -> Result<Key, Not> {
         let bytes = addresses.get(at..).and_then(|rest| rest.first_chunk::<16>());
         bytes.map_or(0, |bytes| u128::from_be_bytes(*bytes))
     };
-    let hosts = match ip.family {
-        Family::V4 => Hosts::V4 { saddr: word(addresses, 0), daddr: word(addresses, 4) },
-        Family::V6 => Hosts::V6 { saddr: long(0), daddr: long(16) },
+    let [saddr, daddr] = match ip.family {
+        Family::V4 => [word(addresses, 0).into(), word(addresses, 4).into()],
+        Family::V6 => [long(0), long(16)],
     };
-    Ok(Key { proto: segment.proto, hosts, sport: segment.sport(), dport: segment.dport() })
+    let key = Key::new(ip.family, segment.proto).with(Field::SADDR, saddr).with(Field::DADDR, daddr);
+    Ok(key.with_ports(segment.sport(), segment.dport()))
 }
 
 /// Tries the rules from top to bottom.
@@ -79,40 +76,22 @@ pub fn matching(ruleset: &Ruleset, key: &Key) -> Matching {
 
 /// The first test of the rule that the packet fails, in the order in which rules are written in normal form.
 fn miss(rule: &Rule, key: &Key) -> Option<String> {
-    let hosts = match key.hosts {
-        Hosts::V4 { saddr, daddr } => {
-            let show = |address: u32| Ipv4Addr::from(address).to_string();
-            family(!rule.saddr.v4.is_empty() && !rule.daddr.v4.is_empty(), "ip", "ip6")
-                .or_else(|| outside("saddr", &rule.saddr.v4, saddr, show, rule_text::addresses4))
-                .or_else(|| outside("daddr", &rule.daddr.v4, daddr, show, rule_text::addresses4))
-        }
-        Hosts::V6 { saddr, daddr } => {
-            let show = |address: u128| Ipv6Addr::from(address).to_string();
-            family(!rule.saddr.v6.is_empty() && !rule.daddr.v6.is_empty(), "ip6", "ip")
-                .or_else(|| outside("saddr", &rule.saddr.v6, saddr, show, rule_text::addresses6))
-                .or_else(|| outside("daddr", &rule.daddr.v6, daddr, show, rule_text::addresses6))
-        }
+    let Some(matches) = rule.of(key.family) else {
+        let other = Family::ALL.into_iter().find(|family| *family != key.family)?;
+        return Some(format!("{}, wants {other}", key.family));
     };
+    let (of_ip, of_l4): (Vec<Field>, Vec<Field>) = Field::all().partition(|field| !field.is_l4());
+    let first = |fields: Vec<Field>| fields.into_iter().find_map(|field| outside(matches, field, key));
     let proto = || (rule.proto != key.proto).then(|| format!("{}, wants {}", key.proto, rule.proto));
-    let show = |port: u16| port.to_string();
-    hosts
-        .or_else(proto)
-        .or_else(|| outside("sport", &rule.sport, key.sport, show, rule_text::ports))
-        .or_else(|| outside("dport", &rule.dport, key.dport, show, rule_text::ports))
+    first(of_ip).or_else(proto).or_else(|| first(of_l4))
 }
 
-fn family(fits: bool, is: impl Display, wants: impl Display) -> Option<String> {
-    (!fits).then(|| format!("{is}, wants {wants}"))
-}
-
-fn outside<T: Integer>(
-    field: &str,
-    set: &RangeSetBlaze<T>,
-    value: T,
-    show: impl Fn(T) -> String,
-    wanted: impl Fn(&RangeSetBlaze<T>) -> String,
-) -> Option<String> {
-    (!set.contains(value)).then(|| format!("{field} {}, wants {}", show(value), wanted(set)))
+/// The field's value, if it is not one that matches.
+fn outside(matches: &Matches, field: Field, key: &Key) -> Option<String> {
+    let (set, value) = (matches.get(field)?, key.get(field));
+    let shown = || field.show(key.family, value);
+    let wanted = || rule_text::values(field, &[(key.family, set.clone())]);
+    (!set.contains(value)).then(|| format!("{field} {}, wants {}", shown(), wanted()))
 }
 
 /// Which port below the funneling header the guard of `unfunnel` does not let through.
@@ -120,7 +99,7 @@ pub fn guarded(action: &Action, frame: &[u8]) -> Option<String> {
     let Action::Unfunnel { guard, .. } = action else { return None };
     let ip = Ip::in_frame(frame).ok()?;
     let below = ip.segment().ok()?.payload();
-    let show = |port: u16| port.to_string();
-    outside("sport", &guard.sport, half(below, 0), show, rule_text::ports)
-        .or_else(|| outside("dport", &guard.dport, half(below, 2), show, rule_text::ports))
+    let ports = [("sport", &guard.sport, half(below, 0)), ("dport", &guard.dport, half(below, 2))];
+    let wrong = ports.into_iter().find(|(_, set, port)| !set.contains(*port));
+    wrong.map(|(word, set, port)| format!("{word} {port}, wants {}", rule_text::ports(set)))
 }

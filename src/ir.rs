@@ -10,6 +10,9 @@ use std::net::IpAddr;
 use range_set_blaze::RangeSetBlaze;
 
 use crate::diag::Span;
+use crate::field::Field;
+use crate::matches::{self, Key, Matches, Ports};
+pub use crate::protocol::{End, Family, Proto};
 
 /// Rules in the order they were written: the first match wins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,7 +47,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// One rule. A packet matches when every set contains the packet's value.
+/// One rule: which packets, and what happens to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The rule as it was written, on one line, without comments.
@@ -52,11 +55,8 @@ pub struct Rule {
     /// Where it stands in the source.
     pub span: Span,
     pub proto: Proto,
-    /// A family that lacks here or in `daddr` is none of the rule's.
-    pub saddr: Addresses,
-    pub daddr: Addresses,
-    pub sport: RangeSetBlaze<u16>,
-    pub dport: RangeSetBlaze<u16>,
+    /// By family, IPv4 first. `None`: no packet of that family matches.
+    pub matches: [Option<Matches>; 2],
     pub action: Action,
     /// Where the packet comes from and goes to, once the action has been carried out.
     pub nat: Nat,
@@ -74,85 +74,51 @@ impl Ruleset {
 }
 
 impl Rule {
+    /// The packets of this family that match, if any do.
+    pub fn of(&self, family: Family) -> Option<&Matches> {
+        self.matches[family.index()].as_ref()
+    }
+
+    /// The packets that match, family by family.
+    pub fn each(&self) -> impl Iterator<Item = (Family, &Matches)> {
+        Family::ALL.into_iter().filter_map(|family| Some((family, self.of(family)?)))
+    }
+
+    /// The same action for other packets.
+    pub fn with(self, change: impl Fn(Family, Matches) -> Matches) -> Rule {
+        let [v4, v6] = self.matches;
+        let matches = [v4.map(|m| change(Family::V4, m)), v6.map(|m| change(Family::V6, m))];
+        Rule { matches, ..self }
+    }
+
+    pub fn matches(&self, key: &Key) -> bool {
+        self.proto == key.proto && self.of(key.family).is_some_and(|matches| matches.contains(key))
+    }
+
     /// Whether packets of this family can match.
     pub fn is_about(&self, family: Family) -> bool {
-        self.saddr.has(family) && self.daddr.has(family)
-    }
-}
-
-/// A version of IP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
-    V4,
-    V6,
-}
-
-impl Family {
-    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::V4 => "ip",
-            Family::V6 => "ip6",
-        })
-    }
-}
-
-/// A set of addresses of either family. None of a family: no packet of that family.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Addresses {
-    pub v4: RangeSetBlaze<u32>,
-    pub v6: RangeSetBlaze<u128>,
-}
-
-impl Addresses {
-    /// Every address of this family.
-    pub fn every(family: Family) -> Self {
-        match family {
-            Family::V4 => RangeSetBlaze::<u32>::universe().into(),
-            Family::V6 => RangeSetBlaze::<u128>::universe().into(),
-        }
+        self.of(family).is_some()
     }
 
-    pub fn has(&self, family: Family) -> bool {
-        match family {
-            Family::V4 => !self.v4.is_empty(),
-            Family::V6 => !self.v6.is_empty(),
-        }
+    /// Whether some packet matches both.
+    pub fn meets(&self, other: &Rule) -> bool {
+        self.proto == other.proto
+            && self.each().any(|(family, matches)| other.of(family).is_some_and(|other| matches.meets(other)))
     }
 
-    /// Every address of the families that there are addresses of.
-    pub fn widened(&self) -> Addresses {
-        let mut every = Addresses::default();
-        if self.has(Family::V4) {
-            every.v4 = RangeSetBlaze::universe();
-        }
-        if self.has(Family::V6) {
-            every.v6 = RangeSetBlaze::universe();
-        }
-        every
+    /// Which ports match: the same in both families.
+    pub fn ports(&self, end: End) -> Ports {
+        let matches = self.matches.iter().flatten().next();
+        matches::ports(matches.and_then(|matches| matches.get(Field::of(end))))
     }
 
-    pub fn is_disjoint(&self, other: &Addresses) -> bool {
-        self.v4.is_disjoint(&other.v4) && self.v6.is_disjoint(&other.v6)
+    pub fn with_ports(self, end: End, ports: &Ports) -> Rule {
+        let set = matches::widened(ports);
+        self.with(|family, matches| matches.with(Field::of(end), family, set.clone()))
     }
 
-    pub fn is_subset(&self, other: &Addresses) -> bool {
-        self.v4.is_subset(&other.v4) && self.v6.is_subset(&other.v6)
-    }
-}
-
-impl From<RangeSetBlaze<u32>> for Addresses {
-    fn from(v4: RangeSetBlaze<u32>) -> Self {
-        Addresses { v4, v6: RangeSetBlaze::new() }
-    }
-}
-
-impl From<RangeSetBlaze<u128>> for Addresses {
-    fn from(v6: RangeSetBlaze<u128>) -> Self {
-        Addresses { v4: RangeSetBlaze::new(), v6 }
+    pub fn matches_on(&self, field: Field) -> bool {
+        self.matches.iter().flatten().any(|matches| matches.get(field).is_some())
     }
 }
 
@@ -217,22 +183,6 @@ pub enum Action {
     },
 }
 
-/// Which of a packet's two ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum End {
-    Sport,
-    Dport,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            End::Sport => "sport",
-            End::Dport => "dport",
-        })
-    }
-}
-
 /// The header that `funnel` pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Funnel {
@@ -259,41 +209,5 @@ impl Default for Guard {
     /// Any.
     fn default() -> Self {
         Guard { sport: RangeSetBlaze::universe(), dport: RangeSetBlaze::universe() }
-    }
-}
-
-/// The L4 protocols that can be matched, pushed and popped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Proto {
-    Tcp,
-    Udp,
-}
-
-impl Proto {
-    pub const ALL: [Proto; 2] = [Proto::Tcp, Proto::Udp];
-
-    /// The IP protocol number (RFC 790).
-    pub const fn number(self) -> u8 {
-        match self {
-            Proto::Tcp => 6,
-            Proto::Udp => 17,
-        }
-    }
-
-    /// Bytes of the fixed header: also what `funnel` pushes.
-    pub const fn header_len(self) -> u8 {
-        match self {
-            Proto::Tcp => 20,
-            Proto::Udp => 8,
-        }
-    }
-}
-
-impl fmt::Display for Proto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Proto::Tcp => "tcp",
-            Proto::Udp => "udp",
-        })
     }
 }

@@ -1,22 +1,25 @@
-//! A compiled ruleset as JSON, for other tools: rules as sets, the decision tree, the instructions.
+//! A compiled ruleset as JSON, for other tools: rules as sets, the decision diagram, the instructions.
 //!
-//! Takes rules, tree and program, gives a value to serialize. Its shape is documented in docs/tools.md; what changes
+//! Takes rules, diagram and program, gives a value to serialize. Its shape is documented in docs/tools.md; what changes
 //! or takes away a field raises [`VERSION`], what adds one does not.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
 
 use asm::Program;
 use range_set_blaze::{Integer, RangeSetBlaze};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::codegen::Link;
 use crate::diag::Source;
+use crate::diagram::{self, Diagram, NodeId};
+use crate::field::{Field, Notation};
 use crate::ir::{self, Family, Proto, Ruleset};
+use crate::matches::universe;
 use crate::rule_text;
-use crate::tree::{self, Tree};
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[derive(Debug, Serialize)]
 pub struct Document<'a> {
@@ -25,7 +28,7 @@ pub struct Document<'a> {
     source: &'a str,
     link: &'static str,
     rules: Vec<Rule<'a>>,
-    tree: Nodes,
+    diagram: Nodes,
     instructions: Vec<Instruction>,
 }
 
@@ -38,13 +41,11 @@ struct Rule<'a> {
     text: &'a str,
     normal: String,
     protocol: String,
-    /// Absent: not about that family.
+    /// What matches of IPv4, by field: absent if the rule is not about that family.
     #[serde(skip_serializing_if = "Option::is_none")]
-    ip: Option<Addresses>,
+    ip: Option<Fields>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ip6: Option<Addresses>,
-    sport: Ranges<u16>,
-    dport: Ranges<u16>,
+    ip6: Option<Fields>,
     action: Action,
     /// `snat` and `dnat`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,11 +55,8 @@ struct Rule<'a> {
     counter: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct Addresses {
-    saddr: Ranges<String>,
-    daddr: Ranges<String>,
-}
+/// The values of each field that packets of the family and protocol have: addresses as text, all else as numbers.
+type Fields = BTreeMap<&'static str, Ranges<Value>>;
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -71,7 +69,7 @@ enum Action {
     Unalias { end: String, ports: Ranges<u16> },
 }
 
-/// All nodes in one list: a tree may be deeper than readers of JSON like.
+/// All nodes in one list, children before parents.
 #[derive(Debug, Default, Serialize)]
 struct Nodes {
     roots: Vec<Root>,
@@ -82,16 +80,30 @@ struct Nodes {
 struct Root {
     family: String,
     protocol: String,
-    node: usize,
+    /// Absent: no rule is about such packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<usize>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Node {
     Miss,
-    Rule { rule: usize },
-    Test { field: String, op: &'static str, value: u32, yes: usize, no: usize },
-    Chain { first: usize, then: usize },
+    Rule {
+        rule: usize,
+    },
+    /// The arms hold all values that the field can have, in ascending order.
+    Test {
+        field: &'static str,
+        arms: Vec<Arm>,
+    },
+}
+
+/// Where values up to this one lead, from the one behind the previous arm's.
+#[derive(Debug, Serialize)]
+struct Arm {
+    last: Value,
+    node: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,7 +118,7 @@ struct Instruction {
 pub fn document<'a>(
     source: &'a Source,
     ruleset: &'a Ruleset,
-    tree: &Tree,
+    diagram: &Diagram,
     program: &Program,
     link: Link,
 ) -> Document<'a> {
@@ -120,34 +132,40 @@ pub fn document<'a>(
             Link::Either => "either",
         },
         rules: ruleset.rules.iter().map(|rule| self::rule(source, rule)).collect(),
-        tree: Nodes::of(tree),
+        diagram: Nodes::of(diagram),
         instructions: instructions(program),
     }
 }
 
 fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
-    let about = |family| rule.is_about(family);
-    let ip = || Addresses {
-        saddr: ranges(&rule.saddr.v4, |address| Ipv4Addr::from(address).to_string()),
-        daddr: ranges(&rule.daddr.v4, |address| Ipv4Addr::from(address).to_string()),
-    };
-    let ip6 = || Addresses {
-        saddr: ranges(&rule.saddr.v6, |address| Ipv6Addr::from(address).to_string()),
-        daddr: ranges(&rule.daddr.v6, |address| Ipv6Addr::from(address).to_string()),
+    let fields = |family| {
+        let matches = rule.of(family)?;
+        let there = Field::all().filter(|field| field.exists(family, rule.proto));
+        let values = |field: Field| {
+            let any = universe(field, family);
+            ranges(matches.get(field).unwrap_or(&any), |value| self::value(field, family, value))
+        };
+        Some(there.map(|field| (field.keyword(), values(field))).collect())
     };
     Rule {
         line: source.line(rule.span.start).1,
         text: &rule.text,
         normal: rule_text::rule(rule),
         protocol: rule.proto.to_string(),
-        ip: about(Family::V4).then(ip),
-        ip6: about(Family::V6).then(ip6),
-        sport: ranges(&rule.sport, |port| port),
-        dport: ranges(&rule.dport, |port| port),
+        ip: fields(Family::V4),
+        ip6: fields(Family::V6),
         action: action(&rule.action),
         nat: (!rule.nat.is_none()).then(|| rule.nat.to_string()),
         mark: rule.mark,
         counter: rule.counter,
+    }
+}
+
+/// Addresses as text, all else as a number.
+fn value(field: Field, family: Family, value: u128) -> Value {
+    match (&field.row().notation, u64::try_from(value)) {
+        (Notation::Number(_), Ok(number)) => number.into(),
+        _ => field.show(family, value).into(),
     }
 }
 
@@ -176,37 +194,23 @@ fn ranges<T: Integer, U>(set: &RangeSetBlaze<T>, show: impl Fn(T) -> U) -> Range
 }
 
 impl Nodes {
-    fn of(tree: &Tree) -> Self {
-        let mut nodes = Nodes::default();
-        for family in Family::ALL {
-            for proto in Proto::ALL {
-                let node = nodes.add(tree.root(family, proto));
-                nodes.roots.push(Root { family: family.to_string(), protocol: proto.to_string(), node });
-            }
-        }
-        nodes
-    }
-
-    /// Adds a node behind its children, and says where.
-    fn add(&mut self, node: &tree::Node) -> usize {
-        let node = match node {
-            tree::Node::Miss => Node::Miss,
-            tree::Node::Rule(rule) => Node::Rule { rule: *rule },
-            tree::Node::Test { test, yes, no } => {
-                let op = match test.op {
-                    tree::Op::Equal => "==",
-                    tree::Op::AtMost => "<=",
-                };
-                let (yes, no) = (self.add(yes), self.add(no));
-                Node::Test { field: test.field.to_string(), op, value: test.value, yes, no }
-            }
-            tree::Node::Chain { first, then } => {
-                let (first, then) = (self.add(first), self.add(then));
-                Node::Chain { first, then }
+    fn of(diagram: &Diagram) -> Self {
+        let kinds = Family::ALL.into_iter().flat_map(|family| Proto::ALL.map(|proto| (family, proto)));
+        let root = |(family, proto)| Root {
+            family: Family::to_string(&family),
+            protocol: Proto::to_string(&proto),
+            node: diagram.root(family, proto).map(NodeId::index),
+        };
+        let node = |(id, node): (NodeId, &diagram::Node)| match node {
+            diagram::Node::Miss => Node::Miss,
+            diagram::Node::Rule(rule) => Node::Rule { rule: *rule },
+            diagram::Node::Test { field, arms } => {
+                let last = |last| value(*field, diagram.family(id), last);
+                let arm = |arm: &diagram::Arm| Arm { last: last(arm.last), node: arm.then.index() };
+                Node::Test { field: field.keyword(), arms: arms.iter().map(arm).collect() }
             }
         };
-        self.nodes.push(node);
-        self.nodes.len() - 1
+        Nodes { roots: kinds.map(root).collect(), nodes: diagram.nodes().map(node).collect() }
     }
 }
 

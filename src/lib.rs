@@ -3,7 +3,7 @@
 //! Data flows one way, and every arrow is one public function:
 //!
 //! ```text
-//! text --parse--> AST --check--> IR --build--> tree --compile--> program --wrap--> ELF --load--> kernel --attach--> hook
+//! text --parse--> AST --check--> IR --build--> diagram --compile--> program --wrap--> ELF --load--> kernel --attach--> hook
 //! ```
 //!
 //! A stage imports only what is to its left. Everything up to `load` is pure.
@@ -13,20 +13,23 @@ pub mod cli;
 pub mod codegen;
 pub mod demo;
 pub mod diag;
+pub mod diagram;
 pub mod dissect;
 pub mod doctor;
 pub mod elf;
 pub mod explain;
+pub mod field;
 pub mod ir;
 pub mod json;
 pub mod kernel;
+pub mod matches;
 pub mod mirror;
 pub mod net;
 pub mod packet;
 pub mod paint;
 pub mod policy;
+pub mod protocol;
 pub mod rule_text;
 pub mod syntax;
-pub mod tree;
 
 pub use check::{Checked, Lists, read, read_lists};

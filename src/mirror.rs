@@ -20,6 +20,7 @@ mod far;
 use std::fmt;
 
 use crate::diag::{Diagnostic, Source, Span};
+use crate::field::Field;
 use crate::ir::{Action, End, Rule, Ruleset, Side};
 use crate::{check, rule_text};
 
@@ -154,9 +155,9 @@ fn hook(ruleset: &Ruleset) -> Result<bool, Vec<Diagnostic>> {
 fn is_request(rule: &Rule) -> Option<bool> {
     match &rule.action {
         Action::Alias { end, .. } | Action::Unalias { end, .. } => Some(*end == End::Dport),
-        Action::Funnel(_) => match (rule.sport.is_universal(), rule.dport.is_universal()) {
-            (true, false) => Some(true),
-            (false, true) => Some(false),
+        Action::Funnel(_) => match (rule.matches_on(Field::SPORT), rule.matches_on(Field::DPORT)) {
+            (false, true) => Some(true),
+            (true, false) => Some(false),
             _ => None,
         },
         Action::Accept | Action::Drop | Action::Unfunnel { .. } => None,
@@ -213,11 +214,11 @@ pub fn end(service: &Ruleset, client: bool) -> Result<Vec<(Side, Ruleset)>, Vec<
 }
 
 fn names_addresses(rule: &Rule) -> bool {
-    rule.saddr != rule.saddr.widened() || rule.daddr != rule.daddr.widened()
+    rule.matches_on(Field::SADDR) || rule.matches_on(Field::DADDR)
 }
 
 fn without_addresses(rule: &Rule) -> Rule {
-    Rule { saddr: rule.saddr.widened(), daddr: rule.daddr.widened(), ..rule.clone() }
+    rule.clone().with(|_, matches| matches.without(Field::SADDR).without(Field::DADDR))
 }
 
 /// What `check` would say against the new rules, at the rules that they come from.

@@ -3,11 +3,9 @@
 //! Takes a [`Rule`], gives a line that `check` reads back to the same sets and action. Never looks at
 //! how the rule was written.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
-use range_set_blaze::{Integer, RangeSetBlaze};
-
-use crate::ir::{Action, Addresses, Family, Funnel, Rule};
+use crate::field::{Field, Notation};
+use crate::ir::{Action, Family, Funnel, Rule};
+use crate::matches::{self, Ports, Set, universe};
 use crate::syntax::FLAGS;
 
 /// The rule on one line, without its end.
@@ -19,16 +17,10 @@ pub fn rule(rule: &Rule) -> String {
         [false, true] => words.push(Family::V6.to_string()),
         _ => {}
     }
-    for (word, set) in [("saddr", &rule.saddr), ("daddr", &rule.daddr)] {
-        if *set != set.widened() {
-            words.push(format!("{word} {}", addresses(set)));
-        }
-    }
+    let (of_ip, of_proto): (Vec<Field>, Vec<Field>) = Field::all().partition(|field| !field.is_l4());
+    words.extend(of_ip.into_iter().filter_map(|field| matched(rule, field)));
     words.push(rule.proto.to_string());
-    let ports = [("sport", &rule.sport), ("dport", &rule.dport)];
-    for (word, set) in ports.into_iter().filter(|(_, set)| !set.is_universal()) {
-        words.push(format!("{word} {}", self::ports(set)));
-    }
+    words.extend(of_proto.into_iter().filter_map(|field| matched(rule, field)));
     format!("{} actions {}", words.join(" "), actions(rule))
 }
 
@@ -70,40 +62,52 @@ pub fn action(action: &Action) -> String {
     }
 }
 
-/// What stands behind `saddr` or `daddr`.
-fn addresses(set: &Addresses) -> String {
-    match Family::ALL.map(|family| set.has(family)) {
-        [_, false] => return addresses4(&set.v4),
-        [false, true] => return addresses6(&set.v6),
-        [true, true] => {}
+/// The match on a field, if there is one.
+fn matched(rule: &Rule, field: Field) -> Option<String> {
+    if !rule.matches_on(field) {
+        return None;
     }
-    let both = |v4: &RangeSetBlaze<u32>, v6: &RangeSetBlaze<u128>| [prefixes4(v4), prefixes6(v6)].concat();
-    let (inside, outside) = (both(&set.v4, &set.v6), both(&!&set.v4, &!&set.v6));
-    // From outside, both versions must be named, too.
-    let named = !set.v4.is_universal() && !set.v6.is_universal();
-    if inside.len() <= outside.len() || !named { listed(inside) } else { format!("!= {}", listed(outside)) }
+    let sets = rule.each().map(|(family, matches)| (family, matches.get(field)));
+    let sets: Vec<_> =
+        sets.map(|(family, set)| (family, set.cloned().unwrap_or_else(|| universe(field, family)))).collect();
+    Some(format!("{field} {}", values(field, &sets)))
 }
 
-/// What stands there for IPv4 alone.
-pub fn addresses4(set: &RangeSetBlaze<u32>) -> String {
-    shorter(set, prefixes4)
+/// What is written after the field's keyword: `10.0.0.1`, `!= 10.0.0.1`, `{ 10.0.0.1, 10.0.0.8/29 }`; whichever of the
+/// set and its complement is shorter, if both can be written.
+pub fn values(field: Field, sets: &[(Family, Set)]) -> String {
+    let outside: Vec<_> =
+        sets.iter().map(|(family, set)| (*family, universe(field, *family) - set)).collect();
+    let all = |sets: &[(Family, Set)]| match field.row().notation {
+        Notation::Address => sets.iter().flat_map(|(family, set)| prefixes(*family, set)).collect::<Vec<_>>(),
+        // The same numbers in both families.
+        Notation::Number(_) => sets.first().map(|(_, set)| ranges(field, set)).unwrap_or_default(),
+    };
+    let (inside, others) = (all(sets), all(&outside));
+    let can_be_written = |sets: &[(Family, Set)]| match &field.row().notation {
+        // From outside, every family must be named, too.
+        Notation::Address => sets.iter().all(|(_, set)| !set.is_empty()),
+        Notation::Number(number) => sets.iter().all(|(_, set)| set.first() >= Some(number.min.into())),
+    };
+    let negated = match (can_be_written(sets), can_be_written(&outside)) {
+        (true, false) => false,
+        (false, _) => true,
+        (true, true) => matches!(field.row().notation, Notation::Address) && others.len() < inside.len(),
+    };
+    if negated { format!("!= {}", listed(others)) } else { listed(inside) }
 }
 
-/// The same for IPv6.
-pub fn addresses6(set: &RangeSetBlaze<u128>) -> String {
-    shorter(set, prefixes6)
+/// A set of values as its elements, whether they can be written in a rule or not.
+pub fn elements(field: Field, family: Family, set: &Set) -> String {
+    listed(match field.row().notation {
+        Notation::Address => prefixes(family, set),
+        Notation::Number(_) => ranges(field, set),
+    })
 }
 
-/// What stands behind `sport` or `dport`.
-pub fn ports(set: &RangeSetBlaze<u16>) -> String {
-    // Port 0 cannot be written: of a set and its complement, it is in one.
-    if set.contains(0) { format!("!= {}", listed(port_ranges(&!set))) } else { listed(port_ranges(set)) }
-}
-
-/// `10.0.0.1`, `!= 10.0.0.1`, `{ 10.0.0.1, 10.0.0.8/29 }`: whichever of a set and its complement is shorter.
-fn shorter<T: Integer>(set: &RangeSetBlaze<T>, items: fn(&RangeSetBlaze<T>) -> Vec<String>) -> String {
-    let (inside, outside) = (items(set), items(&!set));
-    if inside.len() <= outside.len() { listed(inside) } else { format!("!= {}", listed(outside)) }
+/// Ports as one writes them.
+pub fn ports(ports: &Ports) -> String {
+    values(Field::DPORT, &[(Family::V4, matches::widened(ports).as_ref().clone())])
 }
 
 fn listed(items: Vec<String>) -> String {
@@ -113,28 +117,24 @@ fn listed(items: Vec<String>) -> String {
     }
 }
 
-fn port_ranges(set: &RangeSetBlaze<u16>) -> Vec<String> {
+fn ranges(field: Field, set: &Set) -> Vec<String> {
+    let show = |value: u128| field.show(Family::V4, value);
     set.ranges()
-        .map(|range| match (range.start(), range.end()) {
-            (first, last) if first == last => first.to_string(),
-            (first, last) => format!("{first}-{last}"),
+        .map(|range| match (*range.start(), *range.end()) {
+            (first, last) if first == last => show(first),
+            (first, last) => format!("{}-{}", show(first), show(last)),
         })
         .collect()
 }
 
-fn prefixes4(set: &RangeSetBlaze<u32>) -> Vec<String> {
-    let ranges = set.ranges().map(|range| (u128::from(*range.start()), u128::from(*range.end())));
-    let show = |first: u128| Ipv4Addr::from(u32::try_from(first).unwrap_or(u32::MAX)).to_string();
-    ranges.flat_map(|(first, last)| prefixes(first, last, 32, show)).collect()
-}
-
-fn prefixes6(set: &RangeSetBlaze<u128>) -> Vec<String> {
-    let show = |first: u128| Ipv6Addr::from(first).to_string();
-    set.ranges().flat_map(|range| prefixes(*range.start(), *range.end(), 128, show)).collect()
+fn prefixes(family: Family, set: &Set) -> Vec<String> {
+    let width = Field::SADDR.max(family).count_ones();
+    let show = |first: u128| Field::SADDR.show(family, first);
+    set.ranges().flat_map(|range| cut_into_prefixes(*range.start(), *range.end(), width, show)).collect()
 }
 
 /// The fewest prefixes that make up the range, of addresses with this many bits.
-fn prefixes(mut first: u128, last: u128, width: u32, show: impl Fn(u128) -> String) -> Vec<String> {
+fn cut_into_prefixes(mut first: u128, last: u128, width: u32, show: impl Fn(u128) -> String) -> Vec<String> {
     let mut found = Vec::new();
     loop {
         // As large as alignment and what is left allow.
@@ -152,12 +152,12 @@ fn prefixes(mut first: u128, last: u128, width: u32, show: impl Fn(u128) -> Stri
 
 #[cfg(test)]
 mod tests {
-    use super::prefixes;
+    use super::cut_into_prefixes;
     use crate::diag::Source;
 
     #[test]
     fn a_range_is_cut_into_the_fewest_prefixes() {
-        let of = |first, last, width| prefixes(first, last, width, |first| first.to_string());
+        let of = |first, last, width| cut_into_prefixes(first, last, width, |first| first.to_string());
         assert_eq!(of(0, u128::from(u32::MAX), 32), ["0/0"]);
         assert_eq!(of(0, u128::MAX, 128), ["0/0"]);
         assert_eq!(of(7, 7, 32), ["7"]);

@@ -116,9 +116,12 @@ fn only_check_asks_for_guards() {
 
 #[test]
 fn compile_puts_data_on_stdout_only() {
-    for (emit, word) in
-        [("asm", "exit"), ("hex", "95 00 00 00 00 00 00 00"), ("tree", "dport == 4739 -> rule 0")]
-    {
+    for (emit, word) in [
+        ("asm", "exit"),
+        ("hex", "95 00 00 00 00 00 00 00"),
+        ("diagram", "dport 4739 -> rule 0"),
+        ("tree", "dport 4739 -> rule 0"),
+    ] {
         let output = run(sfunnel(&["compile", "-", "--emit", emit]), RULES);
         assert_eq!((code(&output), talk(&output).as_str()), (0, ""), "{emit}");
         assert!(out(&output).contains(word), "{emit}: {}", out(&output));

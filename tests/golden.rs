@@ -2,7 +2,7 @@
 //!
 //! Each file of `testdata/golden/` is a test. Prose on top says what to look at; `-- rules --` is the input
 //! (`-- rules, segmented on egress --`, or ingress: for an interface with a segmentation pair; `cut`: with a macvlan on
-//! it); of the sections `tree`, `listing` and `summary` those that are there are compared. `-- devices --` has no input:
+//! it); of the sections `diagram`, `listing` and `summary` those that are there are compared. `-- devices --` has no input:
 //! the sections are the programs for the devices beside an interface.
 //! `BLESS=1` (`cargo xtask bless`) rewrites them. Needs no privilege.
 
@@ -15,9 +15,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use pretty_assertions::StrComparison;
 use sfunnel::codegen::{self, Large, Link, Options, Via};
 use sfunnel::diag::{self, Source};
+use sfunnel::diagram::{self, Diagram};
 use sfunnel::ir::Side;
 use sfunnel::ir::{Family, Proto, Ruleset};
-use sfunnel::tree::{self, Node, Tree};
 
 fn main() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/golden");
@@ -121,7 +121,7 @@ fn sections(text: &str) -> (&str, Vec<(&str, &str)>) {
 
 struct Stages {
     ruleset: Ruleset,
-    tree: Tree,
+    diagram: Diagram,
     program: Program,
 }
 
@@ -130,17 +130,17 @@ impl Stages {
         let source = Source::new("rules", rules);
         let checked = sfunnel::read(&source).map_err(|d| diag::render(&source, &d, false))?;
         let ruleset = checked.ruleset;
-        let tree = tree::build(&ruleset);
-        let program = codegen::compile(&ruleset, &tree, options).map_err(|e| e.to_string())?;
-        Ok(Stages { ruleset, tree, program })
+        let diagram = diagram::build(&ruleset);
+        let program = codegen::compile(&ruleset, &diagram, options).map_err(|e| e.to_string())?;
+        Ok(Stages { ruleset, diagram, program })
     }
 
     fn section(&self, name: &str) -> Result<String, Failed> {
         match name {
-            "tree" => Ok(self.tree.to_string()),
+            "diagram" => Ok(self.diagram.to_string()),
             "listing" => Ok(self.program.listing(&|rule| self.title(rule))),
             "summary" => {
-                let depth = |family| Proto::ALL.map(|proto| depth(self.tree.root(family, proto)));
+                let depth = |family| Proto::ALL.map(|proto| self.diagram.depth(family, proto));
                 let ([tcp, udp], [tcp6, udp6]) = (depth(Family::V4), depth(Family::V6));
                 let (slots, long) = (self.program.slots(), self.program.long_jumps());
                 let six = if tcp6 + udp6 == 0 {
@@ -157,14 +157,5 @@ impl Stages {
     fn title(&self, rule: u32) -> Option<String> {
         let index = usize::try_from(rule).ok()?;
         Some(format!("rule {rule}: {}", self.ruleset.rules.get(index)?.text))
-    }
-}
-
-/// Compares on the longest way from the root to a leaf.
-fn depth(node: &Node) -> usize {
-    match node {
-        Node::Miss | Node::Rule(_) => 0,
-        Node::Test { yes, no, .. } => 1 + depth(yes).max(depth(no)),
-        Node::Chain { first, then } => depth(first) + depth(then),
     }
 }

@@ -1,6 +1,6 @@
 //! The generated programs against the reference model, in the running kernel.
 //!
-//! Three engines (model, tree, kernel) must agree on random rulesets and on packets at the rules'
+//! Three engines (model, diagram, kernel) must agree on random rulesets and on packets at the rules'
 //! boundaries; every program must pass the verifier without dead code. A failure is shrunk and
 //! printed as a file to save in `testdata/regressions/`, which are replayed first. Also: rulesets
 //! of 65,536 rules, devices without a link header, and loading with nothing but two capabilities.
@@ -12,6 +12,7 @@ mod counters;
 
 use std::cell::RefCell;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -20,7 +21,9 @@ use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use range_set_blaze::RangeSetBlaze;
 use sfunnel::codegen::Link;
 use sfunnel::explain;
+use sfunnel::field::Field;
 use sfunnel::ir;
+use sfunnel::matches::{Key, Matches};
 use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
 use support::rules::{Action, Rule};
@@ -42,7 +45,7 @@ fn cases_that_once_failed_do_not_fail_again() {
 }
 
 #[test]
-fn model_tree_and_kernel_agree_on_random_rulesets() {
+fn model_diagram_and_kernel_agree_on_random_rulesets() {
     if !require(&[Need::Root]) {
         return;
     }
@@ -62,7 +65,7 @@ fn model_tree_and_kernel_agree_on_random_rulesets() {
 
 fn agree_on_random(cases: u32, done: &AtomicUsize) {
     let mut loader = Loader::default();
-    // Few rules mostly: their packets hit more often. Many sometimes: their tree is deeper.
+    // Few rules mostly: their packets hit more often. Many sometimes: their diagram is deeper.
     let rulesets = prop_oneof![
         8 => arb::case(1..9usize),
         3 => arb::case(9..33usize),
@@ -102,9 +105,9 @@ fn smallest(loader: &mut Loader, mut case: Case) -> Case {
     case
 }
 
-/// No kernel needed: the tree against a plain scan, at every rule's boundaries.
+/// No kernel needed: the diagram against a plain scan, at every rule's boundaries.
 #[test]
-fn the_tree_finds_the_first_rule_that_matches() {
+fn the_diagram_finds_the_first_rule_that_matches() {
     let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&arb::case(1..60usize), |case| {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
@@ -112,7 +115,7 @@ fn the_tree_finds_the_first_rule_that_matches() {
         for packet in &case.packets {
             let outcome = model::run(&case.rules, &packet.frame, 0, model::Link::Ethernet);
             if let Some(key) = outcome.key {
-                let found = engine::lookup(&compiled.tree, &key).expect("a protocol");
+                let found = engine::lookup(&compiled.diagram, &key).expect("a protocol");
                 prop_assert_eq!(found, outcome.rule, "{}", packet.words);
             }
         }
@@ -123,10 +126,10 @@ fn the_tree_finds_the_first_rule_that_matches() {
     }
 }
 
-/// Sets of IPv6 addresses become boxes of 32-bit words: sets of any ranges, against the sets
+/// Sets of IPv6 addresses: sets of any ranges, against the sets
 /// themselves, at and beside their ends.
 #[test]
-fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
+fn the_diagram_finds_ipv6_addresses_in_sets_of_any_ranges() {
     let word = || prop_oneof![3 => Just(0u32), 3 => Just(u32::MAX), 2 => 0u32..3, 1 => any::<u32>()];
     let address = || {
         (word(), word(), word(), word()).prop_map(|(a, b, c, d)| {
@@ -140,32 +143,35 @@ fn the_tree_finds_ipv6_addresses_in_sets_of_any_ranges() {
     let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
     let rulesets = proptest::collection::vec((ranges(), ranges(), any::<bool>()), 1..6);
     let result = TestRunner::new(config).run(&rulesets, |rules| {
-        let rule = |(saddr, daddr, any): &(Vec<_>, Vec<_>, bool)| ir::Rule {
-            text: String::new(),
-            span: sfunnel::diag::Span::default(),
-            proto: ir::Proto::Tcp,
-            saddr: if *any { ir::Addresses::every(ir::Family::V6) } else { set(saddr).into() },
-            daddr: set(daddr).into(),
-            sport: RangeSetBlaze::universe(),
-            dport: RangeSetBlaze::universe(),
-            action: ir::Action::Accept,
-            nat: ir::Nat::default(),
-            mark: None,
-            counter: false,
+        let rule = |(saddr, daddr, any): &(Vec<_>, Vec<_>, bool)| {
+            let v6 = ir::Family::V6;
+            let to = Matches::default().with(Field::DADDR, v6, Arc::new(set(daddr)));
+            let from = |matches: Matches| matches.with(Field::SADDR, v6, Arc::new(set(saddr)));
+            ir::Rule {
+                text: String::new(),
+                span: sfunnel::diag::Span::default(),
+                proto: ir::Proto::Tcp,
+                matches: [None, Some(if *any { to } else { from(to) })],
+                action: ir::Action::Accept,
+                nat: ir::Nat::default(),
+                mark: None,
+                counter: false,
+            }
         };
         let ruleset = ir::Ruleset { rules: rules.iter().map(rule).collect() };
-        let tree = sfunnel::tree::build(&ruleset);
+        let diagram = sfunnel::diagram::build(&ruleset);
         let near = |ranges: &Vec<(u128, u128)>| -> Vec<u128> {
             let ends = ranges.iter().flat_map(|(a, b)| [*a, *b]);
             ends.flat_map(|end| [end, end.wrapping_add(1), end.wrapping_sub(1)]).collect()
         };
         for saddr in rules.iter().flat_map(|rule| near(&rule.0)) {
             for daddr in rules.iter().flat_map(|rule| near(&rule.1)) {
-                let hosts = sfunnel::tree::Hosts::V6 { saddr, daddr };
-                let key = sfunnel::tree::Key { proto: ir::Proto::Tcp, hosts, sport: 1, dport: 2 };
-                let scan = |rule: &ir::Rule| rule.saddr.v6.contains(saddr) && rule.daddr.v6.contains(daddr);
-                let expected = ruleset.rules.iter().position(scan);
-                prop_assert_eq!(tree.lookup(&key), expected, "{:x} > {:x}", saddr, daddr);
+                let key = Key::new(ir::Family::V6, ir::Proto::Tcp)
+                    .with(Field::SADDR, saddr)
+                    .with(Field::DADDR, daddr)
+                    .with_ports(1, 2);
+                let expected = ruleset.rules.iter().position(|rule| rule.matches(&key));
+                prop_assert_eq!(diagram.lookup(&key), expected, "{:x} > {:x}", saddr, daddr);
             }
         }
         Ok(())
@@ -786,7 +792,7 @@ fn without_a_link_header_the_packet_starts_with_ip() {
                 let packet = &Packet::parse(&words).expect("words").frame()[14..];
                 let model = model::run(&rules, packet, 0, model::Link::None);
                 if let Some(key) = &model.key {
-                    assert_eq!(engine::lookup(&compiled.tree, key).expect("a protocol"), model.rule);
+                    assert_eq!(engine::lookup(&compiled.diagram, key).expect("a protocol"), model.rule);
                 }
                 let (verdict, frame) = loaded.run(packet, SkBuff::default()).expect("a run");
                 assert_eq!(verdict, model.verdict.code(), "{words}");

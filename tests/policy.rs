@@ -14,7 +14,7 @@ use sfunnel::codegen::counters::Reason;
 use sfunnel::diag::Source;
 use sfunnel::explain::words;
 use sfunnel::net::Mark;
-use sfunnel::{check, codegen, policy, tree};
+use sfunnel::{check, codegen, diagram, policy};
 use support::lab::{DEADLINE, Ns};
 use support::wire::Wire;
 use support::{Need, require};
@@ -135,9 +135,9 @@ fn shown(args: &[&str]) -> String {
 /// The hashes of all programs that `doctor` tries for these rules.
 fn tried(rules: &str) -> Vec<String> {
     let ruleset = check::read(&Source::new("rules", rules)).expect("rules").ruleset;
-    let tree = tree::build(&ruleset);
+    let diagram = diagram::build(&ruleset);
     let hash =
-        |options| Mark::new(&codegen::compile(&ruleset, &tree, options).expect("a program").bytes(), 0).hash;
+        |options| Mark::new(&codegen::compile(&ruleset, &diagram, options).expect("a program").bytes(), 0).hash;
     policy::every(&ruleset).into_iter().map(hash).collect()
 }
 

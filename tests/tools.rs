@@ -305,7 +305,7 @@ fn json() -> serde_json::Value {
 #[test]
 fn rules_are_in_the_json_as_sets() {
     let json = json();
-    assert_eq!(json["version"], 1);
+    assert_eq!(json["version"], 2);
     assert_eq!((&json["source"], &json["link"]), (&"many.sf".into(), &"ethernet".into()));
     let rules = json["rules"].as_array().expect("rules");
     assert_eq!(rules.len(), 4);
@@ -318,7 +318,7 @@ fn rules_are_in_the_json_as_sets() {
         serde_json::json!({ "kind": "funnel", "protocol": "tcp", "sport": 540, "dport": 179, "flags": 2 });
     assert_eq!((&rules[1]["action"], &rules[1]["line"]), (&funnel, &2.into()));
     assert_eq!(rules[2]["action"]["ports"], serde_json::json!([[8080, 8081], [8443, 8443]]));
-    assert_eq!(rules[2]["sport"], serde_json::json!([[0, 65535]]));
+    assert_eq!(rules[2]["ip"]["sport"], serde_json::json!([[0, 65535]]));
     assert_eq!(rules[3]["action"]["dport"], serde_json::json!([[4739, 4739]]));
     assert_eq!((&rules[3]["mark"], &rules[3]["counter"]), (&7.into(), &true.into()));
     assert_eq!((&rules[2]["mark"], &rules[2]["counter"]), (&serde_json::Value::Null, &false.into()));
@@ -335,37 +335,43 @@ fn lines_in_the_json_are_those_of_the_file() {
 }
 
 #[test]
-fn the_tree_in_the_json_can_be_walked() {
+fn the_diagram_in_the_json_can_be_walked() {
     let json = json();
-    let nodes = &json["tree"]["nodes"];
-    let walk = |proto: &str, daddr: u64, dport: u64| {
-        let roots = json["tree"]["roots"].as_array().expect("roots");
+    let nodes = &json["diagram"]["nodes"];
+    let walk = |proto: &str, daddr: &str, dport: u64| {
+        let roots = json["diagram"]["roots"].as_array().expect("roots");
         let root =
             roots.iter().find(|root| root["family"] == "ip" && root["protocol"] == proto).expect("a root");
         let mut at = root["node"].clone();
         loop {
             let node = &nodes[usize::try_from(at.as_u64().expect("a number")).expect("small")];
             let value = match node["field"].as_str() {
-                Some("daddr") => daddr,
+                Some("daddr") => {
+                    u64::from(daddr.parse::<std::net::Ipv4Addr>().expect("an address").to_bits())
+                }
                 Some("dport") => dport,
                 _ => 0,
             };
-            let wanted = node["value"].as_u64();
+            let number = |last: &serde_json::Value| match last.as_str() {
+                Some(address) => address.parse::<std::net::Ipv4Addr>().expect("an address").to_bits().into(),
+                None => last.as_u64().expect("a number"),
+            };
+            let is_there = |arm: &&serde_json::Value| value <= number(&arm["last"]);
             at = match node["kind"].as_str().expect("a kind") {
-                "test" if node["op"] == "==" => {
-                    node[if Some(value) == wanted { "yes" } else { "no" }].clone()
+                "test" => {
+                    node["arms"].as_array().expect("arms").iter().find(is_there).expect("an arm")["node"]
+                        .clone()
                 }
-                "test" => node[if Some(value) <= wanted { "yes" } else { "no" }].clone(),
                 "rule" => return node["rule"].as_u64(),
                 "miss" => return None,
-                other => panic!("{other} in so small a tree"),
+                other => panic!("{other} in a diagram"),
             };
         }
     };
-    assert_eq!(walk("tcp", 0x0a01_0203, 80), Some(0));
-    assert_eq!(walk("tcp", 0x0b01_0203, 80), Some(2));
-    assert_eq!(walk("tcp", 0x0b01_0203, 81), None);
-    assert_eq!(walk("udp", 0, 4739), Some(1));
+    assert_eq!(walk("tcp", "10.1.2.3", 80), Some(0));
+    assert_eq!(walk("tcp", "11.1.2.3", 80), Some(2));
+    assert_eq!(walk("tcp", "11.1.2.3", 81), None);
+    assert_eq!(walk("udp", "0.0.0.0", 4739), Some(1));
 }
 
 #[test]
@@ -374,10 +380,10 @@ fn instructions_in_the_json_are_those_of_the_program() {
     let instructions = json["instructions"].as_array().expect("instructions");
     let source = sfunnel::diag::Source::new("test", MANY);
     let ruleset = sfunnel::read(&source).expect("rules").ruleset;
-    let tree = sfunnel::tree::build(&ruleset);
+    let diagram = sfunnel::diagram::build(&ruleset);
     let program = sfunnel::codegen::compile(
         &ruleset,
-        &tree,
+        &diagram,
         sfunnel::codegen::Options::pass_gso(sfunnel::codegen::Link::Ethernet),
     )
     .expect("a program");

@@ -6,7 +6,6 @@ mod support;
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::Source;
 use sfunnel::ir::{Family, Proto};
-use sfunnel::tree::Node;
 use support::packet::Packet;
 use support::testrun::{Loader, SkBuff};
 use support::{Need, engine, require};
@@ -366,23 +365,15 @@ fn upstream_trap_the_next_program_on_the_hook_still_runs() {
     );
 }
 
-/// Compares on the longest way from the root to a leaf.
-fn compares(node: &Node) -> u32 {
-    match node {
-        Node::Miss | Node::Rule(_) => 0,
-        Node::Test { yes, no, .. } => 1 + compares(yes).max(compares(no)),
-        Node::Chain { first, then } => compares(first) + compares(then),
-    }
-}
-
 #[test]
 fn upstream_trap_lookup_is_no_scan_of_all_rules() {
     for count in [64_usize, 256, 500, 4096] {
         let text = support::rules::text(&support::arb::many(count));
-        let tree = engine::compile(&text, Link::Ethernet).expect("a program").tree;
-        let most = Proto::ALL.map(|proto| compares(tree.root(Family::V4, proto)));
+        let diagram = engine::compile(&text, Link::Ethernet).expect("a program").diagram;
+        let most = Proto::ALL.map(|proto| diagram.depth(Family::V4, proto));
         let most = most.into_iter().max().expect("two");
-        assert!(most <= 2 * count.ilog2(), "{count} rules: {most} compares");
+        let allowed = usize::try_from(2 * count.ilog2()).expect("a small number");
+        assert!(most <= allowed, "{count} rules: {most} compares");
     }
 }
 
@@ -397,8 +388,8 @@ fn upstream_trap_a_funnel_and_its_unfunnel_call_the_kernel_three_times_at_most()
         ] {
             let source = Source::new("rules", rule.as_str());
             let ruleset = sfunnel::read(&source).expect("rules").ruleset;
-            let tree = sfunnel::tree::build(&ruleset);
-            let program = codegen::compile(&ruleset, &tree, codegen::Options::pass_gso(Link::Ethernet))
+            let diagram = sfunnel::diagram::build(&ruleset);
+            let program = codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(Link::Ethernet))
                 .expect("a program");
             let calls = calls_on_the_way(&program.listing(&|_| None));
             assert!(calls.contains(&"bpf_skb_adjust_room".to_owned()), "{rule}: another way: {calls:?}");

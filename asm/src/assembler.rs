@@ -111,6 +111,11 @@ impl Assembler {
         self.reachable = true;
     }
 
+    /// How many instructions have been appended.
+    pub fn position(&self) -> usize {
+        self.items.len()
+    }
+
     /// Appends an instruction.
     pub fn push(&mut self, insn: Insn) {
         self.append(What::Op(insn));

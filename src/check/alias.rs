@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use range_set_blaze::RangeSetBlaze;
 
 use super::Matches;
-use super::overlap::Pair;
+use super::Pair;
 use super::set::Shown;
 use crate::diag::{Diagnostic, Span};
 use crate::ir::{Action, End};
@@ -26,12 +26,11 @@ pub(super) fn alias(
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
     let word = side.port_keyword();
-    let matched = side.of(&matches.sport, &matches.dport);
     if let Some(wrong) = not_tcp(rule, matches, &format!("funnel udp sport 540 dport {port}")) {
         faults.push(wrong);
         return None;
     }
-    if single(matched.as_ref()) == Some(port) {
+    if matches.ports(side).as_ref().and_then(only) == Some(port) {
         let error =
             Diagnostic::error("the rule renames a port to itself", span(rule), format!("to port {port}"));
         let error = match place(rule, side) {
@@ -55,7 +54,8 @@ pub(super) fn unalias(
         faults.push(wrong);
         return None;
     }
-    let (sport, dport) = (single(matches.sport.as_ref()), single(matches.dport.as_ref()));
+    let [sport, dport] =
+        [Side::Source, Side::Destination].map(|side| matches.ports(side).as_ref().and_then(only));
     let side = match (sport, dport) {
         (Some(_), None) => Side::Source,
         (None, Some(_)) => Side::Destination,
@@ -115,11 +115,7 @@ pub(super) fn lists(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     let mut restored: BTreeMap<u16, (RangeSetBlaze<u16>, usize)> = BTreeMap::new();
     for (index, (written, rule)) in rules.iter().enumerate() {
         let Action::Unalias { end, ports } = &rule.action else { continue };
-        let shared = match end {
-            End::Sport => &rule.sport,
-            End::Dport => &rule.dport,
-        };
-        let Some(shared) = shared.first() else { continue };
+        let Some(shared) = rule.ports(*end).first() else { continue };
         if ports.contains(shared) && found.len() < MOST_TOLD {
             let warning = Diagnostic::warning(
                 format!("port {shared} is on its own list"),
@@ -149,15 +145,12 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
     let mut found = Vec::new();
     for (written, rule) in rules {
         let Action::Alias { end, port } = &rule.action else { continue };
-        let from = match end {
-            End::Sport => &rule.sport,
-            End::Dport => &rule.dport,
-        };
+        let from = rule.ports(*end);
         // Chains are known to belong together: see `way_back`.
         if written.chain.is_some() {
             continue;
         }
-        let (Some((listed, first)), Some(from)) = (restored.get(port), only(from)) else { continue };
+        let (Some((listed, first)), Some(from)) = (restored.get(port), only(&from)) else { continue };
         if listed.contains(from) {
             continue;
         }
@@ -190,10 +183,6 @@ pub(super) fn show(list: &RangeSetBlaze<u16>) -> String {
         [one] => one.clone(),
         many => format!("{{ {} }}", many.join(", ")),
     }
-}
-
-fn single(matched: Option<&RangeSetBlaze<u16>>) -> Option<u16> {
-    only(matched?)
 }
 
 pub(super) fn only(set: &RangeSetBlaze<u16>) -> Option<u16> {

@@ -2,7 +2,7 @@
 //!
 //! Legal rules go in, lists of them come out. Never looks into a rule.
 
-use super::overlap::Pair;
+use super::Pair;
 use crate::diag::{Diagnostic, Span};
 use crate::ir::{Ruleset, Rulesets, Side};
 use crate::syntax::ast::{Ast, Chain, Head, Rule};

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::diag::Diagnostic;
-use crate::ir::{Addresses, Family};
+use crate::ir::Family;
 use crate::syntax::ast::{ActionKind, Item, Match, MatchKind, Rule, Version};
 
 /// Both, or the one that is said; and what is said against it.
@@ -71,16 +71,6 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
         family = Some(version);
     }
     Ok(family)
-}
-
-/// What a rule without a match on addresses matches.
-pub(super) fn any_address(family: Option<Family>) -> Addresses {
-    let [v4, v6] = Family::ALL.map(Addresses::every);
-    match family {
-        Some(Family::V4) => v4,
-        Some(Family::V6) => v6,
-        None => Addresses { v4: v4.v4, v6: v6.v6 },
-    }
 }
 
 fn version_of(item: &Item<IpAddr>) -> Version {

@@ -4,46 +4,56 @@
 
 use std::fmt;
 use std::net::IpAddr;
-
-use range_set_blaze::RangeSetBlaze;
+use std::sync::Arc;
 
 use crate::diag::Diagnostic;
-use crate::ir::Addresses;
-use crate::syntax::ast::{Item, Set};
+use crate::field::Field;
+use crate::matches::{self, Ports, Set};
+use crate::protocol::Family;
+use crate::syntax::ast::{self, Item};
 
 /// Overlaps in one set: who has made one mistake a thousand times need not be told as often.
 const MOST_TOLD: usize = 20;
 
+/// Values of a field by family, IPv4 first. `None`: no packet of that family has one of them.
+pub(super) type ByFamily = [Option<Arc<Set>>; 2];
+
 /// The ports of a set, or all others.
-pub(super) fn ports(set: &Set<u16>, negated: bool) -> RangeSetBlaze<u16> {
-    let ports = RangeSetBlaze::from_iter(set.items.iter().map(|item| item.first..=item.last));
+pub(super) fn ports(set: &ast::Set<u16>, negated: bool) -> Ports {
+    let ports = Ports::from_iter(set.items.iter().map(|item| item.first..=item.last));
     if negated { !ports } else { ports }
+}
+
+/// The same as values of a field.
+pub(super) fn numbers(set: &ast::Set<u16>, negated: bool) -> ByFamily {
+    let set = matches::widened(&ports(set, negated));
+    [Some(set.clone()), Some(set)]
 }
 
 /// The addresses of a set, or all others.
 ///
 /// The others are those of the versions of IP that are in the set: `!= 10.0.0.1` is about IPv4.
-pub(super) fn addresses(set: &Set<IpAddr>, negated: bool) -> Addresses {
+pub(super) fn addresses(set: &ast::Set<IpAddr>, negated: bool) -> ByFamily {
     let v4 = set.items.iter().filter_map(|item| match (item.first, item.last) {
-        (IpAddr::V4(first), IpAddr::V4(last)) => Some(first.to_bits()..=last.to_bits()),
+        (IpAddr::V4(first), IpAddr::V4(last)) => Some(first.to_bits().into()..=last.to_bits().into()),
         _ => None,
     });
     let v6 = set.items.iter().filter_map(|item| match (item.first, item.last) {
         (IpAddr::V6(first), IpAddr::V6(last)) => Some(first.to_bits()..=last.to_bits()),
         _ => None,
     });
-    let (mut v4, mut v6) = (RangeSetBlaze::from_iter(v4), RangeSetBlaze::from_iter(v6));
-    if negated && !v4.is_empty() {
-        v4 = !v4;
-    }
-    if negated && !v6.is_empty() {
-        v6 = !v6;
-    }
-    Addresses { v4, v6 }
+    let sets = [(Family::V4, Set::from_iter(v4)), (Family::V6, Set::from_iter(v6))];
+    sets.map(|(family, set)| {
+        let left = match negated && !set.is_empty() {
+            true => matches::universe(Field::SADDR, family) - set,
+            false => set,
+        };
+        (!left.is_empty()).then(|| Arc::new(left))
+    })
 }
 
 /// Elements that others hold already, in part or wholly.
-pub(super) fn overlaps<T: Copy + Ord + Shown>(set: &Set<T>) -> Vec<Diagnostic> {
+pub(super) fn overlaps<T: Copy + Ord + Shown>(set: &ast::Set<T>) -> Vec<Diagnostic> {
     let mut sorted: Vec<&Item<T>> = set.items.iter().collect();
     sorted.sort_by_key(|item| (item.first, std::cmp::Reverse(item.last)));
     let mut found = Vec::new();

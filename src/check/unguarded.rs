@@ -7,11 +7,12 @@
 
 use range_set_blaze::RangeSetBlaze;
 
+use super::Pair;
 use super::actions::main;
 use super::alias::MOST_TOLD;
-use super::overlap::Pair;
 use crate::diag::{Diagnostic, Span};
-use crate::ir::{Action, Funnel, Guard, Proto, Rule};
+use crate::field::Field;
+use crate::ir::{Action, End, Family, Funnel, Guard, Proto, Rule};
 use crate::rule_text;
 use crate::syntax::ast::{self, MatchKind, Side};
 
@@ -52,8 +53,8 @@ pub(super) fn services(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         }
     }
     let advice = headers.iter().filter_map(|(inner, _, flows)| {
-        let any_source = flows.iter().find(|flow| flow.sport.is_universal())?;
-        let any_destination = flows.iter().find(|flow| flow.dport.is_universal())?;
+        let any_source = flows.iter().find(|flow| !flow.matches_on(Field::SPORT))?;
+        let any_destination = flows.iter().find(|flow| !flow.matches_on(Field::DPORT))?;
         let advice = Diagnostic::warning(
             "a service without a guard",
             any_destination.span,
@@ -94,14 +95,13 @@ fn other_way(rules: &[Pair<'_>], written: &ast::Rule, rule: &Rule, inner: Proto)
     let others = rules.iter().filter(|(other, _)| written.chain.is_none() || other.chain != written.chain);
     for (_, other) in others.filter(|(_, other)| other.proto == inner) {
         let Action::Funnel(funnel) = other.action else { continue };
-        if funnel.outer == rule.proto
-            && rule.sport.contains(funnel.dport)
-            && rule.dport.contains(funnel.sport)
-            && !rule.saddr.is_disjoint(&other.daddr)
-            && !rule.daddr.is_disjoint(&other.saddr)
-        {
-            guard.sport |= &other.dport;
-            guard.dport |= &other.sport;
+        let answers = |family| {
+            let sent = other.of(family)?.funneled(family, funnel.sport, funnel.dport);
+            Some(rule.of(family)?.meets(&sent.reversed()))
+        };
+        if funnel.outer == rule.proto && Family::ALL.into_iter().any(|family| answers(family) == Some(true)) {
+            guard.sport |= &other.ports(End::Dport);
+            guard.dport |= &other.ports(End::Sport);
         }
     }
     let sides = [("sport", guard.sport), ("dport", guard.dport)];

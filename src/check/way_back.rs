@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use range_set_blaze::RangeSetBlaze;
 
+use super::Pair;
 use super::alias::{MOST_TOLD, only, show, span};
-use super::overlap::Pair;
 use crate::diag::Diagnostic;
 use crate::ir::{Action, End};
 use crate::syntax::ast::{Ast, Chain, Head};
@@ -38,10 +38,10 @@ pub(super) fn missing(ast: &Ast, rules: &[Pair<'_>]) -> Vec<Diagnostic> {
             }
             let missing = match &rule.action {
                 Action::Alias { end, port } => {
-                    not_restored(rules, rule_ports(rule, *end), (*end, *port), &back, there)
+                    not_restored(rules, &rule.ports(*end), (*end, *port), &back, there)
                 }
                 Action::Unalias { end, ports } => {
-                    let port = rule_ports(rule, *end).first().unwrap_or_default();
+                    let port = rule.ports(*end).first().unwrap_or_default();
                     not_hidden(ports, (*end, port), &back, there)
                 }
                 _ => None,
@@ -69,7 +69,7 @@ fn not_restored(
     back: &Ports,
     there: Head,
 ) -> Option<Missing> {
-    let end = opposite(end);
+    let end = end.other();
     let from = only(from);
     let known = back.get(&(end, port)).filter(|port| port.list.is_some());
     if known.is_some_and(|known| from.is_none_or(|from| known.restored.contains(from))) {
@@ -101,7 +101,7 @@ fn not_hidden(
     back: &Ports,
     there: Head,
 ) -> Option<Missing> {
-    let end = opposite(end);
+    let end = end.other();
     let hidden = back.get(&(end, port)).map(|port| port.hidden.clone()).unwrap_or_default();
     let open = &(ports - &hidden) - &RangeSetBlaze::from_iter([port]);
     let first = open.first()?;
@@ -123,10 +123,10 @@ fn ports(rules: &[Pair<'_>], chain: Chain) -> Ports {
         }
         match &rule.action {
             Action::Alias { end, port } => {
-                ports.entry((*end, *port)).or_default().hidden |= rule_ports(rule, *end)
+                ports.entry((*end, *port)).or_default().hidden |= &rule.ports(*end)
             }
             Action::Unalias { end, ports: list } => {
-                let Some(port) = rule_ports(rule, *end).first() else { continue };
+                let Some(port) = rule.ports(*end).first() else { continue };
                 let entry = ports.entry((*end, port)).or_default();
                 entry.restored |= list;
                 entry.list = entry.list.or(Some(index));
@@ -135,18 +135,4 @@ fn ports(rules: &[Pair<'_>], chain: Chain) -> Ports {
         }
     }
     ports
-}
-
-fn rule_ports(rule: &crate::ir::Rule, end: End) -> &RangeSetBlaze<u16> {
-    match end {
-        End::Sport => &rule.sport,
-        End::Dport => &rule.dport,
-    }
-}
-
-fn opposite(end: End) -> End {
-    match end {
-        End::Sport => End::Dport,
-        End::Dport => End::Sport,
-    }
 }

@@ -93,7 +93,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   sfunnel compile rules.sf
-  sfunnel compile rules.sf --emit tree
+  sfunnel compile rules.sf --emit diagram
   sfunnel compile rules.sf --emit json | jq '.rules[].normal'
   sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
     Compile(Compile),
@@ -326,8 +326,9 @@ pub enum Emit {
     Hex,
     /// An object file that any BPF loader takes
     Elf,
-    /// The decision tree
-    Tree,
+    /// The decision diagram
+    #[value(alias = "tree")]
+    Diagram,
     /// All of it, for other tools: docs/tools.md
     Json,
 }

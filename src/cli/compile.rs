@@ -63,12 +63,12 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     }
     let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
-        Emit::Tree => rules.tree.to_string().into_bytes(),
+        Emit::Diagram => rules.diagram.to_string().into_bytes(),
         Emit::Asm => compile()?.listing(&titles).into_bytes(),
         Emit::Hex => compile()?.hex(&titles).into_bytes(),
         Emit::Json => {
             let (link, program) = (args.link.into(), compile()?);
-            let document = json::document(&rules.source, &rules.ruleset, &rules.tree, &program, link);
+            let document = json::document(&rules.source, &rules.ruleset, &rules.diagram, &program, link);
             let mut text = serde_json::to_vec_pretty(&document)
                 .map_err(|error| Failure::Internal(format!("cannot write JSON: {error}")))?;
             text.push(b'\n');

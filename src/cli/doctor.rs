@@ -25,7 +25,7 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     if found.iter().all(|finding| finding.level != Level::Bad) {
         found.extend(lists.iter().flat_map(Lists::each).map(|(side, rules)| {
             let about = side.map_or("rules".to_owned(), |side| format!("rules {side}"));
-            doctor::of_rules(&rules.ruleset, &rules.tree, &about)
+            doctor::of_rules(&rules.ruleset, &rules.diagram, &about)
         }));
     }
     let wanted = interfaces(&target, &mut netlink)?;

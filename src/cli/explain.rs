@@ -179,7 +179,7 @@ impl Run {
         ruleset.rules.iter_mut().for_each(|rule| rule.counter = true);
         let counters = ruleset.counts().then(|| Counters::create(&ruleset)).transpose()?;
         let mut load = |options| {
-            let program = crate::codegen::compile(&ruleset, &rules.tree, options)?;
+            let program = crate::codegen::compile(&ruleset, &rules.diagram, options)?;
             let mapped = match &counters {
                 Some(counters) => program.with_maps(&counters.descriptors()),
                 None => program.clone(),
@@ -234,9 +234,9 @@ fn explain<'a>(
 ) -> Result<Explained<'a>, Failure> {
     let matching = explain::key(&sample.frame).map(|key| (explain::matching(&rules.ruleset, &key), key));
     if let Ok((matching, key)) = &matching
-        && rules.tree.lookup(key) != matching.rule
+        && rules.diagram.lookup(key) != matching.rule
     {
-        return Err(Failure::Internal(format!("the tree does not decide like the rules for {key:?}")));
+        return Err(Failure::Internal(format!("the diagram does not decide like the rules for {key:?}")));
     }
     let matching = matching.map(|(matching, _)| matching);
     let rule = matching.as_ref().ok().and_then(|matching| matching.rule);

@@ -9,17 +9,17 @@ use super::{Console, Failure};
 use crate::check;
 use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
+use crate::diagram::{self, Diagram};
 use crate::ir::{Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
 use crate::mirror;
-use crate::tree::{self, Tree};
 
 /// Rules that are right.
 #[derive(Debug)]
 pub struct Rules {
     pub source: Source,
     pub ruleset: Ruleset,
-    pub tree: Tree,
+    pub diagram: Diagram,
 }
 
 /// The rules of a text: one list for all hooks, or one for each of some.
@@ -157,12 +157,12 @@ impl Lists {
 
 impl Rules {
     fn new(source: Source, ruleset: Ruleset) -> Self {
-        let tree = tree::build(&ruleset);
-        Self { source, ruleset, tree }
+        let diagram = diagram::build(&ruleset);
+        Self { source, ruleset, diagram }
     }
 
     pub fn compile(&self, options: Options) -> Result<Program, Failure> {
-        Ok(codegen::compile(&self.ruleset, &self.tree, options)?)
+        Ok(codegen::compile(&self.ruleset, &self.diagram, options)?)
     }
 
     /// The rule that a listing is at, as it was written.

@@ -193,6 +193,11 @@ impl Emit {
         self.asm.bind(label);
     }
 
+    /// How many instructions there are so far.
+    pub(super) fn position(&self) -> usize {
+        self.asm.position()
+    }
+
     pub(super) fn origin(&mut self, rule: Option<usize>) {
         self.asm.origin(rule.and_then(|rule| u32::try_from(rule).ok()));
     }

@@ -1,12 +1,12 @@
 //! Ruleset and tree to one program.
 //!
-//! Takes an [`ir::Ruleset`](Ruleset) with its [`Tree`], gives an [`asm::Program`]. Knows headers and
+//! Takes an [`ir::Ruleset`](Ruleset) with its [`Diagram`], gives an [`asm::Program`]. Knows headers and
 //! verifier, not the kernel it will run on. Never fails on a legal ruleset, save for its size.
 //!
 //! # Shape
 //!
 //! ```text
-//! prologue ──▶ a tree a (family, protocol) ──▶ a leaf a rule ──▶ a routine a (family, action, inner, outer) in use
+//! prologue ──▶ a diagram a (family, protocol) ──▶ a leaf a rule ──▶ a routine a (family, action, inner, outer) in use
 //!     │               │                │             validate, then act
 //!     │               │                │                    │
 //!     └───────────────┴── pass ◀───────┴────────────────────┘ (by way of mss: SYN; of mtu: too long)
@@ -17,7 +17,7 @@
 //! | register | from the prologue on | in a routine |
 //! |---|---|---|
 //! | R0 | | result of a helper |
-//! | R1 to R5 | die at every helper call; R2 holds the tree's key | arguments of helpers |
+//! | R1 to R5 | die at every helper call; R2 holds the key of a test | arguments of helpers |
 //! | R6 `SKB` | the context | the same |
 //! | R7 `IP` | IP header in the packet; 28 bytes proven, 48 of IPv6 | the same, proven again once there is room |
 //! | R8 `PORTS` | source and destination port of the packet | those to push, or the one to write; the length of IP options |
@@ -25,10 +25,10 @@
 //!
 //! # What the verifier asks of the emitter
 //!
-//! * V1: fall through to the path that ends. Taken branches wait on a stack of 8,192, so a tree's
+//! * V1: fall through to the path that ends. Taken branches wait on a stack of 8,192, so
 //!   leaves stand inline, each right behind the compare that leads to it.
 //! * V2: never a compare that the verifier can decide; it removes dead code one range at a time,
-//!   O(n²). The tree guarantees it: a leaf tests nothing again.
+//!   O(n²). The diagram guarantees it: every arm can be taken.
 //! * V3: leaves end in their own copy of the two-instruction exit. Jumps to a shared one are long in
 //!   a large program, and each long jump costs a slot more.
 //! * V4: compare packet words in 32 bits: 64-bit immediates are sign-extended, so 192.168.0.1 would
@@ -59,6 +59,7 @@ mod mtu;
 mod nat;
 mod payload;
 mod prologue;
+mod search;
 mod segment;
 mod unfunnel;
 mod validate;
@@ -74,9 +75,9 @@ pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 
 use self::emit::Emit;
+use crate::diagram::Diagram;
 use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Rule, Ruleset};
 use crate::packet::ethernet;
-use crate::tree::{Node, Tree};
 
 /// What is in front of the IP header on the interface the program is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -260,33 +261,33 @@ impl Routines {
 /// # Errors
 ///
 /// The program is larger than a kernel can address; anything else is a bug of this module.
-pub fn compile(ruleset: &Ruleset, tree: &Tree, options: Options) -> Result<Program, asm::Error> {
+pub fn compile(ruleset: &Ruleset, diagram: &Diagram, options: Options) -> Result<Program, asm::Error> {
     let mut e = Emit::new(options);
     if options.link == Link::Either {
         let rebuilt = e.label("rebuilt");
         e.entered = true;
         either::emit(&mut e, rebuilt);
         e.link = Link::None;
-        body(&mut e, ruleset, tree);
+        body(&mut e, ruleset, diagram);
         e.bind(rebuilt);
         // No companion device: on its way there the packet would lose what says that it was decrypted.
         (e.link, e.large, e.merges, e.finish) = (Link::Ethernet, Large::Pass, false, false);
-        body(&mut e, ruleset, tree);
+        body(&mut e, ruleset, diagram);
         (e.link, e.large, e.merges) = (Link::None, options.large, options.merge);
     } else {
-        body(&mut e, ruleset, tree);
+        body(&mut e, ruleset, diagram);
     }
     e.finish()
 }
 
 /// All but the exits that everything shares.
-fn body(e: &mut Emit, ruleset: &Ruleset, tree: &Tree) {
+fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
     let mut routines = Routines { counters: counters::numbers(&ruleset.rules), ..Routines::default() };
     let [v4, v6] = Family::ALL.map(|family| {
-        Proto::ALL.into_iter().filter(|proto| *tree.root(family, *proto) != Node::Miss).collect::<Vec<_>>()
+        Proto::ALL.into_iter().filter(|proto| diagram.root(family, *proto).is_some()).collect::<Vec<_>>()
     });
     prologue::emit(e, &v4, &v6, |e, family, proto| {
-        classify::emit(e, tree.root(family, proto), (family, proto), &ruleset.rules, &mut routines);
+        classify::emit(e, diagram, (family, proto), &ruleset.rules, &mut routines);
     });
     e.origin(None);
     let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;

@@ -16,7 +16,7 @@ use super::namespace::Namespace;
 use super::{DEADLINE, Error};
 use crate::diag::{self, Source};
 use crate::net::{self, Attachment, Hook, Interface, Link, Mark, Netlink, filter, links, veth};
-use crate::{check, codegen, elf, kernel, tree};
+use crate::{check, codegen, diagram, elf, kernel};
 
 pub const WIRE: &str = "eth0";
 const TAP: &str = "tap0";
@@ -163,7 +163,7 @@ fn compile(place: Place) -> Result<Program, Error> {
         .map_err(|diagnostics| Error::Internal(diag::render(&source, &diagnostics, false)))?;
     codegen::compile(
         &checked.ruleset,
-        &tree::build(&checked.ruleset),
+        &diagram::build(&checked.ruleset),
         codegen::Options::pass_gso(Link::Ethernet),
     )
     .map_err(|error| Error::Internal(error.to_string()))

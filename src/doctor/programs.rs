@@ -16,7 +16,7 @@ use crate::kernel::{Counters, LoadError};
 use crate::net::beside::Back;
 use crate::net::{self, Attachment, Hook, Mark, Netlink, gso, links, veth};
 use crate::policy::{self, Choices, Gso, Needs};
-use crate::tree::{self, Tree};
+use crate::diagram::{self, Diagram};
 use crate::{check, codegen, elf, kernel};
 
 /// One ruleset for each kind of action, since what they ask of a kernel differs.
@@ -36,7 +36,7 @@ const PROGRAM: &str = "sfunnel_doctor";
 pub fn programs() -> Vec<Finding> {
     let mut found = Vec::new();
     for (name, rules) in SAMPLES {
-        let loaded = read(rules).and_then(|(ruleset, tree)| every(&ruleset, &tree));
+        let loaded = read(rules).and_then(|(ruleset, diagram)| every(&ruleset, &diagram));
         match loaded {
             Ok(()) => found.push(Finding::new(Level::Good, name, "the kernel takes its programs")),
             Err(why) => {
@@ -68,8 +68,8 @@ pub fn programs() -> Vec<Finding> {
 }
 
 /// Whether the kernel takes every program that these rules may become.
-pub fn of_rules(ruleset: &Ruleset, tree: &Tree, about: &str) -> Finding {
-    match every(ruleset, tree) {
+pub fn of_rules(ruleset: &Ruleset, diagram: &Diagram, about: &str) -> Finding {
+    match every(ruleset, diagram) {
         Ok(()) => Finding::new(Level::Good, about, "the kernel takes the programs of these rules"),
         Err(why) => Finding::new(Level::Bad, about, why),
     }
@@ -79,19 +79,19 @@ fn internal(what: &dyn fmt::Display) -> String {
     format!("internal error, please report: {what}")
 }
 
-fn read(rules: &str) -> Result<(Ruleset, Tree), String> {
+fn read(rules: &str) -> Result<(Ruleset, Diagram), String> {
     let checked = check::read(&Source::new("doctor", rules)).map_err(|_| internal(&"refused"))?;
-    let tree = tree::build(&checked.ruleset);
-    Ok((checked.ruleset, tree))
+    let diagram = diagram::build(&checked.ruleset);
+    Ok((checked.ruleset, diagram))
 }
 
 /// Loads one program after the other, and forgets it.
-fn every(ruleset: &Ruleset, tree: &Tree) -> Result<(), String> {
-    policy::every(ruleset).into_iter().try_for_each(|options| load(ruleset, tree, options).map(drop))
+fn every(ruleset: &Ruleset, diagram: &Diagram) -> Result<(), String> {
+    policy::every(ruleset).into_iter().try_for_each(|options| load(ruleset, diagram, options).map(drop))
 }
 
-fn load(ruleset: &Ruleset, tree: &Tree, options: codegen::Options) -> Result<kernel::Program, String> {
-    let mut program = codegen::compile(ruleset, tree, options).map_err(|error| match error {
+fn load(ruleset: &Ruleset, diagram: &Diagram, options: codegen::Options) -> Result<kernel::Program, String> {
+    let mut program = codegen::compile(ruleset, diagram, options).map_err(|error| match error {
         asm::Error::TooLarge { .. } => error.to_string(),
         other => internal(&other),
     })?;
@@ -120,9 +120,9 @@ fn attach() -> Result<Vec<String>, Trying> {
     let failed = |error: &dyn fmt::Display| Trying::Failed(error.to_string());
     unshare(CloneFlags::CLONE_NEWNET).map_err(Trying::NotTried)?;
     let [(_, rules), ..] = SAMPLES;
-    let (ruleset, tree) = read(rules).map_err(Trying::Failed)?;
+    let (ruleset, diagram) = read(rules).map_err(Trying::Failed)?;
     let options = policy::usual(net::Link::Ethernet, Side::Egress, &ruleset, Choices::default());
-    let program = load(&ruleset, &tree, options).map_err(Trying::Failed)?;
+    let program = load(&ruleset, &diagram, options).map_err(Trying::Failed)?;
     let mut netlink = Netlink::open().map_err(|error| failed(&error))?;
     let interfaces = links::list(&mut netlink).map_err(|error| failed(&error))?;
     let attachments = interfaces.into_iter().flat_map(|interface| {

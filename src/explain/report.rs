@@ -110,7 +110,7 @@ pub fn title(frame: &[u8]) -> String {
         Proto::Tcp => format!(" {}", fields::flags(segment.header())),
         Proto::Udp => String::new(),
     };
-    let (source, destination) = (host("source", key.sport), host("destination", key.dport));
+    let (source, destination) = (host("source", segment.sport()), host("destination", segment.dport()));
     let data = segment.payload().len();
     format!("{} {source} > {destination}{flags}, {data} bytes of data", key.proto)
 }

@@ -5,7 +5,7 @@
 
 use super::{Mirrored, conflict, names_addresses, without_addresses};
 use crate::diag::Diagnostic;
-use crate::ir::{Action, End, Funnel, Guard, Rule};
+use crate::ir::{Action, Funnel, Guard, Rule};
 
 /// The rules for the answers. `keep`: with addresses.
 pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagnostic>> {
@@ -28,7 +28,7 @@ pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagn
         let there = swap(&if keep { rule.clone() } else { without_addresses(rule) });
         for (earlier, mirrored) in kept.iter().zip(&back.rules) {
             let widened = !keep && names_addresses(earlier);
-            if widened && conflict::meet(mirrored, &there) && mirrored.action != there.action {
+            if widened && mirrored.meets(&there) && mirrored.action != there.action {
                 faults.push(conflict::same_at_other_end(earlier, rule));
                 break;
             }
@@ -44,30 +44,19 @@ pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagn
 
 fn swap(rule: &Rule) -> Rule {
     Rule {
-        saddr: rule.daddr.clone(),
-        daddr: rule.saddr.clone(),
-        sport: rule.dport.clone(),
-        dport: rule.sport.clone(),
         action: match &rule.action {
             Action::Funnel(Funnel { outer, sport, dport, flags }) => {
                 Action::Funnel(Funnel { outer: *outer, sport: *dport, dport: *sport, flags: *flags })
             }
-            Action::Alias { end, port } => Action::Alias { end: other(*end), port: *port },
-            Action::Unalias { end, ports } => Action::Unalias { end: other(*end), ports: ports.clone() },
+            Action::Alias { end, port } => Action::Alias { end: end.other(), port: *port },
+            Action::Unalias { end, ports } => Action::Unalias { end: end.other(), ports: ports.clone() },
             Action::Unfunnel { inner, guard } => Action::Unfunnel {
                 inner: *inner,
                 guard: Guard { sport: guard.dport.clone(), dport: guard.sport.clone() },
             },
             action @ (Action::Accept | Action::Drop) => action.clone(),
         },
-        ..rule.clone()
-    }
-}
-
-fn other(end: End) -> End {
-    match end {
-        End::Sport => End::Dport,
-        End::Dport => End::Sport,
+        ..rule.clone().with(|_, matches| matches.reversed())
     }
 }
 

@@ -5,15 +5,6 @@
 use crate::diag::Diagnostic;
 use crate::ir::{Action, Rule};
 
-/// Whether some packet matches both.
-pub(super) fn meet(a: &Rule, b: &Rule) -> bool {
-    a.proto == b.proto
-        && !a.sport.is_disjoint(&b.sport)
-        && !a.dport.is_disjoint(&b.dport)
-        && !a.saddr.is_disjoint(&b.saddr)
-        && !a.daddr.is_disjoint(&b.daddr)
-}
-
 /// Whether they are one and the same, wherever they come from.
 pub(super) fn same(a: &Rule, b: &Rule) -> bool {
     a.action == b.action && same_packets(a, b)
@@ -21,7 +12,7 @@ pub(super) fn same(a: &Rule, b: &Rule) -> bool {
 
 /// Whether they match the same packets.
 pub(super) fn same_packets(a: &Rule, b: &Rule) -> bool {
-    a.proto == b.proto && a.sport == b.sport && a.dport == b.dport && a.saddr == b.saddr && a.daddr == b.daddr
+    a.proto == b.proto && a.matches == b.matches
 }
 
 /// Two rules that differ in their addresses only, where addresses are not known.

@@ -4,11 +4,11 @@
 //! ports are hidden. What is not hidden here is not let in there: `unfunnel` gets a guard, `unalias` its list.
 //! Refuses what would arrive in a way that two rules claim.
 
-use range_set_blaze::RangeSetBlaze;
-
 use super::{Mirrored, Role, conflict, without_addresses};
 use crate::diag::Diagnostic;
+use crate::field::Field;
 use crate::ir::{Action, End, Funnel, Guard, Proto, Rule};
+use crate::matches::Ports;
 
 /// Ports that one `unalias` may list: who hides more than this has not named any.
 const MOST_LISTED: usize = 1000;
@@ -25,15 +25,11 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
             Action::Accept => far.note(rule, "an exception of the other end, nothing to undo"),
             Action::Drop => far.note(rule, "dropped there, never sent"),
             Action::Funnel(Funnel { outer, sport, dport, .. }) => {
+                let guard = Guard { sport: rule.ports(End::Sport), dport: rule.ports(End::Dport) };
                 let arrives = Rule {
                     proto: *outer,
-                    sport: only(*sport),
-                    dport: only(*dport),
-                    action: Action::Unfunnel {
-                        inner: rule.proto,
-                        guard: Guard { sport: rule.sport.clone(), dport: rule.dport.clone() },
-                    },
-                    ..bare
+                    action: Action::Unfunnel { inner: rule.proto, guard },
+                    ..bare.with(|family, matches| matches.funneled(family, *sport, *dport))
                 };
                 sent.push((rule, arrives.clone(), arrives));
             }
@@ -89,7 +85,7 @@ fn first_of(groups: &[Group<'_>], own: usize, rule: &Rule, arrives: &Rule) -> Op
     let (_, mine) = &groups[own];
     let mut wrong = groups[..own].iter().filter(|(_, other)| {
         // Where kin meet, their ports are those of both.
-        !are_kin(&other.action, &mine.action) && conflict::meet(other, arrives)
+        !are_kin(&other.action, &mine.action) && other.meets(arrives)
     });
     wrong.next().map(|(other, _)| conflict::same_on_arrival(other, rule))
 }
@@ -100,7 +96,7 @@ fn join(groups: &mut [Group<'_>]) {
     let all: Vec<Rule> = groups.iter().map(|(_, restores)| restores.clone()).collect();
     for (_, restores) in groups {
         for other in &all {
-            if conflict::meet(other, restores) {
+            if other.meets(restores) {
                 add_ports(&mut restores.action, &other.action);
             }
         }
@@ -132,11 +128,7 @@ fn add_ports(to: &mut Action, from: &Action) {
 
 /// What an aliased packet arrives as, and the rule that restores it.
 fn unalias(rule: &Rule, bare: &Rule, end: End, port: u16) -> Result<Option<(Rule, Rule)>, Diagnostic> {
-    let matched = match end {
-        End::Sport => &rule.sport,
-        End::Dport => &rule.dport,
-    };
-    let hidden = matched - &only(port);
+    let hidden = &rule.ports(end) - &only(port);
     let hidden = &hidden - &only(0); // an urgent pointer of 0 means that nothing is hidden
     if hidden.is_empty() {
         return Ok(None);
@@ -149,39 +141,26 @@ fn unalias(rule: &Rule, bare: &Rule, end: End, port: u16) -> Result<Option<(Rule
         )
         .help(format!("match the ports by `{end}`: what is not on the list stays out of reach")));
     }
-    let arrives = with_port(bare, end, only(port));
+    let arrives = tcp(bare).with_ports(end, &only(port));
     // `unalias` goes by the port that was written alone.
-    let other = match end {
-        End::Sport => End::Dport,
-        End::Dport => End::Sport,
-    };
-    let restores = with_port(&arrives, other, RangeSetBlaze::universe());
+    let restores = arrives.clone().with(|_, matches| matches.without(Field::of(end.other())));
     let action = Action::Unalias { end, ports: hidden };
     Ok(Some((Rule { action: action.clone(), ..arrives }, Rule { action, ..restores })))
 }
 
 /// The rule that hides what this one restores.
-fn alias(rule: &Rule, end: End, ports: &RangeSetBlaze<u16>) -> Option<Rule> {
-    let matched = match end {
-        End::Sport => &rule.sport,
-        End::Dport => &rule.dport,
-    };
-    let port = matched.first()?;
+fn alias(rule: &Rule, end: End, ports: &Ports) -> Option<Rule> {
+    let port = rule.ports(end).first()?;
     let hidden = ports - &only(port);
-    Some(Rule { action: Action::Alias { end, port }, ..with_port(rule, end, hidden) })
+    Some(Rule { action: Action::Alias { end, port }, ..tcp(rule).with_ports(end, &hidden) })
 }
 
-fn with_port(rule: &Rule, end: End, ports: RangeSetBlaze<u16>) -> Rule {
-    let mut rule = Rule { proto: Proto::Tcp, ..rule.clone() };
-    match end {
-        End::Sport => rule.sport = ports,
-        End::Dport => rule.dport = ports,
-    }
-    rule
+fn tcp(rule: &Rule) -> Rule {
+    Rule { proto: Proto::Tcp, ..rule.clone() }
 }
 
-fn only(port: u16) -> RangeSetBlaze<u16> {
-    RangeSetBlaze::from_iter([port])
+fn only(port: u16) -> Ports {
+    Ports::from_iter([port])
 }
 
 fn unguarded(rule: &Rule, written: Role) -> Diagnostic {

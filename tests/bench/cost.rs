@@ -19,7 +19,7 @@ use nix::sched::{CloneFlags, unshare};
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::{self, Source};
 use sfunnel::kernel::Counters;
-use sfunnel::{elf, tree};
+use sfunnel::{diagram, elf};
 
 const ROUNDS: usize = 5;
 /// How often each program is loaded.
@@ -43,7 +43,7 @@ fn cost_per_packet() -> Result<()> {
     nothing.push(Insn::exit());
     let empty = copies(&nothing.finish()?)?;
     let rules = fs::read_to_string(testdata("golden/eight-rules.txt"))?;
-    let rules = rules.split("-- rules --").nth(1).and_then(|r| r.split("-- tree --").next());
+    let rules = rules.split("-- rules --").nth(1).and_then(|r| r.split("-- diagram --").next());
     let eight_rules = rules.context("eight-rules.txt has no rules")?.to_owned();
     let program = compile(&eight_rules)?;
     println!(
@@ -194,7 +194,7 @@ fn compile(rules: &str) -> Result<Program> {
         .map_err(|diagnostics| anyhow::anyhow!(diag::render(&source, &diagnostics, false)))?;
     Ok(codegen::compile(
         &checked.ruleset,
-        &tree::build(&checked.ruleset),
+        &diagram::build(&checked.ruleset),
         codegen::Options::pass_gso(Link::Ethernet),
     )?)
 }

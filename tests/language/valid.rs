@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 use sfunnel::diag::{Source, render};
+use sfunnel::field::Field;
 use sfunnel::ir::{Action, End, Family, Funnel, Guard, Proto, Rule, Ruleset, Rulesets, Side};
+use sfunnel::matches::{Set, universe};
 
 use super::{read, talk};
 
@@ -31,6 +33,14 @@ fn meaning(text: &str) -> Rule {
     Rule { text: String::new(), span: Default::default(), ..rule(text) }
 }
 
+/// The IPv4 addresses that a rule matches.
+fn v4(rule: &Rule, field: Field) -> Set {
+    rule.of(Family::V4)
+        .and_then(|matches| matches.get(field))
+        .cloned()
+        .unwrap_or_else(|| universe(field, Family::V4))
+}
+
 fn addr(text: &str) -> u32 {
     text.parse::<Ipv4Addr>().unwrap().to_bits()
 }
@@ -46,8 +56,8 @@ fn unfunnel(inner: Proto) -> Action {
 fn a_missing_match_is_the_full_set() {
     let rule = rule("tcp actions drop");
     assert_eq!((rule.proto, rule.action), (Proto::Tcp, Action::Drop));
-    assert!(rule.saddr.v4.is_universal() && rule.daddr.v4.is_universal());
-    assert!(rule.sport.is_universal() && rule.dport.is_universal());
+    let any = Some(sfunnel::matches::Matches::default());
+    assert_eq!(rule.matches, [any.clone(), any]);
 }
 
 #[test]
@@ -75,7 +85,10 @@ fn a_rule_is_about_the_versions_that_it_names() {
 #[test]
 fn ipv6_addresses_in_any_spelling() {
     let bits = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().to_bits();
-    let of = |addresses: &str| rule(&format!("saddr {addresses} tcp actions drop")).saddr.v6;
+    let of = |addresses: &str| {
+        let rule = rule(&format!("saddr {addresses} tcp actions drop"));
+        rule.of(Family::V6).and_then(|matches| matches.get(Field::SADDR)).cloned()
+    };
     for (text, first, last) in [
         ("2001:DB8:0:0:0:0:0:1", "2001:db8::1", "2001:db8::1"),
         ("2001:db8::1/32", "2001:db8::", "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff"),
@@ -84,9 +97,10 @@ fn ipv6_addresses_in_any_spelling() {
         ("fd00::/127", "fd00::", "fd00::1"),
         ("fd00::9-fd00::1:0:0", "fd00::9", "fd00::1:0:0"),
     ] {
-        assert!(of(text).ranges().eq([bits(first)..=bits(last)]), "{text}");
+        let set = of(text).unwrap_or_else(|| universe(Field::SADDR, Family::V6));
+        assert!(set.ranges().eq([bits(first)..=bits(last)]), "{text}");
     }
-    let outside = of("!= 2001:db8::/32");
+    let outside = of("!= 2001:db8::/32").unwrap();
     assert!(!outside.contains(bits("2001:db8::")) && outside.contains(bits("2001:db9::")));
 }
 
@@ -96,10 +110,11 @@ fn not_equal_is_the_complement() {
     for (address, inside) in
         [("9.255.255.255", true), ("10.0.0.0", false), ("10.255.255.255", false), ("11.0.0.0", true)]
     {
-        assert_eq!(rule.saddr.v4.contains(addr(address)), inside, "{address}");
+        let sources = rule.of(Family::V4).unwrap().get(Field::SADDR).unwrap();
+        assert_eq!(sources.contains(addr(address).into()), inside, "{address}");
     }
-    assert_eq!(rule.dport.to_string(), "0..=52, 54..=65535");
-    assert_eq!(rule.sport.to_string(), "0..=65534");
+    assert_eq!(rule.ports(End::Dport).to_string(), "0..=52, 54..=65535");
+    assert_eq!(rule.ports(End::Sport).to_string(), "0..=65534");
 }
 
 #[test]
@@ -115,12 +130,13 @@ fn host_bits_do_not_count_and_netmasks_are_prefix_lengths() {
     let expected = addr("10.0.0.0")..=addr("10.255.255.255");
     for prefix in ["10.0.0.0/8", "10.1.2.3/8", "10.0.0.0/255.0.0.0", "10.255.255.255/255.0.0.0"] {
         let rule = rule(&format!("ip daddr {prefix} tcp actions drop"));
-        assert!(rule.daddr.v4.ranges().eq([expected.clone()]), "{prefix}");
+        let (first, last) = expected.clone().into_inner();
+        assert!(v4(&rule, Field::DADDR).ranges().eq([first.into()..=last.into()]), "{prefix}");
     }
-    assert!(rule("ip daddr 1.2.3.4/0 tcp actions drop").daddr.v4.is_universal());
-    assert!(rule("ip daddr 1.2.3.4/0.0.0.0 tcp actions drop").daddr.v4.is_universal());
+    assert!(!rule("ip daddr 1.2.3.4/0 tcp actions drop").matches_on(Field::DADDR));
+    assert!(!rule("ip daddr 1.2.3.4/0.0.0.0 tcp actions drop").matches_on(Field::DADDR));
     for one in ["255.255.255.255", "255.255.255.255/32", "255.255.255.255/255.255.255.255"] {
-        assert_eq!(rule(&format!("ip daddr {one} tcp actions drop")).daddr.v4.len(), 1u64);
+        assert_eq!(v4(&rule(&format!("ip daddr {one} tcp actions drop")), Field::DADDR).iter().count(), 1);
     }
 }
 
@@ -227,13 +243,13 @@ fn sets_and_ranges_however_they_are_spaced() {
     ];
     for text in ports {
         let rule = rule(&format!("tcp {text} actions drop"));
-        assert_eq!(rule.dport.to_string(), "80..=80, 443..=443, 8000..=8080", "{text}");
+        assert_eq!(rule.ports(End::Dport).to_string(), "80..=80, 443..=443, 8000..=8080", "{text}");
     }
     for text in ["dport 8000-8080", "dport 8000 - 8080", "dport 8000 -8080", "dport { 8000-8080 }"] {
-        assert_eq!(rule(&format!("tcp {text} drop")).dport.to_string(), "8000..=8080", "{text}");
+        assert_eq!(rule(&format!("tcp {text} drop")).ports(End::Dport).to_string(), "8000..=8080", "{text}");
     }
-    assert_eq!(rule("tcp dport 80-80 drop").dport.to_string(), "80..=80");
-    assert_eq!(rule("tcp dport 1-65535 drop").dport.to_string(), "1..=65535");
+    assert_eq!(rule("tcp dport 80-80 drop").ports(End::Dport).to_string(), "80..=80");
+    assert_eq!(rule("tcp dport 1-65535 drop").ports(End::Dport).to_string(), "1..=65535");
 }
 
 #[test]
@@ -242,23 +258,26 @@ fn sets_of_addresses_hold_addresses_prefixes_and_ranges() {
         rule("ip saddr { 10.0.0.0/8, 192.168.1.1, 172.16.0.1-172.16.0.9, 192.0.2.0/255.255.255.0 } tcp drop");
     let inside = ["10.0.0.0", "10.255.255.255", "172.16.0.1", "172.16.0.9", "192.168.1.1", "192.0.2.77"];
     let outside = ["9.255.255.255", "11.0.0.0", "172.16.0.0", "172.16.0.10", "192.168.1.0", "192.0.3.0"];
-    assert!(inside.iter().all(|a| rule.saddr.v4.contains(addr(a))));
-    assert!(!outside.iter().any(|a| rule.saddr.v4.contains(addr(a))));
+    assert!(inside.iter().all(|a| v4(&rule, Field::SADDR).contains(addr(a).into())));
+    assert!(!outside.iter().any(|a| v4(&rule, Field::SADDR).contains(addr(a).into())));
 }
 
 #[test]
 fn not_equal_to_a_set_is_outside_of_all_of_it() {
     let rule = rule("ip daddr != { 10.0.0.0/8, 11.0.0.0/8 } tcp dport != { 80, 443 } sport != 1-1023 drop");
-    assert_eq!(rule.dport.to_string(), "0..=79, 81..=442, 444..=65535");
-    assert_eq!(rule.sport.to_string(), "0..=0, 1024..=65535");
-    assert!(rule.daddr.v4.contains(addr("12.0.0.0")) && !rule.daddr.v4.contains(addr("11.1.1.1")));
+    assert_eq!(rule.ports(End::Dport).to_string(), "0..=79, 81..=442, 444..=65535");
+    assert_eq!(rule.ports(End::Sport).to_string(), "0..=0, 1024..=65535");
+    assert!(
+        v4(&rule, Field::DADDR).contains(addr("12.0.0.0").into())
+            && !v4(&rule, Field::DADDR).contains(addr("11.1.1.1").into())
+    );
 }
 
 #[test]
 fn what_overlaps_is_merged() {
     let (rules, warnings) = read("tcp dport { 1-10, 5-20, 7, 21 } drop").unwrap();
     assert_eq!(warnings.len(), 2);
-    assert_eq!(rules[0].dport.to_string(), "1..=21");
+    assert_eq!(rules[0].ports(End::Dport).to_string(), "1..=21");
 }
 
 #[test]
@@ -291,7 +310,7 @@ fn rules_end_at_newlines_and_semicolons_and_comments_at_the_line() {
         "\ttcp\tdport \t 1\x0b\x0cdrop;udp dport 2 accept",
     ];
     for text in texts {
-        let dports: Vec<_> = rules(text).iter().map(|rule| rule.dport.first()).collect();
+        let dports: Vec<_> = rules(text).iter().map(|rule| rule.ports(End::Dport).first()).collect();
         assert_eq!(dports, [Some(1), Some(2)], "{text:?}");
     }
 }
@@ -309,7 +328,7 @@ fn the_limits_of_ports_are_1_and_65535() {
     for port in [1, 65535] {
         let rule =
             rule(&format!("tcp sport {port} dport {port} actions funnel udp sport {port} dport {port}"));
-        assert_eq!((rule.sport.first(), rule.dport.last()), (Some(port), Some(port)));
+        assert_eq!((rule.ports(End::Sport).first(), rule.ports(End::Dport).last()), (Some(port), Some(port)));
     }
 }
 
@@ -387,7 +406,7 @@ fn chains(text: &str) -> Vec<(Side, Vec<u16>)> {
     let lists = sfunnel::read_lists(&Source::new("rules", text))
         .unwrap_or_else(|_| panic!("{}", talk("rules", text)));
     let Rulesets::Chains(chains) = lists.rulesets else { panic!("no chains in {text}") };
-    let ports = |rules: Vec<Rule>| rules.iter().filter_map(|rule| rule.dport.first()).collect();
+    let ports = |rules: Vec<Rule>| rules.iter().filter_map(|rule| rule.ports(End::Dport).first()).collect();
     chains.into_iter().map(|(side, ruleset)| (side, ports(ruleset.rules))).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Three engines, one answer: the model, the tree, and the program in the kernel.
+//! Three engines, one answer: the model, the diagram, and the program in the kernel.
 //!
 //! In: a [`Case`]. Out: nothing when all agree; else which of them says what about which packet.
 
@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::Source;
-use sfunnel::ir::{Proto, Ruleset};
-use sfunnel::tree::{self, Tree};
+use sfunnel::diagram::{self, Diagram};
+use sfunnel::field::Field;
+use sfunnel::ir::{Family, Proto, Ruleset};
+use sfunnel::matches;
 
 use sfunnel::kernel::Counters;
 
@@ -26,7 +28,7 @@ pub const PROGRAM: &str = "sfunnel_test";
 #[derive(Debug)]
 pub struct Compiled {
     pub ruleset: Ruleset,
-    pub tree: Tree,
+    pub diagram: Diagram,
     /// Eight-byte instruction slots that go to the kernel.
     pub slots: usize,
     pub elf: Vec<u8>,
@@ -40,11 +42,11 @@ pub fn compile(text: &str, link: Link) -> Result<Compiled> {
         anyhow!("refused: {}", all.join("; "))
     })?;
     let ruleset = checked.ruleset;
-    let tree = tree::build(&ruleset);
-    let program = codegen::compile(&ruleset, &tree, codegen::Options::pass_gso(link))?;
+    let diagram = diagram::build(&ruleset);
+    let program = codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(link))?;
     let slots = program.slots();
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)])?;
-    Ok(Compiled { ruleset, tree, slots, elf })
+    Ok(Compiled { ruleset, diagram, slots, elf })
 }
 
 /// Compiled, loaded, and seen to hold nothing that the verifier had to remove.
@@ -77,7 +79,7 @@ pub fn agree_on_counts(
     let (compiled, loaded, counters) = load_counting(loader, &text, Link::Ethernet)?;
     let mut expected: BTreeMap<Counted, (u64, u64)> = BTreeMap::new();
     for (number, packet) in case.packets.iter().enumerate() {
-        agree_on(&case.rules, &compiled.tree, &loaded, packet)
+        agree_on(&case.rules, &compiled.diagram, &loaded, packet)
             .with_context(|| format!("packet {number}: {}", packet.words))?;
         let model = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
         if let Some(counted) = counts::of(&case.rules, &counting, &packet.frame, packet.gso, &model) {
@@ -106,7 +108,7 @@ pub fn agree_on_counts(
 pub fn load_counting(loader: &mut Loader, text: &str, link: Link) -> Result<(Compiled, Loaded, Counters)> {
     let compiled = compile(text, link)?;
     let counters = Counters::create(&compiled.ruleset)?;
-    let program = codegen::compile(&compiled.ruleset, &compiled.tree, codegen::Options::pass_gso(link))?;
+    let program = codegen::compile(&compiled.ruleset, &compiled.diagram, codegen::Options::pass_gso(link))?;
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program.with_maps(&counters.descriptors()))])?;
     let loaded = loader.load(&elf, PROGRAM)?;
     let left = loaded.slots()?;
@@ -114,41 +116,42 @@ pub fn load_counting(loader: &mut Loader, text: &str, link: Link) -> Result<(Com
     Ok((compiled, loaded, counters))
 }
 
-/// What the tree says about a packet's key.
-pub fn lookup(tree: &Tree, key: &Key) -> Result<Option<usize>> {
+/// What the diagram says about a packet's key.
+pub fn lookup(diagram: &Diagram, key: &Key) -> Result<Option<usize>> {
     let proto = Proto::ALL.into_iter().find(|p| p.number() == key.proto);
     let proto = proto.ok_or_else(|| anyhow!("not a protocol that rules match"))?;
-    let Key { sport, dport, .. } = *key;
-    let hosts = match (key.saddr, key.daddr) {
+    let (family, saddr, daddr) = match (key.saddr, key.daddr) {
         (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
-            tree::Hosts::V4 { saddr: saddr.into(), daddr: daddr.into() }
+            (Family::V4, u128::from(saddr.to_bits()), u128::from(daddr.to_bits()))
         }
-        (IpAddr::V6(saddr), IpAddr::V6(daddr)) => {
-            tree::Hosts::V6 { saddr: saddr.into(), daddr: daddr.into() }
-        }
+        (IpAddr::V6(saddr), IpAddr::V6(daddr)) => (Family::V6, saddr.to_bits(), daddr.to_bits()),
         _ => return Err(anyhow!("addresses of two versions")),
     };
-    Ok(tree.lookup(&tree::Key { proto, hosts, sport, dport }))
+    let key = matches::Key::new(family, proto)
+        .with(Field::SADDR, saddr)
+        .with(Field::DADDR, daddr)
+        .with_ports(key.sport, key.dport);
+    Ok(diagram.lookup(&key))
 }
 
 /// Runs the case through all three, and says where they part.
 pub fn agree(loader: &mut Loader, case: &Case) -> Result<()> {
     let (compiled, loaded) = load(loader, &case.rules, Link::Ethernet)?;
     for (number, packet) in case.packets.iter().enumerate() {
-        agree_on(&case.rules, &compiled.tree, &loaded, packet)
+        agree_on(&case.rules, &compiled.diagram, &loaded, packet)
             .with_context(|| format!("packet {number}: {}", packet.words))?;
     }
     Ok(())
 }
 
-fn agree_on(rules: &[Rule], tree: &Tree, loaded: &Loaded, packet: &Sample) -> Result<()> {
+fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample) -> Result<()> {
     let model = model::run(rules, &packet.frame, packet.gso, model::Link::Ethernet);
     if let Some(expected) = packet.expected {
         ensure!(model.rule == expected, "the model says {:?}, the case {expected:?}", model.rule);
     }
     if let Some(key) = &model.key {
-        let tree = lookup(tree, key)?;
-        ensure!(tree == model.rule, "tree: rule {tree:?}; model: rule {:?}", model.rule);
+        let found = lookup(diagram, key)?;
+        ensure!(found == model.rule, "diagram: rule {found:?}; model: rule {:?}", model.rule);
     }
     let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
     let (verdict, frame, mark) = loaded.run_marked(&packet.frame, context)?;

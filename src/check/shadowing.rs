@@ -1,0 +1,102 @@
+//! Rules that are never reached: earlier ones, alone or together, take all their packets.
+//!
+//! Legal rules go in, warnings come out. Exact, and bounded: where finding out would cost too much, nothing is said.
+
+use std::collections::BTreeSet;
+
+use super::Pair;
+use crate::diag::Diagnostic;
+use crate::diagram::question::ask;
+use crate::diagram::{self, Diagram};
+use crate::ir::{Family, Rule, Ruleset};
+use crate::matches::Matches;
+
+/// Larger rulesets are written by programs, and for those a warning helps nobody.
+const MOST_RULES: usize = 20_000;
+/// Whoever has this many will not look at more.
+const MOST_REPORTED: usize = 1000;
+/// Pairs of rules that are compared to find those that take another one's packets.
+const MOST_COMPARED: usize = 4_000_000;
+/// Rules looked at to answer one question.
+const EFFORT: usize = 1_000_000;
+/// Rules that are named as those that take a rule's packets together.
+const MOST_NAMED: usize = 4;
+
+/// Rules that earlier rules cover completely.
+pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
+    if rules.len() > MOST_RULES {
+        return Vec::new();
+    }
+    let ruleset = Ruleset { rules: rules.iter().map(|(_, rule)| rule.clone()).collect() };
+    let diagram = diagram::build(&ruleset);
+    let reached = leaves(&diagram);
+    let mut left = MOST_COMPARED;
+    let mut found = Vec::new();
+    for (index, rule) in ruleset.rules.iter().enumerate() {
+        if found.len() == MOST_REPORTED {
+            break;
+        }
+        // A leaf of the first part is reached. One of another part may be covered by the parts in front of it.
+        if rule.each().any(|(family, _)| reached.first[family.index()].contains(&index)) {
+            continue;
+        }
+        let earlier = &ruleset.rules[..index];
+        if let Some(takers) = takers(rule, earlier, &mut left) {
+            found.push(warning(rule, &takers.into_iter().map(|taker| &earlier[taker]).collect::<Vec<_>>()));
+        }
+    }
+    found
+}
+
+/// The rules that are leaves of first parts, by family.
+struct Leaves {
+    first: [BTreeSet<usize>; 2],
+}
+
+fn leaves(diagram: &Diagram) -> Leaves {
+    Leaves { first: Family::ALL.map(|family| diagram.first_leaves(family)) }
+}
+
+/// The earlier rules that take all packets of this one; nothing if some packet is left, or that cannot be found out.
+fn takers(rule: &Rule, earlier: &[Rule], left: &mut usize) -> Option<BTreeSet<usize>> {
+    let mut takers = BTreeSet::new();
+    for (family, packets) in rule.each() {
+        *left = left.checked_sub(earlier.len())?;
+        let same_kind = earlier.iter().enumerate().filter(|(_, earlier)| earlier.proto == rule.proto);
+        let of_family = same_kind.filter_map(|(at, earlier)| Some((at, earlier.of(family)?)));
+        let meeting: Vec<(usize, &Matches)> =
+            of_family.filter(|(_, matches)| matches.meets(packets)).collect();
+        // One that covers it all is the answer that people look for.
+        if let Some((one, _)) = meeting.iter().find(|(_, matches)| matches.covers(packets)) {
+            takers.insert(*one);
+            continue;
+        }
+        let answer = ask(packets, family, &meeting, EFFORT)?;
+        if answer.misses() {
+            return None;
+        }
+        takers.extend(answer.rules());
+    }
+    Some(takers)
+}
+
+fn warning(rule: &Rule, takers: &[&Rule]) -> Diagnostic {
+    let warning = Diagnostic::warning("the rule is never reached", rule.span, "matches nothing that is left");
+    let warning = match takers {
+        [one] => warning.with(one.span, "takes all its packets first"),
+        several => {
+            let (named, more) = several.split_at(several.len().min(MOST_NAMED));
+            let mut warning = warning;
+            for (at, taker) in named.iter().enumerate() {
+                let label = match (at + 1 == named.len(), more.len()) {
+                    (false, _) => "takes some of its packets first".to_owned(),
+                    (true, 0) => "takes the rest of them".to_owned(),
+                    (true, more) => format!("takes some, and {more} more rules the rest"),
+                };
+                warning = warning.with(taker.span, label);
+            }
+            warning
+        }
+    };
+    warning.help("remove it, or move it up")
+}

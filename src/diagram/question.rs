@@ -1,0 +1,123 @@
+//! Exact questions about rules: which of them is the first for some of these packets, and for which of them?
+//!
+//! Lists of rules and a set of packets go in, rules and sets of packets come out, or nothing if finding out would cost
+//! more than it may. All that anybody says about how rules overlap is asked here.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::build::{Graph, Limit, Local, Question, build};
+use crate::matches::{Matches, Set};
+use crate::protocol::Family;
+
+/// What becomes of some packets.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    graph: Graph,
+    packets: &'a Matches,
+    lists: [&'a [(usize, &'a Matches)]; 2],
+    family: Family,
+}
+
+/// The rule of each list that is the first to match, by its index.
+pub type Outcome = [Option<usize>; 2];
+
+/// What the rules, each with its index, make of the packets. `effort` bounds the work, in rules looked at.
+pub fn ask<'a>(
+    packets: &'a Matches,
+    family: Family,
+    rules: &'a [(usize, &'a Matches)],
+    effort: usize,
+) -> Option<Answer<'a>> {
+    ask_both(packets, family, [rules, &[]], &|_| false, effort)
+}
+
+/// What two lists of rules make of the packets. Outcomes that are the `same` are not told apart: they come out as
+/// `[None, None]`.
+pub fn ask_both<'a>(
+    packets: &'a Matches,
+    family: Family,
+    lists: [&'a [(usize, &'a Matches)]; 2],
+    same: &dyn Fn(Outcome) -> bool,
+    effort: usize,
+) -> Option<Answer<'a>> {
+    let [first, second] = lists;
+    let outcome = |leaf: [Option<u32>; 2]| outcome(&[first, second], leaf);
+    let leaf = |leaf| if same(outcome(leaf)) { [None, None] } else { leaf };
+    let question = Question { family, packets, lists, leaf: &leaf };
+    let graph = build(&question, Limit { arms: effort, work: effort })?;
+    Some(Answer { graph, packets, lists, family })
+}
+
+fn outcome(lists: &[&[(usize, &Matches)]; 2], leaf: [Option<u32>; 2]) -> Outcome {
+    let of = |list: &[(usize, &Matches)], rule: Option<u32>| Some(list.get(rule? as usize)?.0);
+    [of(lists[0], leaf[0]), of(lists[1], leaf[1])]
+}
+
+impl Answer<'_> {
+    /// Each rule of the first list that is the first to match some packet, in order.
+    pub fn rules(&self) -> BTreeSet<usize> {
+        self.outcomes().filter_map(|[rule, _]| rule).collect()
+    }
+
+    /// Whether no rule of the first list matches some packet.
+    pub fn misses(&self) -> bool {
+        self.outcomes().any(|[rule, _]| rule.is_none())
+    }
+
+    /// All leaves are reached: what a rule cannot be asked any more is no question.
+    fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.graph.nodes.iter().filter_map(|node| match node {
+            Local::Leaf(leaf) => Some(outcome(&self.lists, *leaf)),
+            Local::Test(..) => None,
+        })
+    }
+
+    /// Sets of packets, none of which is in two of them, with an outcome that is `wanted`; no more than `most`.
+    pub fn packets(&self, wanted: &dyn Fn(Outcome) -> bool, most: usize) -> Vec<(Matches, Outcome)> {
+        let mut found = Vec::new();
+        self.walk(self.graph.root, self.packets.clone(), wanted, most, &mut found);
+        found
+    }
+
+    fn walk(
+        &self,
+        at: u32,
+        packets: Matches,
+        wanted: &dyn Fn(Outcome) -> bool,
+        most: usize,
+        found: &mut Vec<(Matches, Outcome)>,
+    ) {
+        let (scale, arms) = match &self.graph.nodes[at as usize] {
+            Local::Leaf(leaf) => {
+                let outcome = outcome(&self.lists, *leaf);
+                if wanted(outcome) && found.len() < most {
+                    found.push((packets, outcome));
+                }
+                return;
+            }
+            Local::Test(scale, arms) => (&self.graph.scales[*scale], arms),
+        };
+        let mut children: Vec<(u32, Set)> = Vec::new();
+        let mut first = 0;
+        for &(rank, child) in arms {
+            let last = scale.last(rank.min(scale.len() - 1));
+            match children.iter_mut().find(|(known, _)| *known == child) {
+                Some((_, set)) => {
+                    set.ranges_insert(first..=last);
+                }
+                None => children.push((child, Set::from_iter([first..=last]))),
+            }
+            first = last.saturating_add(1);
+        }
+        for (child, set) in children {
+            if found.len() == most {
+                return;
+            }
+            let here = Matches::default().with(scale.field, self.family, Arc::new(set));
+            if let Some(left) = packets.intersection(&here) {
+                self.walk(child, left, wanted, most, found);
+            }
+        }
+    }
+}
