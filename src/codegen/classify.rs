@@ -1,7 +1,13 @@
-//! The diagram as compares and jumps.
+//! The diagram as compares and jumps, all of them forward.
 //!
 //! Comes from [`diagram`](crate::diagram); knows fields and rules, no header but what the registers hold. A node that one
-//! way leads to stands right there (V1); one that several lead to stands at the first of them, and the others jump.
+//! way leads to stands right there (V1); one that several lead to stands behind the last node that leads to it. Leaves
+//! and exits have as many copies as it takes for the jumps to them to be short (V3).
+//!
+//! Forward only: jumps back to code of which the kernel's JIT knows the size already make it shrink and grow others in
+//! turn, until it gives up ("unexpected jmp_cond padding", arch/x86/net/bpf_jit_comp.c).
+
+use std::collections::{BTreeSet, VecDeque};
 
 use asm::{Insn, Label, Reg, Reg::*};
 
@@ -17,8 +23,8 @@ use crate::packet;
 /// know nothing about it, or it would look at what follows once for each way.
 const KEY: Reg = R2;
 
-/// How many instructions ago a leaf may have been emitted for a jump there: a long jump costs what a copy does (V3).
-const NEAR: usize = 12_000;
+/// How many instructions behind a jump to a leaf there is a copy of it.
+const NEAR: usize = 8_000;
 
 pub(super) fn emit(
     e: &mut Emit,
@@ -27,27 +33,23 @@ pub(super) fn emit(
     rules: &[Rule],
     routines: &mut Routines,
 ) {
-    let references = diagram.references();
-    let emitted = vec![None; diagram.size()];
-    let mut walk = Walk { e, diagram, family, proto, rules, routines, references, emitted };
+    let parents = diagram.nodes().map(|_| 0).collect();
+    let (awaited, known) = (vec![None; diagram.size()], vec![None; diagram.size()]);
+    let order = VecDeque::new();
+    let mut walk = Walk { e, diagram, family, proto, rules, routines, parents, awaited, order, known };
+    walk.count_parents();
     let parts = diagram.parts(family, proto);
     for part in parts.iter().skip(1) {
-        let label = walk.e.label("next_rules");
-        walk.emitted[part.index()] = Some(Emitted { label, at: usize::MAX });
+        // What misses in the part in front jumps here.
+        walk.known[part.index()] = Some(walk.e.label("next_rules"));
     }
     for part in parts {
-        if let Some(Emitted { label, .. }) = walk.emitted[part.index()] {
+        if let Some(label) = walk.known[part.index()] {
             walk.e.bind(label);
         }
         walk.node(*part);
+        walk.copy_leaves(0);
     }
-}
-
-/// Where a node is in the program.
-#[derive(Debug, Clone, Copy)]
-struct Emitted {
-    label: Label,
-    at: usize,
 }
 
 struct Walk<'a> {
@@ -57,48 +59,79 @@ struct Walk<'a> {
     proto: Proto,
     rules: &'a [Rule],
     routines: &'a mut Routines,
-    references: Vec<usize>,
-    emitted: Vec<Option<Emitted>>,
+    /// For each node, how many that lead to it have not been emitted yet.
+    parents: Vec<usize>,
+    /// For each leaf, where jumps to its next copy go.
+    awaited: Vec<Option<Label>>,
+    /// The leaves with such a label, each with how many instructions there were at its first jump.
+    order: VecDeque<(usize, NodeId)>,
+    /// The labels of nodes that stand on their own.
+    known: Vec<Option<Label>>,
 }
 
 impl Walk<'_> {
-    /// Goes on at a node: emits it, or jumps to where it is already.
+    fn count_parents(&mut self) {
+        let references = self.diagram.references();
+        for (_, node) in self.diagram.nodes() {
+            let Node::Test { field, .. } = node else { continue };
+            // A value of several words is looked at word by word, which may lead to the same node several times.
+            let is_long = Field::max(*field, self.family) > u128::from(u32::MAX);
+            for child in children(node).filter(|child| is_test(self.diagram.node(*child))) {
+                self.parents[child.index()] += 1;
+                if self.known[child.index()].is_none() && (is_long || references[child.index()] > 1) {
+                    self.known[child.index()] = Some(self.e.label(format!("node_{}", child.index())));
+                }
+            }
+        }
+    }
+
+    /// Goes on at a node: jumps there, or emits it.
     fn go(&mut self, id: NodeId) {
-        if let Some(label) = self.known(id) {
-            self.e.origin(None);
-            return self.e.goto(label);
+        match self.known[id.index()] {
+            Some(label) => {
+                self.e.origin(None);
+                self.e.goto(label);
+            }
+            None => self.node(id),
         }
-        if self.is_shared(id) {
-            let name = match self.diagram.node(id) {
-                Node::Rule(rule) => format!("rule_{rule}"),
-                Node::Miss | Node::Test { .. } => format!("node_{}", id.index()),
-            };
-            let label = self.e.label(name);
-            self.e.bind(label);
-            self.emitted[id.index()] = Some(Emitted { label, at: self.e.position() });
-        }
-        self.node(id);
     }
 
-    /// Where the node is, if a jump there is better than a copy.
-    fn known(&self, id: NodeId) -> Option<Label> {
-        let Emitted { label, at } = self.emitted[id.index()]?;
-        let is_test = matches!(self.diagram.node(id), Node::Test { .. });
-        (is_test || self.e.position().saturating_sub(at) < NEAR).then_some(label)
-    }
-
-    /// Whether other ways will jump there. What is no more than an exit has a copy everywhere.
-    fn is_shared(&self, id: NodeId) -> bool {
-        let is_exit = match self.diagram.node(id) {
-            Node::Miss => true,
-            Node::Rule(rule) => self.rules.get(*rule).is_none_or(|rule| is_exit(rule)),
-            Node::Test { .. } => false,
+    /// Where to jump for a node.
+    fn label(&mut self, id: NodeId) -> Option<Label> {
+        if self.known[id.index()].is_some() {
+            return self.known[id.index()];
+        }
+        let name = match self.diagram.node(id) {
+            Node::Miss => "miss".to_owned(),
+            Node::Rule(rule) => format!("rule_{rule}"),
+            Node::Test { .. } => return None,
         };
-        self.references[id.index()] > 1 && !is_exit
+        if self.awaited[id.index()].is_none() {
+            self.awaited[id.index()] = Some(self.e.label(name));
+            self.order.push_back((self.e.position(), id));
+        }
+        self.awaited[id.index()]
+    }
+
+    /// Emits leaves to which jumps go from farther back than this, where nothing falls through.
+    fn copy_leaves(&mut self, near: usize) {
+        while let Some((at, id)) = self.order.front().copied() {
+            if self.awaited[id.index()].is_some() {
+                if self.e.position() - at < near {
+                    return;
+                }
+                self.node(id);
+            }
+            self.order.pop_front();
+        }
     }
 
     fn node(&mut self, id: NodeId) {
-        match self.diagram.node(id) {
+        if let Some(label) = self.awaited[id.index()].take() {
+            self.e.bind(label);
+        }
+        let node = self.diagram.node(id);
+        match node {
             Node::Miss => {
                 self.e.origin(None);
                 self.e.exit(UNSPEC);
@@ -114,8 +147,24 @@ impl Walk<'_> {
                     }
                     None => self.e.exit(UNSPEC), // no rule about this family matches on it
                 }
+                self.emit_children(node);
             }
         }
+    }
+
+    /// The nodes that stand on their own, once all that lead to them have been emitted.
+    fn emit_children(&mut self, node: &Node) {
+        for child in children(node).filter(|child| is_test(self.diagram.node(*child))) {
+            let left = &mut self.parents[child.index()];
+            *left = left.saturating_sub(1);
+            if let (0, Some(label)) = (*left, self.known[child.index()])
+                && !self.diagram.parts(self.family, self.proto).contains(&child)
+            {
+                self.e.bind(label);
+                self.node(child);
+            }
+        }
+        self.copy_leaves(NEAR);
     }
 
     /// A field of several words, from the most significant on: what these are decides, or the next one does.
@@ -205,9 +254,18 @@ impl Walk<'_> {
     }
 }
 
-/// Whether nothing but the exit is left to do.
-fn is_exit(rule: &Rule) -> bool {
-    matches!(rule.action, Action::Accept) && rule.mark.is_none() && !rule.counter && rule.nat.is_none()
+fn is_test(node: &Node) -> bool {
+    matches!(node, Node::Test { .. })
+}
+
+/// The nodes that a test leads to, each once, the last of them first: the jump to it may fall through.
+fn children(node: &Node) -> impl Iterator<Item = NodeId> + use<> {
+    let arms = match node {
+        Node::Test { arms, .. } => arms.as_slice(),
+        Node::Miss | Node::Rule(_) => &[],
+    };
+    let children: BTreeSet<NodeId> = arms.iter().map(|arm| arm.then).collect();
+    children.into_iter().rev()
 }
 
 /// Where a run of a word's values leads.
@@ -311,7 +369,7 @@ impl Search for Test<'_, '_> {
 
     fn label(&mut self, goal: Goal) -> Option<Label> {
         match goal {
-            Goal::Node(id) => self.walk.known(id),
+            Goal::Node(id) => self.walk.label(id),
             Goal::Next(_) => None,
         }
     }

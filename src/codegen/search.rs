@@ -44,26 +44,36 @@ pub(super) fn search<S: Search>(s: &mut S, key: Reg, first: u32, runs: &[Run<S::
         return s.go(run.then);
     }
     if let Some((singles, other)) = singles(first, runs) {
-        for (value, then) in singles {
-            unless(s, Cond::ne32(key, value), ("==", value), "not", |s| s.go(then));
+        for (at, (value, then)) in singles.iter().enumerate() {
+            // The last one falls through, and all other values take a jump.
+            let rest = if at + 1 == singles.len() { s.label(other) } else { None };
+            if let Some(label) = rest {
+                let note = s.note("==", *value);
+                s.emit().jump_if_note(Cond::ne32(key, *value), label, &note);
+                return s.go(*then);
+            }
+            unless(s, Cond::ne32(key, *value), ("==", *value), "not", |s| s.go(*then));
         }
         return s.go(other);
     }
     let (lower, upper) = runs.split_at(runs.len() / 2);
     let Some(split) = lower.last().map(|run| run.last) else { return };
-    if let ([run], Some(label)) = (lower, lower.first().and_then(|run| s.label(run.then))) {
-        let note = s.note(">", run.last);
+    if let [run] = lower
+        && let Some(label) = s.label(run.then)
+    {
+        let note = s.note(">", split);
         s.emit().jump_if_note(Cond::le32(key, split), label, &note);
-        return search(s, key, split + 1, upper);
+        return search(s, key, split.saturating_add(1), upper);
     }
-    if let ([run], Some(label)) = (upper, upper.first().and_then(|run| s.label(run.then))) {
-        let _ = run;
+    if let [run] = upper
+        && let Some(label) = s.label(run.then)
+    {
         let note = s.note("<=", split);
         s.emit().jump_if_note(Cond::gt32(key, split), label, &note);
         return search(s, key, first, lower);
     }
     unless(s, Cond::gt32(key, split), ("<=", split), "above", |s| search(s, key, first, lower));
-    search(s, key, split + 1, upper);
+    search(s, key, split.saturating_add(1), upper);
 }
 
 /// `then` falls through, unless the condition holds: that goes on behind it.

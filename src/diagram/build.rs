@@ -63,6 +63,7 @@ pub(super) fn build(question: &Question<'_>, limit: Limit) -> Option<Graph> {
         second: u32::try_from(first.len()).ok()?,
         leaf: question.leaf,
         sets,
+        costs: scales.iter().map(|scale| scale.words(question.family)).collect(),
         left: limit,
         nodes: Vec::new(),
         unique: HashMap::new(),
@@ -79,6 +80,8 @@ struct Builder<'a> {
     second: u32,
     leaf: &'a dyn Fn([Option<u32>; 2]) -> [Option<u32>; 2],
     sets: Sets,
+    /// For each scale, how much more a test of its field costs than one of a single word.
+    costs: Vec<usize>,
     left: Limit,
     nodes: Vec<Local>,
     unique: HashMap<Local, u32>,
@@ -231,7 +234,11 @@ impl Builder<'_> {
             distinct.dedup();
             let spread: usize = sets.clone().map(|set| self.spread(*set, &distinct)).sum();
             if spread <= 2 * count + distinct.len() + 1 {
-                let score = (spread, usize::MAX - distinct.len());
+                // What asking now saves, against asking once for each rule.
+                let score = (
+                    spread,
+                    usize::MAX - (cuts.len() * self.costs[scale]).saturating_sub(2 * distinct.len()),
+                );
                 if whole.as_ref().is_none_or(|(known, _)| score < *known) {
                     whole = Some((score, Choice::Whole(scale, distinct)));
                 }

@@ -24,6 +24,11 @@ impl Scale {
         u32::try_from(self.firsts.len()).unwrap_or(u32::MAX)
     }
 
+    /// Words of 32 bits that a test has to look at.
+    pub fn words(&self, family: Family) -> usize {
+        usize::try_from(self.field.max(family).count_ones().div_ceil(32)).unwrap_or(1)
+    }
+
     /// The last value of a rank.
     pub fn last(&self, rank: u32) -> u128 {
         match self.firsts.get(rank as usize + 1) {

@@ -20,8 +20,9 @@ pub(super) struct Sets {
     numbers: HashMap<Ranges, u32>,
     /// Of each scale, how many ranks there are.
     sizes: Vec<u32>,
-    lower: HashMap<(u32, u32), u32>,
-    upper: HashMap<(u32, u32), u32>,
+    /// What is left of a set, by scale, set and cut.
+    lower: HashMap<(usize, u32, u32), u32>,
+    upper: HashMap<(usize, u32, u32), u32>,
 }
 
 impl Sets {
@@ -64,14 +65,14 @@ impl Sets {
         if set == FULL {
             return FULL;
         }
-        if let Some(known) = self.lower.get(&(set, cut)) {
+        if let Some(known) = self.lower.get(&(scale, set, cut)) {
             return *known;
         }
         let top = self.sizes[scale] - 1;
         let ranges = self.known[set as usize].iter().take_while(|range| range.0 < cut);
         let left = ranges.map(|&(first, last)| (first, if last + 1 >= cut { top } else { last })).collect();
         let number = self.intern(scale, left);
-        self.lower.insert((set, cut), number);
+        self.lower.insert((scale, set, cut), number);
         number
     }
 
@@ -80,13 +81,13 @@ impl Sets {
         if set == FULL {
             return FULL;
         }
-        if let Some(known) = self.upper.get(&(set, cut)) {
+        if let Some(known) = self.upper.get(&(scale, set, cut)) {
             return *known;
         }
         let ranges = self.known[set as usize].iter().skip_while(|range| range.1 < cut);
         let left = ranges.map(|&(first, last)| (if first <= cut { 0 } else { first }, last)).collect();
         let number = self.intern(scale, left);
-        self.upper.insert((set, cut), number);
+        self.upper.insert((scale, set, cut), number);
         number
     }
 

@@ -80,7 +80,7 @@ impl Show<'_> {
 }
 
 /// The nodes that arms lead to, each with its values, in the order of the first of them; and the node of all other
-/// values, which is that of the most arms, the last one of several.
+/// values, which is that of the most arms, the first one of several.
 pub fn groups(arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
     let mut groups: Vec<(NodeId, Vec<std::ops::RangeInclusive<u128>>)> = Vec::new();
     let mut places = std::collections::HashMap::new();
@@ -91,7 +91,7 @@ pub fn groups(arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
         });
         groups[place].1.push(span.first..=span.last);
     }
-    let most = (0..groups.len()).max_by_key(|place| groups[*place].1.len()).unwrap_or_default();
+    let most = (0..groups.len()).rev().max_by_key(|place| groups[*place].1.len()).unwrap_or_default();
     let rest = if groups.is_empty() { NodeId(0) } else { groups.remove(most).0 };
     (groups.into_iter().map(|(then, ranges)| (then, Set::from_iter(ranges))).collect(), rest)
 }
