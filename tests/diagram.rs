@@ -76,7 +76,8 @@ fn sets_on_several_fields_cost_their_sum() {
             let of = |i: u32| std::net::Ipv4Addr::from_bits(net + 5 * (number * count + i)).to_string();
             set((0..count).map(of).collect())
         };
-        let ports = |base: u32| set((0..count).map(|i| (base + 3 * (number * count + i)).to_string()).collect());
+        let ports =
+            |base: u32| set((0..count).map(|i| (base + 3 * (number * count + i)).to_string()).collect());
         format!(
             "saddr {{ {} }} daddr {{ {} }} tcp sport {{ {} }} dport {{ {} }} drop\n",
             addresses(0x0a00_0000),
@@ -90,14 +91,19 @@ fn sets_on_several_fields_cost_their_sum() {
         let ruleset = read(&text).expect("rules");
         let diagram = diagram::build(&ruleset);
         let values = usize::try_from(4 * rules * count).expect("a small number");
-        let program = codegen::compile(&ruleset, &diagram, codegen::Link::Ethernet.plain()).expect("a program");
+        let program =
+            codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(codegen::Link::Ethernet))
+                .expect("a program");
         assert!(program.slots() <= 4 * values + 200, "{rules} x 4 x {count}: {} slots", program.slots());
         assert!(diagram.size() <= 8 * usize::try_from(rules).expect("small") + 8, "{} nodes", diagram.size());
     }
     let six = |base: &str| set((0..50).map(|i| format!("2001:db8:{base}::{:x}", 9 * i)).collect());
     let ports = set((0..50).map(|i| (7 * i + 1).to_string()).collect());
-    let text =
-        format!("saddr {{ {} }} daddr {{ {} }} udp sport {{ {ports} }} dport {{ {ports} }} drop", six("a"), six("b"));
+    let text = format!(
+        "saddr {{ {} }} daddr {{ {} }} udp sport {{ {ports} }} dport {{ {ports} }} drop",
+        six("a"),
+        six("b")
+    );
     assert!(diagram::build(&read(&text).expect("rules")).size() < 10);
 }
 

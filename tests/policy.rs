@@ -136,8 +136,9 @@ fn shown(args: &[&str]) -> String {
 fn tried(rules: &str) -> Vec<String> {
     let ruleset = check::read(&Source::new("rules", rules)).expect("rules").ruleset;
     let diagram = diagram::build(&ruleset);
-    let hash =
-        |options| Mark::new(&codegen::compile(&ruleset, &diagram, options).expect("a program").bytes(), 0).hash;
+    let hash = |options| {
+        Mark::new(&codegen::compile(&ruleset, &diagram, options).expect("a program").bytes(), 0).hash
+    };
     policy::every(&ruleset).into_iter().map(hash).collect()
 }
 

@@ -11,12 +11,12 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{Finding, Level};
 use crate::diag::Source;
+use crate::diagram::{self, Diagram};
 use crate::ir::{Ruleset, Side};
 use crate::kernel::{Counters, LoadError};
 use crate::net::beside::Back;
 use crate::net::{self, Attachment, Hook, Mark, Netlink, gso, links, veth};
 use crate::policy::{self, Choices, Gso, Needs};
-use crate::diagram::{self, Diagram};
 use crate::{check, codegen, elf, kernel};
 
 /// One ruleset for each kind of action, since what they ask of a kernel differs.

@@ -53,7 +53,7 @@ fn main() -> Result<()> {
         let depth = kinds().map(|(f, p)| diagram.depth(f, p)).max().unwrap_or_default();
         let parts: usize = kinds().map(|(f, p)| diagram.parts(f, p).len()).sum();
         let start = Instant::now();
-        let program = codegen::compile(&ruleset, &diagram, Link::Ethernet);
+        let program = codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(Link::Ethernet));
         let emit = start.elapsed().as_secs_f64();
         let rules = ruleset.rules.len();
         let (slots, load, verified) = match &program {
