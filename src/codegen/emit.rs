@@ -39,7 +39,7 @@ pub(super) struct Window {
 impl Window {
     /// The part of this window from `skip` on.
     pub(super) fn at(&self, skip: i16) -> Window {
-        debug_assert!(skip <= self.len, "a view beyond its window");
+        assert!(skip <= self.len, "a view beyond its window");
         Window { base: self.base, offset: self.offset + skip, len: self.len - skip }
     }
 
@@ -273,7 +273,7 @@ impl Emit {
 
     /// `dst = field`, bytes as they are in the packet.
     pub(super) fn load_raw(&mut self, dst: Reg, window: &Window, field: Field) {
-        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
         self.op_note(Insn::load(field.size, dst, window.base, window.offset + field.offset), field.name);
     }
 
@@ -300,7 +300,7 @@ impl Emit {
 
     /// `field = src`, bytes as they are in the register.
     pub(super) fn store_raw(&mut self, window: &Window, field: Field, src: Reg) {
-        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
         self.op_note(Insn::store(field.size, window.base, window.offset + field.offset, src), field.name);
     }
 
@@ -312,7 +312,7 @@ impl Emit {
             Size::H => i32::from(i16::from_ne_bytes([c, d])),
             Size::W | Size::D => i32::from_ne_bytes([a, b, c, d]),
         };
-        debug_assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
         let note = format!("{} = {value:#x}", field.name);
         self.op_note(Insn::store_imm(field.size, window.base, window.offset + field.offset, wire), &note);
     }
@@ -394,11 +394,6 @@ pub(super) struct Cold {
     short: Label,
 }
 
-const fn width(size: Size) -> i16 {
-    match size {
-        Size::B => 1,
-        Size::H => 2,
-        Size::W => 4,
-        Size::D => 8,
-    }
+fn width(size: Size) -> i16 {
+    i16::from(size.bytes())
 }

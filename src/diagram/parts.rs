@@ -10,7 +10,7 @@ use crate::matches::Matches;
 use crate::protocol::Family;
 
 /// Arms of all tests together that a rule may cost, for each end of a range in its sets.
-const ARMS_PER_END: usize = 4;
+const ARMS_PER_END: usize = 3;
 /// The same of what is looked at on the way.
 const WORK_PER_END: usize = 2000;
 /// Small lists need not be economical.

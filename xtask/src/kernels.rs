@@ -46,7 +46,7 @@ step $two /bin/vectors
 step /bin/sfunnel demo
 step /bin/vectors
 step /bin/gso --test-threads 1 cut_without_crossing where_no_macvlan gro_has_forgotten_are_made
-step /bin/kernel --test-threads 1 every what_is_counted model_tree addresses without cases alias_and unalias
+step /bin/kernel --test-threads 1 every what_is_counted model_diagram addresses without cases alias_and unalias
 [ -z "$failed" ] && echo "GUEST: ok" || echo "GUEST: failed:$failed"
 /bin/busybox poweroff -f
 "#;
@@ -170,7 +170,7 @@ fn initramfs(folder: &Path, kernel: &Path, binaries: &[(&str, PathBuf)]) -> Resu
     fs::create_dir_all(testdata.parent().context("no parent")?)?;
     exec(Command::new("cp").arg("-r").arg(here.join("testdata")).arg(&testdata))?;
     let golden = fs::read_to_string("testdata/golden/eight-rules.txt")?;
-    let rules = golden.split("-- rules --").nth(1).and_then(|rest| rest.split("-- tree --").next());
+    let rules = golden.split("-- rules --").nth(1).and_then(|rest| rest.split("-- diagram --").next());
     let rules = rules.context("eight-rules.txt has no rules")?;
     // Without `ip`, so that the program has the routines of both versions.
     fs::write(root.join("rules"), format!("{}{ALIAS}", rules.replace("ip ", "")))?;

@@ -47,8 +47,22 @@ const RULES: &[Rule] = &[
     Rule { word: "todo!(", under: "src", except: &[], why: "no stub is called done" },
 ];
 
-/// The stages, in the order in which data passes through them.
-const STAGES: [&str; 7] = ["syntax", "check", "tree", "codegen", "elf", "kernel", "net"];
+/// The stages, in the order in which data passes through them; in front, what all of them are made of.
+const STAGES: [&str; 13] = [
+    "packet",
+    "protocol",
+    "field",
+    "matches",
+    "ir",
+    "syntax",
+    "rule_text",
+    "diagram",
+    "check",
+    "codegen",
+    "elf",
+    "kernel",
+    "net",
+];
 
 pub fn check() -> Result<()> {
     let mut wrong = Vec::new();
@@ -93,11 +107,19 @@ fn file(path: &Path, text: &str, wrong: &mut Vec<String>) {
     }
 }
 
-/// The stage to the right of this file's that the line imports.
+/// The stage to the right of this file's that the line imports, by itself or in a list.
 fn looks_right(name: &str, line: &str) -> Option<&'static str> {
     let stage = name.strip_prefix("src/")?.split(['/', '.']).next()?;
     let own = STAGES.iter().position(|known| *known == stage)?;
-    STAGES[own + 1..].iter().copied().find(|later| line.contains(&format!("crate::{later}")))
+    let list = line.split_once("crate::{").map_or("", |(_, list)| list);
+    let listed: Vec<&str> =
+        list.split([',', '}']).filter_map(|item| item.trim().split([':', ' ']).next()).collect();
+    let names = |later: &str| {
+        let path = format!("crate::{later}");
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        listed.contains(&later) || line.split_once(&path).is_some_and(|(_, rest)| ends(rest))
+    };
+    STAGES[own + 1..].iter().copied().find(|later| names(later))
 }
 
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
