@@ -14,6 +14,7 @@ pub mod codegen;
 pub mod demo;
 pub mod diag;
 pub mod diagram;
+pub mod diff;
 pub mod dissect;
 pub mod doctor;
 pub mod elf;

@@ -10,6 +10,11 @@ use crate::syntax::FLAGS;
 
 /// The rule on one line, without its end.
 pub fn rule(rule: &Rule) -> String {
+    format!("{} actions {}", matches(rule), actions(rule))
+}
+
+/// What comes before the word `actions`.
+pub fn matches(rule: &Rule) -> String {
     let mut words: Vec<String> = Vec::new();
     // The word for a version of IP, unless the rule is about both.
     match Family::ALL.map(|family| rule.is_about(family)) {
@@ -21,7 +26,7 @@ pub fn rule(rule: &Rule) -> String {
     words.extend(of_ip.into_iter().filter_map(|field| matched(rule, field)));
     words.push(rule.proto.to_string());
     words.extend(of_proto.into_iter().filter_map(|field| matched(rule, field)));
-    format!("{} actions {}", words.join(" "), actions(rule))
+    words.join(" ")
 }
 
 /// What follows the word `actions`.

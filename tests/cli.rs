@@ -62,9 +62,11 @@ fn rules_beyond_what_a_kernel_takes_are_the_users_to_change() {
     };
     let mut rules = String::new();
     for _ in 0..62_000 {
-        let (a, b, sport, dport) = (1 + next(222), next(65_536), 1 + next(65_535), 1 + next(65_535));
-        let saddr = format!("{a}.{}.{}.0/24", b >> 8, b & 255);
-        rules += &format!("ip saddr {saddr} tcp sport {sport} dport {dport} actions drop\n");
+        let mut address =
+            || format!("{:x}:{:x}:{:x}:{:x}::1", next(65_536), next(65_536), next(65_536), next(65_536));
+        let (saddr, daddr) = (address(), address());
+        let (sport, dport) = (1 + next(65_535), 1 + next(65_535));
+        rules += &format!("saddr {saddr} daddr {daddr} tcp sport {sport} dport {dport} drop\n");
     }
     let output = run(sfunnel(&["compile", "-", "--emit", "hex"]), &rules);
     assert_eq!(code(&output), 2, "{}", talk(&output));
@@ -503,4 +505,38 @@ fn rules_that_are_not_text_are_a_rule_error_with_their_place() {
         assert!(said.starts_with("error: the rules are not UTF-8\n"), "{said}");
         assert!(said.contains("rules.sf:2:6\n") && said.contains("^ byte 0xe9"), "{said}");
     }
+}
+
+#[test]
+fn diff_shows_packets_with_another_fate_and_says_so_by_its_exit_code() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let old = file("old.sf", "saddr 10.0.0.0/8 udp dport 53 drop\ntcp dport 80 accept\n");
+    let new = file("new.sf", "udp dport 53 saddr 10.0.0.0/9 drop\nudp dport 53 accept\n");
+    let output = run(sfunnel(&["diff", &old, &new]), "");
+    let expected = "ip saddr 10.128.0.0/9 udp dport 53: was rule 0 (drop), now rule 1 (accept)\n";
+    assert_eq!((code(&output), out(&output).as_str()), (1, expected), "{}", talk(&output));
+
+    let same = file("same.sf", "define DNS = 53\nsaddr { 10.0.0.0/9, 10.128.0.0/9 } udp dport $DNS drop\n");
+    let output = run(sfunnel(&["diff", &old, &same]), "");
+    assert_eq!((code(&output), out(&output).as_str()), (0, ""), "{}", talk(&output));
+
+    let both = file("both.sf", "udp dport 53 drop\n");
+    let output = run(sfunnel(&["diff", &new, &both]), "");
+    let expected = "ip saddr != 10.0.0.0/9 udp dport 53: was rule 1 (accept), now rule 0 (drop)\n\
+                    ip6 udp dport 53: was rule 1 (accept), now rule 0 (drop)\n";
+    assert_eq!((code(&output), out(&output).as_str()), (1, expected), "{}", talk(&output));
+
+    let chains = file("chains.sf", "chain egress { udp dport 53 drop }\n");
+    let output = run(sfunnel(&["diff", &both, &chains]), "");
+    let expected = "ingress: udp dport 53: was rule 0 (drop), now no rule (passed)\n";
+    assert_eq!((code(&output), out(&output).as_str()), (1, expected), "{}", talk(&output));
+
+    let wrong = file("wrong.sf", "udp dport 0 drop\n");
+    assert_eq!(code(&run(sfunnel(&["diff", &old, &wrong]), "")), 2);
+    assert_eq!(code(&run(sfunnel(&["diff", &old, "no such file"]), "")), 1);
 }

@@ -127,3 +127,102 @@ fn what_shares_nothing_is_cut_into_parts_within_bounds() {
     assert!(diagram.size() < 60 * ruleset.rules.len(), "{} nodes", diagram.size());
     is_tight(&diagram).expect("a tight diagram");
 }
+
+/// On small rulesets, every packet at a rule's boundary, and beside it, against a plain scan of both.
+#[test]
+fn diff_is_exact() {
+    use sfunnel::diff::diff;
+    use sfunnel::field::Field;
+    use sfunnel::ir::{Action, Rule};
+    use sfunnel::matches::Key;
+
+    let ends = |rulesets: [&Ruleset; 2], field: Field, family: Family| -> BTreeSet<u128> {
+        let rules = rulesets.into_iter().flat_map(|ruleset| &ruleset.rules);
+        let sets = rules.filter_map(|rule| rule.of(family)?.get(field));
+        let ends = sets.flat_map(|set| set.ranges()).flat_map(|range| [*range.start(), *range.end()]);
+        let near =
+            ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1).min(field.max(family))]);
+        near.chain([0]).collect()
+    };
+    let fate = |ruleset: &Ruleset, key: &Key| {
+        let rule: Option<&Rule> = ruleset.rules.iter().find(|rule| rule.matches(key));
+        let plain = |rule: &&Rule| {
+            rule.action != Action::Accept || !rule.nat.is_none() || rule.mark.is_some() || rule.counter
+        };
+        rule.filter(plain).map(|rule| (rule.action.clone(), rule.nat, rule.mark, rule.counter))
+    };
+    let small: Vec<Ruleset> = random().map(|(_, ruleset)| ruleset).filter(|r| r.rules.len() <= 4).collect();
+    assert!(small.len() > 50, "{}", small.len());
+    let mut differing = 0;
+    for pair in small.windows(2).take(120) {
+        let [old, new] = pair else { continue };
+        let found = diff(old, new).expect("a bounded answer");
+        differing += usize::from(!found.is_empty());
+        for (family, proto) in Family::ALL.into_iter().flat_map(|f| Proto::ALL.map(|p| (f, p))) {
+            let values: Vec<Vec<u128>> =
+                Field::all().map(|field| ends([old, new], field, family).into_iter().collect()).collect();
+            let count: usize = values.iter().map(Vec::len).product();
+            // All combinations, or every so manieth of them.
+            for number in (0..count).step_by(1 + count / 3_000) {
+                let mut rest = number;
+                let mut key = Key::new(family, proto);
+                for (field, values) in Field::all().zip(&values) {
+                    key = key.with(field, values[rest % values.len()]);
+                    rest /= values.len();
+                }
+                let said: Vec<_> = found
+                    .iter()
+                    .filter(|d| d.proto == proto)
+                    .filter(|d| {
+                        d.packets[family.index()].as_ref().is_some_and(|packets| packets.contains(&key))
+                    })
+                    .collect();
+                let differs = fate(old, &key) != fate(new, &key);
+                assert_eq!(said.len(), usize::from(differs), "{key:?}\n{old:?}\n{new:?}");
+                if let [said] = said.as_slice() {
+                    let first = |ruleset: &Ruleset| ruleset.rules.iter().position(|rule| rule.matches(&key));
+                    assert_eq!((said.old, said.new), (first(old), first(new)), "{key:?}");
+                }
+            }
+        }
+    }
+    assert!(differing > 20, "{differing} pairs differed");
+    for ruleset in &small {
+        assert_eq!(diff(ruleset, ruleset).expect("a bounded answer"), []);
+    }
+}
+
+/// A rule that is warned of as never reached never decides, and one that decides nothing is warned of.
+#[test]
+fn rules_that_are_never_reached_are_those_that_no_leaf_is() {
+    let (mut warned, mut by_several) = (0, 0);
+    for (text, ruleset) in random() {
+        let checked = sfunnel::read(&Source::new("test", text.as_str())).expect("rules");
+        let never: Vec<_> =
+            checked.warnings.iter().filter(|w| w.message == "the rule is never reached").collect();
+        let diagram = diagram::build(&ruleset);
+        let leaves: BTreeSet<usize> = diagram
+            .nodes()
+            .filter_map(|(_, node)| if let Node::Rule(rule) = node { Some(*rule) } else { None })
+            .collect();
+        for (index, rule) in ruleset.rules.iter().enumerate() {
+            let is_warned = never.iter().any(|w| w.primary.span == rule.span);
+            if is_warned {
+                warned += 1;
+                let alone = Ruleset { rules: ruleset.rules[..=index].to_vec() };
+                let without = Ruleset { rules: ruleset.rules[..index].to_vec() };
+                let mut marked = alone.clone();
+                marked.rules[index].mark = Some(0xdead);
+                assert_eq!(
+                    sfunnel::diff::diff(&marked, &without).expect("a bounded answer"),
+                    [],
+                    "{index}\n{text}"
+                );
+            } else {
+                assert!(leaves.contains(&index), "rule {index} decides nothing, and nobody says so\n{text}");
+            }
+        }
+        by_several += never.iter().filter(|w| w.secondary.len() > 1).count();
+    }
+    assert!(warned > 100 && by_several > 0, "{warned} warnings, {by_several} of them about several rules");
+}

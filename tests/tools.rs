@@ -25,7 +25,9 @@ struct Shell {
 impl Shell {
     fn new() -> Shell {
         let directory = tempfile::tempdir().expect("a directory");
-        fs::write(directory.path().join("rules.sf"), RULES).expect("a file");
+        for file in ["rules.sf", "old.sf", "new.sf"] {
+            fs::write(directory.path().join(file), RULES).expect("a file");
+        }
         let shell = Shell { directory };
         let made = shell.run(
             "sfunnel explain --ruleset 'tcp accept' -w in.pcap --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100' \
@@ -116,7 +118,7 @@ fn examples_in_the_help_of_tools_end_well() {
     let shell = Shell::new();
     let cli = sfunnel::cli::Cli::command();
     let generates = ["completions", "man"];
-    for tool in ["mirror", "explain", "doctor"].into_iter().chain(generates) {
+    for tool in ["diff", "mirror", "explain", "doctor"].into_iter().chain(generates) {
         let command = cli.find_subcommand(tool).expect("a subcommand");
         let examples = help_examples(command);
         assert!(!examples.is_empty(), "{tool}");

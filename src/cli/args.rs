@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::pods::{OciHook, OnError};
-pub use self::tools::{Completions, Doctor, Explain, Input, Manual, Mirror};
+pub use self::tools::{Completions, Diff, Doctor, Explain, Input, Manual, Mirror};
 use super::settings::Direction;
 use crate::ir::Side;
 use crate::net::{Gso, Link};
@@ -100,6 +100,9 @@ Examples:
     /// Say which rule takes a packet, which do not and why, and show its headers before and after
     #[command(after_help = tools::EXPLAIN)]
     Explain(Explain),
+    /// Show which packets two rulesets treat differently; needs no privilege
+    #[command(after_help = tools::DIFF)]
+    Diff(Diff),
     /// From the rules of one end and hook, write those of the other three; needs no privilege
     #[command(after_help = tools::MIRROR)]
     Mirror(Mirror),

@@ -21,6 +21,16 @@ What cannot be known at the other end is left out, and a comment says so, or it
 is an error that says what to write: docs/tools.md. Ports are taken to be the
 same at both ends.";
 
+pub const DIFF: &str = "\
+Examples:
+  sfunnel diff old.sf new.sf
+  sfunnel diff - new.sf < old.sf
+
+One line per set of packets, with the rule that decides in each ruleset. Rules
+that mean the same are the same, however they are written; `accept` is what
+happens to packets that no rule matches. Exit code 0: no difference, 1: some,
+2: a ruleset is wrong.";
+
 pub const EXPLAIN: &str = "\
 Examples:
   sfunnel explain rules.sf --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100'
@@ -103,6 +113,16 @@ pub struct Input {
     /// The rules themselves
     #[arg(long, value_name = "TEXT")]
     pub ruleset: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// File with the rules as they were, `-` for standard input
+    pub old: PathBuf,
+    /// File with the rules as they are now
+    pub new: PathBuf,
+    #[command(flatten)]
+    pub defines: Defines,
 }
 
 #[derive(Debug, Args)]
