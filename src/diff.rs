@@ -28,7 +28,7 @@ pub struct Difference {
 pub struct TooMany;
 
 /// Rules looked at for one family and protocol.
-const EFFORT: usize = 50_000_000;
+const EFFORT: usize = 20_000_000;
 /// Sets of packets for one family and protocol. More than this nobody reads.
 pub const MOST: usize = 10_000;
 /// Up to so many, each is tried with each other, to be joined.
@@ -60,9 +60,11 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Result<Vec<Difference>, TooMany> {
     let mut all: Vec<Difference> = Vec::new();
     for proto in Proto::ALL {
         for family in Family::ALL {
+            let mut effort = EFFORT;
             let lists = [about(old, family, proto), about(new, family, proto)];
             let [first, second] = &lists;
-            let answer = ask_both(Matches::all(), family, [first, second], &same, EFFORT).ok_or(TooMany)?;
+            let answer =
+                ask_both(Matches::all(), family, [first, second], &same, &mut effort).ok_or(TooMany)?;
             let differs = |outcome: Outcome| outcome != [None, None];
             let found = answer.packets(&differs, MOST + 1);
             if found.len() > MOST {

@@ -19,8 +19,8 @@ const MOST_REPORTED: usize = 1000;
 const MOST_STEPS: usize = 10_000_000;
 /// Pairs of funnels with one header.
 const MOST_COMPARED: usize = 4_000_000;
-/// Rules looked at to answer one question.
-const EFFORT: usize = 200_000;
+/// Rules looked at to answer all questions.
+const EFFORT: usize = 5_000_000;
 /// Sets of packets that one rule takes of another one's output.
 const MOST_PIECES: usize = 640;
 
@@ -54,7 +54,7 @@ pub(super) fn funneled_again(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         return Vec::new();
     }
     let diagram = diagram::build(&ruleset);
-    let mut search = Search { rules: &ruleset.rules, diagram: &diagram, steps: MOST_STEPS };
+    let mut search = Search { rules: &ruleset.rules, diagram: &diagram, steps: MOST_STEPS, effort: EFFORT };
     let mut found = Vec::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
         let Some((_, funnel)) = header(rule) else { continue };
@@ -72,6 +72,7 @@ struct Search<'a> {
     rules: &'a [Rule],
     diagram: &'a Diagram,
     steps: usize,
+    effort: usize,
 }
 
 impl Search<'_> {
@@ -87,7 +88,7 @@ impl Search<'_> {
                 continue;
             }
             let takers = self.meeting(self.rules, funnel.outer, family, &output)?;
-            let answer = ask(&output, family, &takers, EFFORT)?;
+            let answer = ask(&output, family, &takers, &mut self.effort)?;
             for taker in answer.rules().into_iter().filter(funnels) {
                 let taken = answer.packets(&|outcome| outcome[0] == Some(taker), MOST_PIECES);
                 if !rule.nat.is_none() || self.is_made(index, family, packets, &taken)? {
@@ -109,7 +110,7 @@ impl Search<'_> {
         for (piece, _) in taken {
             let Some(source) = packets.intersection(&piece.without_l4()) else { continue };
             let earlier = self.meeting(&self.rules[..index], self.rules[index].proto, family, &source)?;
-            if ask(&source, family, &earlier, EFFORT)?.misses() {
+            if ask(&source, family, &earlier, &mut self.effort)?.misses() {
                 return Some(true);
             }
         }

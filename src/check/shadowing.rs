@@ -17,8 +17,8 @@ const MOST_RULES: usize = 20_000;
 const MOST_REPORTED: usize = 1000;
 /// Pairs of rules that are compared to find those that take another one's packets.
 const MOST_COMPARED: usize = 4_000_000;
-/// Rules looked at to answer one question.
-const EFFORT: usize = 1_000_000;
+/// Rules looked at to answer all questions.
+const EFFORT: usize = 5_000_000;
 /// Rules that are named as those that take a rule's packets together.
 const MOST_NAMED: usize = 4;
 
@@ -30,7 +30,7 @@ pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     let ruleset = Ruleset { rules: rules.iter().map(|(_, rule)| rule.clone()).collect() };
     let diagram = diagram::build(&ruleset);
     let reached = leaves(&diagram);
-    let mut left = MOST_COMPARED;
+    let mut left = (MOST_COMPARED, EFFORT);
     let mut found = Vec::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
         if found.len() == MOST_REPORTED {
@@ -58,10 +58,10 @@ fn leaves(diagram: &Diagram) -> Leaves {
 }
 
 /// The earlier rules that take all packets of this one; nothing if some packet is left, or that cannot be found out.
-fn takers(rule: &Rule, earlier: &[Rule], left: &mut usize) -> Option<BTreeSet<usize>> {
+fn takers(rule: &Rule, earlier: &[Rule], (pairs, effort): &mut (usize, usize)) -> Option<BTreeSet<usize>> {
     let mut takers = BTreeSet::new();
     for (family, packets) in rule.each() {
-        *left = left.checked_sub(earlier.len())?;
+        *pairs = pairs.checked_sub(earlier.len())?;
         let same_kind = earlier.iter().enumerate().filter(|(_, earlier)| earlier.proto == rule.proto);
         let of_family = same_kind.filter_map(|(at, earlier)| Some((at, earlier.of(family)?)));
         let meeting: Vec<(usize, &Matches)> =
@@ -71,7 +71,7 @@ fn takers(rule: &Rule, earlier: &[Rule], left: &mut usize) -> Option<BTreeSet<us
             takers.insert(*one);
             continue;
         }
-        let answer = ask(packets, family, &meeting, EFFORT)?;
+        let answer = ask(packets, family, &meeting, effort)?;
         if answer.misses() {
             return None;
         }

@@ -51,7 +51,8 @@ pub(super) struct Question<'a> {
 /// each scale.
 type Problem = Box<[u32]>;
 
-pub(super) fn build(question: &Question<'_>, limit: Limit) -> Option<Graph> {
+/// Takes what it has cost off the limit.
+pub(super) fn build(question: &Question<'_>, limit: &mut Limit) -> Option<Graph> {
     let mut sets = Sets::default();
     let [first, second] = question.lists;
     let rules = first.iter().chain(second).map(|(_, matches)| *matches);
@@ -64,12 +65,14 @@ pub(super) fn build(question: &Question<'_>, limit: Limit) -> Option<Graph> {
         leaf: question.leaf,
         sets,
         costs: scales.iter().map(|scale| scale.words(question.family)).collect(),
-        left: limit,
+        left: *limit,
         nodes: Vec::new(),
         unique: HashMap::new(),
         problems: HashMap::new(),
     };
-    let root = builder.node(entries, usize::MAX)?;
+    let root = builder.node(entries, usize::MAX);
+    *limit = if root.is_some() { builder.left } else { Limit { arms: 0, work: 0 } };
+    let root = root?;
     Some(Graph { scales, nodes: builder.nodes, root })
 }
 

@@ -12,9 +12,9 @@ use crate::protocol::Family;
 /// Arms of all tests together that a rule may cost, for each end of a range in its sets.
 const ARMS_PER_END: usize = 3;
 /// The same of what is looked at on the way.
-const WORK_PER_END: usize = 2000;
-/// Small lists need not be economical.
-const FREE: usize = 256;
+const WORK_PER_END: usize = 150;
+/// Small lists need not be economical: arms and work that every part may cost.
+const FREE: (usize, usize) = (256, 20_000);
 
 pub(super) fn build(rules: &[(usize, &Matches)], family: Family, nodes: &mut Vec<Node>) -> Vec<NodeId> {
     let mut graphs: Vec<(Graph, &[(usize, &Matches)])> = Vec::new();
@@ -23,7 +23,7 @@ pub(super) fn build(rules: &[(usize, &Matches)], family: Family, nodes: &mut Vec
     while !rest.is_empty() {
         count = count.clamp(1, rest.len());
         let (part, after) = rest.split_at(count);
-        match build::build(&question(part, family), limit(part)) {
+        match build::build(&question(part, family), &mut limit(part)) {
             Some(graph) => {
                 let done = !graph.nodes.is_empty() && !can_miss(&graph);
                 graphs.push((graph, part));
@@ -53,7 +53,10 @@ fn limit(part: &[(usize, &Matches)]) -> Limit {
         return Limit { arms: usize::MAX, work: usize::MAX }; // linear: each of its fields is decided once
     }
     let ends: usize = part.iter().map(|(_, matches)| 1 + ends(matches)).sum();
-    Limit { arms: ends.saturating_mul(ARMS_PER_END) + FREE, work: (ends + FREE).saturating_mul(WORK_PER_END) }
+    Limit {
+        arms: ends.saturating_mul(ARMS_PER_END).saturating_add(FREE.0),
+        work: ends.saturating_mul(WORK_PER_END).saturating_add(FREE.1),
+    }
 }
 
 fn ends(matches: &Matches) -> usize {

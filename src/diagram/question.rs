@@ -10,6 +10,12 @@ use super::build::{Graph, Limit, Local, Question, build};
 use crate::matches::{Matches, Set};
 use crate::protocol::Family;
 
+/// The most that one of several questions may cost.
+const MOST: usize = 200_000;
+
+/// What it costs to bring a rule to the packets that are asked about, beside the questions themselves.
+const ENTRY: usize = 64;
+
 /// What becomes of some packets.
 #[derive(Debug)]
 pub struct Answer<'a> {
@@ -22,14 +28,19 @@ pub struct Answer<'a> {
 /// The rule of each list that is the first to match, by its index.
 pub type Outcome = [Option<usize>; 2];
 
-/// What the rules, each with its index, make of the packets. `effort` bounds the work, in rules looked at.
+/// What the rules, each with its index, make of the packets. `effort` bounds the work, in rules looked at; what this
+/// question has cost, which is at most [`MOST`], is taken off.
 pub fn ask<'a>(
     packets: &'a Matches,
     family: Family,
     rules: &'a [(usize, &'a Matches)],
-    effort: usize,
+    effort: &mut usize,
 ) -> Option<Answer<'a>> {
-    ask_both(packets, family, [rules, &[]], &|_| false, effort)
+    let mut own = MOST.min(*effort);
+    *effort -= own;
+    let answer = ask_both(packets, family, [rules, &[]], &|_| false, &mut own);
+    *effort += own;
+    answer
 }
 
 /// What two lists of rules make of the packets. Outcomes that are the `same` are not told apart: they come out as
@@ -39,13 +50,17 @@ pub fn ask_both<'a>(
     family: Family,
     lists: [&'a [(usize, &'a Matches)]; 2],
     same: &dyn Fn(Outcome) -> bool,
-    effort: usize,
+    effort: &mut usize,
 ) -> Option<Answer<'a>> {
     let [first, second] = lists;
     let outcome = |leaf: [Option<u32>; 2]| outcome(&[first, second], leaf);
     let leaf = |leaf| if same(outcome(leaf)) { [None, None] } else { leaf };
     let question = Question { family, packets, lists, leaf: &leaf };
-    let graph = build(&question, Limit { arms: effort, work: effort })?;
+    *effort = effort.checked_sub(ENTRY * (first.len() + second.len()))?;
+    let mut limit = Limit { arms: *effort, work: *effort };
+    let graph = build(&question, &mut limit);
+    *effort = limit.work;
+    let graph = graph?;
     Some(Answer { graph, packets, lists, family })
 }
 
