@@ -102,7 +102,9 @@ impl Lab {
             };
             let name = Mark::new(&compiled.bytes(), place.rules().len()).to_string();
             let attachment = Attachment::new(end.wire.clone(), hook, loaded, name);
-            net::plan(&mut end.netlink, vec![attachment])?.apply(&mut end.netlink)?;
+            // From inside: what is on TCX is asked by a system call, and that looks at its caller's namespace.
+            let End { namespace, netlink, .. } = end;
+            namespace.within(|| net::plan(netlink, vec![attachment])?.apply(netlink).map(|_| ()))?;
         }
         let attaching = start.elapsed();
 
