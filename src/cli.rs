@@ -32,7 +32,7 @@ use clap::error::ErrorKind;
 pub use args::{Cli, Command};
 
 use crate::explain::capture;
-use crate::{demo, kernel, net};
+use crate::{demo, kernel, net, system};
 
 /// The world outside, as much of it as a command may see.
 pub struct Console<'a> {
@@ -94,7 +94,7 @@ pub enum Failure {
     Unfit(String),
     #[error("{file}: {error}")]
     Capture { file: String, error: capture::Error },
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", system::said(source))]
     File { what: String, source: io::Error },
     #[error(
         "the rules make a program of {slots} instructions, and a kernel takes {limit}: use fewer rules, or wider \
@@ -106,7 +106,7 @@ pub enum Failure {
     Internal(String),
     #[error("internal error, please report it with the ruleset: cannot write the object: {0}")]
     Object(#[from] object::write::Error),
-    #[error("cannot write: {0}")]
+    #[error("cannot write: {}", system::said(.0))]
     Output(#[from] io::Error),
 }
 

@@ -4,15 +4,19 @@
 //! alive, or an error that says what the kernel said and what to do. Never attaches: see `net`.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
 use aya::{Ebpf, EbpfLoader};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+
+use crate::system;
 
 pub mod bpf;
 pub mod counters;
@@ -47,10 +51,12 @@ pub enum LoadError {
     Permission(String),
     #[error("the kernel's verifier refused program `{program}`: {refusal}")]
     Refused { program: String, refusal: Box<Refusal> },
-    #[error("cannot make the maps that packets are counted in: {0}")]
+    #[error("cannot make the maps that packets are counted in: {}", said(.0))]
     Maps(io::Error),
     #[error("cannot load program `{program}`: {source}{}", hint(source))]
     Kernel { program: String, source: io::Error },
+    #[error("cannot {what}: {}", said(source))]
+    System { what: String, source: io::Error },
 }
 
 impl LoadError {
@@ -89,10 +95,10 @@ pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
     for name in names {
         let program = classifier(&mut object, name)?;
         program.load().map_err(|error| explain(name, error))?;
-        let broken = |error: &dyn std::fmt::Display| LoadError::Object(format!("program `{name}`: {error}"));
-        let info = program.info().map_err(|error| broken(&error))?;
-        let fd = program.fd().map_err(|error| broken(&error))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
+        let what = || format!("keep program `{name}`");
+        let info = program.info().map_err(|error| other(what(), &error))?;
+        let fd = program.fd().map_err(|error| other(what(), &error))?;
+        let fd = fd.as_fd().try_clone_to_owned().map_err(|error| other(what(), &error))?;
         let program =
             Program { name: (*name).to_owned(), id: info.id(), translated: info.size_translated(), fd };
         loaded.insert(name, program);
@@ -104,7 +110,7 @@ pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
 fn open(elf: &[u8]) -> Result<Ebpf, LoadError> {
     raise_memlock();
     let object = LOADER.lock().unwrap_or_else(PoisonError::into_inner).load(elf);
-    object.map_err(|error| LoadError::Object(format!("{error:?}")))
+    object.map_err(|error| other("prepare the programs".to_owned(), &error))
 }
 
 fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, LoadError> {
@@ -146,8 +152,36 @@ fn explain(name: &str, error: ProgramError) -> LoadError {
                 (None, _) => LoadError::Kernel { program, source: io_error },
             }
         }
-        other => LoadError::Object(format!("program `{name}`: {other}")),
+        error => other(format!("load program `{name}`"), &error),
     }
+}
+
+/// An error of the system wherever the system had a part in it; else we asked for what makes no sense.
+fn other(what: String, error: &(dyn Error + 'static)) -> LoadError {
+    match cause(error) {
+        Some(source) if source.raw_os_error().map(Errno::from_raw) == Some(Errno::EPERM) => {
+            LoadError::Permission(permission())
+        }
+        Some(source) => LoadError::System { what, source },
+        None => LoadError::Object(format!("cannot {what}: {error:?}")),
+    }
+}
+
+/// What the system said, however often aya has wrapped it. A transparent wrapper is not among its own sources.
+fn cause(error: &(dyn Error + 'static)) -> Option<io::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(source) = error.downcast_ref::<io::Error>() {
+            return source.raw_os_error().map(io::Error::from_raw_os_error);
+        }
+        next = match (error.downcast_ref(), error.downcast_ref()) {
+            (Some(ProgramError::IOError(source)), _) | (_, Some(MapError::IoError(source))) => Some(source),
+            (Some(ProgramError::MapError(wrapped)), _) => Some(wrapped),
+            (Some(ProgramError::Btf(wrapped)), _) => Some(wrapped),
+            _ => error.source(),
+        };
+    }
+    None
 }
 
 /// What is missing, as precisely as /proc can tell.
@@ -190,7 +224,18 @@ fn hint(source: &io::Error) -> &'static str {
         Some(Errno::EINVAL) => {
             "; the kernel may lack an instruction or a helper that the program uses: 6.1 or later is needed"
         }
-        Some(Errno::ENOSYS) => "; the kernel has no BPF (CONFIG_BPF_SYSCALL)",
-        _ => "",
+        Some(Errno::ENOSYS) => {
+            "; this kernel, or the emulator that runs this program, has no bpf system call (CONFIG_BPF_SYSCALL)"
+        }
+        Some(other) => system::advice(other),
+        None => "",
+    }
+}
+
+/// What the kernel said to a bpf(2) that was not about a program's code.
+fn said(source: &io::Error) -> String {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSYS) => format!("{source}{}", hint(source)),
+        _ => system::said(source),
     }
 }

@@ -32,5 +32,6 @@ pub mod policy;
 pub mod protocol;
 pub mod rule_text;
 pub mod syntax;
+pub mod system;
 
 pub use check::{Checked, Lists, read, read_lists};

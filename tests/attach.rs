@@ -35,3 +35,6 @@ mod drift;
 
 #[path = "attach/tcx.rs"]
 mod tcx;
+
+#[path = "attach/scarce.rs"]
+mod scarce;

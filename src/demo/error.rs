@@ -5,7 +5,7 @@ use std::io;
 use nix::errno::Errno;
 
 use super::DEADLINE;
-use crate::{kernel, net};
+use crate::{kernel, net, system};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,6 +62,7 @@ fn remedy(errno: Option<Errno>) -> &'static str {
             "packets are lost between two namespaces of one machine: does another program or a security policy \
              interfere (`sfunnel status`, `dmesg`)?"
         }
-        _ => "",
+        Some(other) => system::advice(other).trim_start_matches("; "),
+        None => "",
     }
 }

@@ -31,7 +31,8 @@ impl Namespace {
             File::open("/proc/thread-self/ns/net")
         };
         // The calling thread stays where it is.
-        let made = thread::spawn(make).join().unwrap_or_else(|payload| panic::resume_unwind(payload));
+        let made = thread::Builder::new().spawn(make).map_err(no_thread)?;
+        let made = made.join().unwrap_or_else(|payload| panic::resume_unwind(payload));
         made.map(|file| Self { name, file })
             .map_err(|source| Error::system("make a network namespace", source))
     }
@@ -47,7 +48,8 @@ impl Namespace {
             work().map_err(Into::into)
         };
         thread::scope(|scope| {
-            scope.spawn(inside).join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+            let inside = thread::Builder::new().spawn_scoped(scope, inside).map_err(no_thread)?;
+            inside.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
         })
     }
 
@@ -64,6 +66,12 @@ impl Namespace {
         };
         Ok([read("Tcp")?, read("Udp")?])
     }
+}
+
+/// `EAGAIN` has another meaning here than on a socket.
+fn no_thread(source: io::Error) -> Error {
+    let remedy = "raise the limit on processes and threads (`ulimit -u`, `TasksMax=` in a unit of systemd)";
+    Error::System { step: "start a thread".to_owned(), source, remedy }
 }
 
 /// Two lines a protocol: names, then values.

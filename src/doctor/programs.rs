@@ -17,7 +17,7 @@ use crate::kernel::{Counters, LoadError};
 use crate::net::beside::Back;
 use crate::net::{self, Attachment, Hook, Mark, Netlink, gso, links, veth};
 use crate::policy::{self, Choices, Gso, Needs};
-use crate::{check, codegen, elf, kernel};
+use crate::{check, codegen, elf, kernel, system};
 
 /// One ruleset for each kind of action, since what they ask of a kernel differs.
 const SAMPLES: [(&str, &str); 5] = [
@@ -46,7 +46,12 @@ pub fn programs() -> Vec<Finding> {
             }
         }
     }
-    let tried = thread::spawn(attach).join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+    let tried = match thread::Builder::new().spawn(attach) {
+        Ok(thread) => thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)),
+        Err(error) => {
+            Err(Trying::Failed(format!("cannot start a thread to try it in: {}", system::said(&error))))
+        }
+    };
     match tried {
         Ok(notes) => {
             let text = "to clsact, on ingress and egress (in a namespace of its own)";

@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use rustix::thread::{MembarrierCommand, membarrier};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{LoadError, permission, raise_memlock};
+use super::{LoadError, cause, permission, raise_memlock, said};
 use crate::codegen::counters::{MAPS, PLACES, Reason};
 use crate::ir::Ruleset;
 use crate::rule_text;
@@ -262,18 +262,11 @@ fn refused(error: MapError) -> LoadError {
     }
 }
 
-/// aya wraps what the kernel says several times.
-fn unreadable(error: impl std::error::Error) -> Unreadable {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            match io.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EPERM) => return Unreadable::Permission,
-                Some(Errno::ENOENT) => return Unreadable::Gone,
-                _ => {}
-            }
-        }
-        source = cause.source();
+fn unreadable(error: impl std::error::Error + 'static) -> Unreadable {
+    let Some(source) = cause(&error) else { return Unreadable::Other(error.to_string()) };
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM) => Unreadable::Permission,
+        Some(Errno::ENOENT) => Unreadable::Gone,
+        _ => Unreadable::Other(said(&source)),
     }
-    Unreadable::Other(error.to_string())
 }

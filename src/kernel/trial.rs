@@ -50,7 +50,7 @@ pub enum TrialError {
     TooLong { length: usize },
     #[error("{length} bytes are fewer than the kernel takes for a trial run ({shortest})")]
     TooShort { length: usize, shortest: usize },
-    #[error("cannot run a packet through the program: {0}")]
+    #[error("cannot run a packet through the program: {}", super::said(.0))]
     Kernel(io::Error),
     #[error("internal error, please report: {0}")]
     Internal(String),
@@ -106,7 +106,12 @@ impl Trial {
                     TrialError::Kernel(error.io_error)
                 });
             }
-            Err(error) => return Err(internal(&error)),
+            Err(error) => {
+                return Err(match super::cause(&error) {
+                    Some(source) => TrialError::Kernel(source),
+                    None => internal(&error),
+                });
+            }
         };
         out.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
         let mark = context_out.get(MARK..).and_then(|rest| rest.first_chunk());

@@ -29,6 +29,8 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::system;
+
 pub use crate::codegen::Link;
 pub use attach::{Attached, Attachment, Plan, plan};
 pub use detach::{detach, status};
@@ -164,7 +166,7 @@ fn tcx_remedy(source: Errno) -> &'static str {
         Errno::EPERM => " (CAP_NET_ADMIN is needed in the namespace that the interface is in)",
         Errno::ERANGE => " (a chain takes 64 programs)",
         Errno::ESTALE => " (somebody else keeps changing what is there)",
-        _ => "",
+        other => system::advice(other),
     }
 }
 

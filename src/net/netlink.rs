@@ -15,6 +15,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{Socket, SocketAddr};
 
+use crate::system;
+
 /// A socket on the network namespace of the thread that opened it, wherever the thread goes later.
 #[derive(Debug)]
 pub struct Netlink {
@@ -25,9 +27,13 @@ pub struct Netlink {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel's answer; `said` is its own explanation (extended acknowledgement), if it gave one.
-    #[error("{errno}{}", said.as_deref().map(|text| format!(" (the kernel says: {text})")).unwrap_or_default())]
+    #[error(
+        "{errno}{}{}",
+        said.as_deref().map(|text| format!(" (the kernel says: {text})")).unwrap_or_default(),
+        errno.raw_os_error().map(Errno::from_raw).map_or("", system::advice)
+    )]
     Refused { errno: io::Error, said: Option<String> },
-    #[error("netlink socket: {0}")]
+    #[error("netlink socket: {}", system::said(.0))]
     Socket(#[from] io::Error),
     #[error("unreadable netlink answer: {0}")]
     Unreadable(String),

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::{Error, Result};
+use crate::system;
 
 /// Where `ip netns` and container runtimes keep names.
 const NAMED: &str = "/var/run/netns";
@@ -45,7 +46,8 @@ pub(super) fn explain(source: &io::Error) -> String {
         Some(Errno::EINVAL) => {
             "; the file is not a network namespace: in a container, mount /var/run/netns with propagation (HostToContainer)"
         }
-        _ => "",
+        Some(errno) => system::advice(errno),
+        None => "",
     };
     format!("{source}{hint}")
 }
