@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::field::Field;
-use crate::ir::{Family, Proto, Rule, Ruleset};
+use crate::ir::{Family, Proto, Ruleset, about};
 use crate::matches::{Key, Matches};
 
 mod build;
@@ -231,9 +231,4 @@ pub fn build(ruleset: &Ruleset) -> Diagram {
         }
     }
     diagram
-}
-
-fn about(rules: &[Rule], family: Family, proto: Proto) -> impl Iterator<Item = (usize, &Matches)> {
-    let rules = rules.iter().enumerate().filter(move |(_, rule)| rule.proto == proto);
-    rules.filter_map(move |(index, rule)| Some((index, rule.of(family)?)))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::diagram::question::{Outcome, ask_both};
 use crate::field::Field;
-use crate::ir::{Action, Family, Nat, Proto, Rule, Ruleset};
+use crate::ir::{Action, Family, Nat, Proto, Rule, Ruleset, about};
 use crate::matches::Matches;
 
 /// Packets that one ruleset treats one way, and the other another.
@@ -61,7 +61,7 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Result<Vec<Difference>, TooMany> {
     for proto in Proto::ALL {
         for family in Family::ALL {
             let mut effort = EFFORT;
-            let lists = [about(old, family, proto), about(new, family, proto)];
+            let lists = [old, new].map(|ruleset| about(&ruleset.rules, family, proto).collect::<Vec<_>>());
             let [first, second] = &lists;
             let answer =
                 ask_both(Matches::all(), family, [first, second], &same, &mut effort).ok_or(TooMany)?;
@@ -90,11 +90,6 @@ pub fn diff(old: &Ruleset, new: &Ruleset) -> Result<Vec<Difference>, TooMany> {
         }
     }
     Ok(all)
-}
-
-fn about(ruleset: &Ruleset, family: Family, proto: Proto) -> Vec<(usize, &Matches)> {
-    let rules = ruleset.rules.iter().enumerate().filter(|(_, rule)| rule.proto == proto);
-    rules.filter_map(|(index, rule)| Some((index, rule.of(family)?))).collect()
 }
 
 fn names_addresses(packets: &Matches) -> bool {

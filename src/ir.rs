@@ -66,6 +66,12 @@ pub struct Rule {
     pub counter: bool,
 }
 
+/// The rules about packets of this family and protocol, each with its index and what it matches of them.
+pub fn about(rules: &[Rule], family: Family, proto: Proto) -> impl Iterator<Item = (usize, &Matches)> {
+    let rules = rules.iter().enumerate().filter(move |(_, rule)| rule.proto == proto);
+    rules.filter_map(move |(index, rule)| Some((index, rule.of(family)?)))
+}
+
 impl Ruleset {
     /// Whether anything is counted: only then does a program have maps.
     pub fn counts(&self) -> bool {

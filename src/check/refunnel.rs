@@ -10,7 +10,7 @@ use crate::diag::{Diagnostic, Span};
 use crate::diagram::question::ask;
 use crate::diagram::{self, Diagram};
 use crate::field::Field;
-use crate::ir::{Action, Family, Funnel, Proto, Rule, Ruleset};
+use crate::ir::{Action, Family, Funnel, Proto, Rule, Ruleset, about};
 use crate::matches::{Matches, only};
 
 /// Whoever has this many funnels that do it will cure them all alike.
@@ -126,9 +126,7 @@ impl Search<'_> {
         packets: &Matches,
     ) -> Option<Vec<(usize, &'r Matches)>> {
         self.steps = self.steps.checked_sub(rules.len())?;
-        let of_kind = rules.iter().enumerate().filter(|(_, rule)| rule.proto == proto);
-        let of_kind = of_kind.filter_map(|(at, rule)| Some((at, rule.of(family)?)));
-        Some(of_kind.filter(|(_, matches)| matches.meets(packets)).collect())
+        Some(about(rules, family, proto).filter(|(_, matches)| matches.meets(packets)).collect())
     }
 }
 

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 
 use super::Pair;
 use crate::diag::Diagnostic;
+use crate::diagram;
 use crate::diagram::question::ask;
-use crate::diagram::{self, Diagram};
-use crate::ir::{Family, Rule, Ruleset};
+use crate::ir::{Family, Rule, Ruleset, about};
 use crate::matches::Matches;
 
 /// Larger rulesets are written by programs, and for those a warning helps nobody.
@@ -29,7 +29,7 @@ pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     }
     let ruleset = Ruleset { rules: rules.iter().map(|(_, rule)| rule.clone()).collect() };
     let diagram = diagram::build(&ruleset);
-    let reached = leaves(&diagram);
+    let reached = Family::ALL.map(|family| diagram.first_leaves(family));
     let mut left = (MOST_COMPARED, EFFORT);
     let mut found = Vec::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
@@ -37,7 +37,7 @@ pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
             break;
         }
         // A leaf of the first part is reached. One of another part may be covered by the parts in front of it.
-        if rule.each().any(|(family, _)| reached.first[family.index()].contains(&index)) {
+        if rule.each().any(|(family, _)| reached[family.index()].contains(&index)) {
             continue;
         }
         let earlier = &ruleset.rules[..index];
@@ -48,24 +48,13 @@ pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
     found
 }
 
-/// The rules that are leaves of first parts, by family.
-struct Leaves {
-    first: [BTreeSet<usize>; 2],
-}
-
-fn leaves(diagram: &Diagram) -> Leaves {
-    Leaves { first: Family::ALL.map(|family| diagram.first_leaves(family)) }
-}
-
 /// The earlier rules that take all packets of this one; nothing if some packet is left, or that cannot be found out.
 fn takers(rule: &Rule, earlier: &[Rule], (pairs, effort): &mut (usize, usize)) -> Option<BTreeSet<usize>> {
     let mut takers = BTreeSet::new();
     for (family, packets) in rule.each() {
         *pairs = pairs.checked_sub(earlier.len())?;
-        let same_kind = earlier.iter().enumerate().filter(|(_, earlier)| earlier.proto == rule.proto);
-        let of_family = same_kind.filter_map(|(at, earlier)| Some((at, earlier.of(family)?)));
-        let meeting: Vec<(usize, &Matches)> =
-            of_family.filter(|(_, matches)| matches.meets(packets)).collect();
+        let of_kind = about(earlier, family, rule.proto);
+        let meeting: Vec<(usize, &Matches)> = of_kind.filter(|(_, matches)| matches.meets(packets)).collect();
         // One that covers it all is the answer that people look for.
         if let Some((one, _)) = meeting.iter().find(|(_, matches)| matches.covers(packets)) {
             takers.insert(*one);
