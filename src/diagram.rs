@@ -7,7 +7,9 @@
 //! Two invariants follow from how it is built, on which the emitter stands: every arm of a test can be taken (verifier
 //! rule V2: what the verifier can decide it removes, slowly), and no leaf tests anything again.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+use std::ops::RangeInclusive;
 
 use crate::field::Field;
 use crate::ir::{Family, Proto, Ruleset, about};
@@ -54,16 +56,32 @@ pub struct Arm {
 
 /// An arm with both of its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Span {
+pub struct Span<T = NodeId> {
     pub first: u128,
     pub last: u128,
-    pub then: NodeId,
+    pub then: T,
 }
 
 /// The arms as spans.
 pub fn spans(arms: &[Arm]) -> impl Iterator<Item = Span> {
     let firsts = std::iter::once(0).chain(arms.iter().map(|arm| arm.last.saturating_add(1)));
     arms.iter().zip(firsts).map(|(arm, first)| Span { first, last: arm.last, then: arm.then })
+}
+
+/// The nodes that spans lead to, each once and with its values, in the order of the first of them.
+fn by_target<T: Copy + Eq + Hash>(
+    spans: impl Iterator<Item = Span<T>>,
+) -> Vec<(T, Vec<RangeInclusive<u128>>)> {
+    let mut targets: Vec<(T, Vec<RangeInclusive<u128>>)> = Vec::new();
+    let mut places = HashMap::new();
+    for Span { first, last, then } in spans {
+        let place = *places.entry(then).or_insert_with(|| {
+            targets.push((then, Vec::new()));
+            targets.len() - 1
+        });
+        targets[place].1.push(first..=last);
+    }
+    targets
 }
 
 impl NodeId {

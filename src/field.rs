@@ -1,8 +1,8 @@
 //! The table of fields: everything that a rule can match on besides IP version and protocol, one row each.
 //!
-//! The parser, `check`, the decision diagram, the emitter, and all that speaks about rules walk this table; what a
-//! field is called, where it is in a packet, what its values look like and what becomes of it on the way stands
-//! here and nowhere else. Data only: never knows a rule or a packet.
+//! The decision diagram, the emitter, and everything that shows rules walk this table: what a field is called, where it
+//! is in a packet, what its values look like, and what becomes of it on the way. The parser does not yet. Data only:
+//! never knows a rule or a packet.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -40,16 +40,11 @@ pub enum Notation {
     Number(Number),
 }
 
-/// Decimal numbers, or names for some of them.
+/// Decimal numbers.
 #[derive(Debug)]
 pub struct Number {
-    /// One value, with its article, and in short.
-    pub what: &'static str,
-    pub kind: &'static str,
+    /// The smallest that can be written.
     pub min: u32,
-    pub max: u32,
-    /// For remedies.
-    pub example: &'static str,
 }
 
 /// Where a field is, in a packet or beside it.
@@ -94,10 +89,6 @@ impl Field {
 
     pub fn keyword(self) -> &'static str {
         self.row().keyword
-    }
-
-    pub fn by_keyword(keyword: &str) -> Option<Field> {
-        Field::all().find(|field| field.keyword() == keyword)
     }
 
     pub const fn of(end: End) -> Field {
@@ -151,7 +142,8 @@ impl fmt::Debug for Field {
     }
 }
 
-const PORT: Number = Number { what: "a port number", kind: "port", min: 1, max: 65535, example: "80" };
+/// Port 0 is reserved (RFC 6335 section 6).
+const PORT: Number = Number { min: 1 };
 
 static TABLE: [Row; 4] = [
     Row {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::Span;
 use super::compress::{Scale, compress};
 use super::sets::{EMPTY, FULL, Sets};
 use crate::matches::Matches;
@@ -25,6 +26,18 @@ pub(super) enum Local {
     Leaf([Option<u32>; 2]),
     /// The scale, and for each arm its last rank and where it leads.
     Test(usize, Box<[(u32, u32)]>),
+}
+
+impl Graph {
+    /// The arms of a test, by value.
+    pub fn spans<'a>(&'a self, scale: usize, arms: &'a [(u32, u32)]) -> impl Iterator<Item = Span<u32>> + 'a {
+        let scale = &self.scales[scale];
+        let mut first = 0_u128;
+        arms.iter().map(move |&(rank, child)| {
+            let last = scale.last(rank);
+            Span { first: std::mem::replace(&mut first, last.saturating_add(1)), last, then: child }
+        })
+    }
 }
 
 /// What a diagram may cost.

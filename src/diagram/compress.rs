@@ -29,7 +29,7 @@ impl Scale {
         usize::try_from(self.field.max(family).count_ones().div_ceil(32)).unwrap_or(1)
     }
 
-    /// The last value of a rank.
+    /// The last value of a rank; of one beyond the last, the last of all.
     pub fn last(&self, rank: u32) -> u128 {
         match self.firsts.get(rank as usize + 1) {
             Some(next) => next - 1,

@@ -5,7 +5,7 @@
 //! rules begin or end; building ends where that is passed.
 
 use super::build::{self, Graph, Limit, Local, Question};
-use super::{Arm, Node, NodeId};
+use super::{Arm, Node, NodeId, Span};
 use crate::matches::Matches;
 use crate::protocol::Family;
 
@@ -25,9 +25,8 @@ pub(super) fn build(rules: &[(usize, &Matches)], family: Family, nodes: &mut Vec
         let (part, after) = rest.split_at(count);
         match build::build(&question(part, family), &mut limit(part)) {
             Some(graph) => {
-                let done = !graph.nodes.is_empty() && !can_miss(&graph);
+                rest = if can_miss(&graph) { after } else { &[] };
                 graphs.push((graph, part));
-                rest = if done { &[] } else { after };
                 count += count / 2;
             }
             None => count = (count * 2 / 3).min(count - 1),
@@ -101,9 +100,7 @@ fn place(graph: &Graph, part: &[(usize, &Matches)], miss: Option<NodeId>, nodes:
                     Some(arm) if arm.then == then => arm.last = last,
                     _ => arms.push(Arm { last, then }),
                 };
-                let mut first = 0_u128;
-                for &(rank, child) in local {
-                    let last = graph.scales[*scale].last(rank.min(graph.scales[*scale].len() - 1));
+                for Span { first, last, then: child } in graph.spans(*scale, local) {
                     match placed[child as usize] {
                         Some(then) => add(last, then),
                         // A test of the same field that is not placed: it is joined to this one.
@@ -117,7 +114,6 @@ fn place(graph: &Graph, part: &[(usize, &Matches)], miss: Option<NodeId>, nodes:
                             }
                         }
                     }
-                    first = last.saturating_add(1);
                 }
                 let same_field =
                     |parent: &usize| matches!(&graph.nodes[*parent], Local::Test(of, _) if of == scale);

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::build::{Graph, Limit, Local, Question, build};
+use super::by_target;
 use crate::matches::{Matches, Set};
 use crate::protocol::Family;
 
@@ -90,46 +91,48 @@ impl Answer<'_> {
 
     /// Sets of packets, none of which is in two of them, with an outcome that is `wanted`; no more than `most`.
     pub fn packets(&self, wanted: &dyn Fn(Outcome) -> bool, most: usize) -> Vec<(Matches, Outcome)> {
+        let wanted = self.leads_to(wanted);
         let mut found = Vec::new();
-        self.walk(self.graph.root, self.packets.clone(), wanted, most, &mut found);
+        if wanted[self.graph.root as usize] && most > 0 {
+            self.walk(self.graph.root, self.packets.clone(), &wanted, most, &mut found);
+        }
         found
     }
 
+    /// For each node, whether a wanted leaf is below it: children are made before their parents.
+    fn leads_to(&self, wanted: &dyn Fn(Outcome) -> bool) -> Vec<bool> {
+        let mut leads: Vec<bool> = Vec::with_capacity(self.graph.nodes.len());
+        for node in &self.graph.nodes {
+            leads.push(match node {
+                Local::Leaf(leaf) => wanted(outcome(&self.lists, *leaf)),
+                Local::Test(_, arms) => arms.iter().any(|(_, child)| leads[*child as usize]),
+            });
+        }
+        leads
+    }
+
+    /// Follows only what is `wanted`, so that no more ways are looked at than sets are found.
     fn walk(
         &self,
         at: u32,
         packets: Matches,
-        wanted: &dyn Fn(Outcome) -> bool,
+        wanted: &[bool],
         most: usize,
         found: &mut Vec<(Matches, Outcome)>,
     ) {
         let (scale, arms) = match &self.graph.nodes[at as usize] {
             Local::Leaf(leaf) => {
-                let outcome = outcome(&self.lists, *leaf);
-                if wanted(outcome) && found.len() < most {
-                    found.push((packets, outcome));
-                }
-                return;
+                return found.push((packets, outcome(&self.lists, *leaf)));
             }
-            Local::Test(scale, arms) => (&self.graph.scales[*scale], arms),
+            Local::Test(scale, arms) => (*scale, arms),
         };
-        let mut children: Vec<(u32, Set)> = Vec::new();
-        let mut first = 0;
-        for &(rank, child) in arms {
-            let last = scale.last(rank.min(scale.len() - 1));
-            match children.iter_mut().find(|(known, _)| *known == child) {
-                Some((_, set)) => {
-                    set.ranges_insert(first..=last);
-                }
-                None => children.push((child, Set::from_iter([first..=last]))),
-            }
-            first = last.saturating_add(1);
-        }
-        for (child, set) in children {
+        let field = self.graph.scales[scale].field;
+        let children = by_target(self.graph.spans(scale, arms).filter(|span| wanted[span.then as usize]));
+        for (child, values) in children {
             if found.len() == most {
                 return;
             }
-            let here = Matches::default().with(scale.field, self.family, Arc::new(set));
+            let here = Matches::default().with(field, self.family, Arc::new(Set::from_iter(values)));
             if let Some(left) = packets.intersection(&here) {
                 self.walk(child, left, wanted, most, found);
             }

@@ -6,8 +6,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::{Arm, Diagram, Node, NodeId, spans};
-use crate::field::Field;
+use super::{Arm, Diagram, Node, NodeId, by_target, spans};
 use crate::ir::{Family, Proto};
 use crate::matches::Set;
 use crate::rule_text;
@@ -81,24 +80,9 @@ impl Show<'_> {
 
 /// The nodes that arms lead to, each with its values, in the order of the first of them; and the node of all other
 /// values, which is that of the most arms, the first one of several.
-pub fn groups(arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
-    let mut groups: Vec<(NodeId, Vec<std::ops::RangeInclusive<u128>>)> = Vec::new();
-    let mut places = std::collections::HashMap::new();
-    for span in spans(arms) {
-        let place = *places.entry(span.then).or_insert_with(|| {
-            groups.push((span.then, Vec::new()));
-            groups.len() - 1
-        });
-        groups[place].1.push(span.first..=span.last);
-    }
+fn groups(arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
+    let mut groups = by_target(spans(arms));
     let most = (0..groups.len()).rev().max_by_key(|place| groups[*place].1.len()).unwrap_or_default();
     let rest = if groups.is_empty() { NodeId(0) } else { groups.remove(most).0 };
     (groups.into_iter().map(|(then, ranges)| (then, Set::from_iter(ranges))).collect(), rest)
-}
-
-impl Field {
-    /// A test of this field, as listings and JSON write it.
-    pub fn compare(self, family: Family, op: &str, value: u128) -> String {
-        format!("{self} {op} {}", self.show(family, value))
-    }
 }
