@@ -14,9 +14,11 @@ mod shadowing;
 mod unguarded;
 mod way_back;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use crate::diag::{Diagnostic, Severity, Source, Span};
+use crate::diagram::{self, Diagram};
 use crate::field::Field;
 use crate::ir::{self, Family};
 use crate::matches::{self, Ports};
@@ -25,6 +27,23 @@ use crate::syntax::{self, ast};
 
 /// A rule as it was written, and what it means.
 type Pair<'a> = (&'a ast::Rule, ir::Rule);
+
+/// What a list of rules means, and how they overlap: the diagram is built for whoever asks first, and only then.
+struct Meaning {
+    ruleset: ir::Ruleset,
+    diagram: OnceCell<Diagram>,
+}
+
+impl Meaning {
+    fn of(rules: &[Pair<'_>]) -> Self {
+        let rules = rules.iter().map(|(_, rule)| rule.clone()).collect();
+        Meaning { ruleset: ir::Ruleset { rules }, diagram: OnceCell::new() }
+    }
+
+    fn diagram(&self) -> &Diagram {
+        self.diagram.get_or_init(|| diagram::build(&self.ruleset))
+    }
+}
 
 /// A list of rules that can be compiled, and what is odd about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +128,10 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     }
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {
-        faults.extend(refunnel::funneled_again(rules));
+        let meaning = Meaning::of(rules);
+        faults.extend(refunnel::funneled_again(rules, &meaning));
         faults.extend(refunnel::ambiguous(rules));
-        faults.extend(shadowing::shadowed(rules));
+        faults.extend(shadowing::shadowed(&meaning));
     }
     sort(&mut faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {

@@ -5,12 +5,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use super::Pair;
+use super::{Meaning, Pair};
 use crate::diag::{Diagnostic, Span};
+use crate::diagram::Diagram;
 use crate::diagram::question::ask;
-use crate::diagram::{self, Diagram};
 use crate::field::Field;
-use crate::ir::{Action, Family, Funnel, Proto, Rule, Ruleset, about};
+use crate::ir::{Action, Family, Funnel, Proto, Rule, about};
 use crate::matches::{Matches, only};
 
 /// Whoever has this many funnels that do it will cure them all alike.
@@ -46,15 +46,15 @@ fn output(rule: &Rule, funnel: Funnel, family: Family) -> Option<Matches> {
 
 /// Funnels whose output is funneled again at the next hook that it passes, by the same rule or another, as no rule in
 /// front takes it first.
-pub(super) fn funneled_again(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
-    let ruleset = Ruleset { rules: rules.iter().map(|(_, rule)| rule.clone()).collect() };
+pub(super) fn funneled_again(rules: &[Pair<'_>], meaning: &Meaning) -> Vec<Diagnostic> {
+    let ruleset = &meaning.ruleset;
     let outers: BTreeSet<Proto> = ruleset.rules.iter().filter_map(|rule| Some(header(rule)?.0.0)).collect();
     let funneled = |rule: &Rule| matches!(rule.action, Action::Funnel(_)) && outers.contains(&rule.proto);
     if !ruleset.rules.iter().any(funneled) {
         return Vec::new();
     }
-    let diagram = diagram::build(&ruleset);
-    let mut search = Search { rules: &ruleset.rules, diagram: &diagram, steps: MOST_STEPS, effort: EFFORT };
+    let mut search =
+        Search { rules: &ruleset.rules, diagram: meaning.diagram(), steps: MOST_STEPS, effort: EFFORT };
     let mut found = Vec::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
         let Some((_, funnel)) = header(rule) else { continue };

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Pair;
+use super::Meaning;
 use crate::diag::Diagnostic;
-use crate::diagram;
 use crate::diagram::question::ask;
-use crate::ir::{Family, Rule, Ruleset, about};
+use crate::ir::{Family, Rule, about};
 use crate::matches::Matches;
 
 /// Larger rulesets are written by programs, and for those a warning helps nobody.
@@ -23,13 +22,12 @@ const EFFORT: usize = 5_000_000;
 const MOST_NAMED: usize = 4;
 
 /// Rules that earlier rules cover completely.
-pub(super) fn shadowed(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
-    if rules.len() > MOST_RULES {
+pub(super) fn shadowed(meaning: &Meaning) -> Vec<Diagnostic> {
+    let ruleset = &meaning.ruleset;
+    if ruleset.rules.len() > MOST_RULES {
         return Vec::new();
     }
-    let ruleset = Ruleset { rules: rules.iter().map(|(_, rule)| rule.clone()).collect() };
-    let diagram = diagram::build(&ruleset);
-    let reached = Family::ALL.map(|family| diagram.first_leaves(family));
+    let reached = Family::ALL.map(|family| meaning.diagram().first_leaves(family));
     let mut left = (MOST_COMPARED, EFFORT);
     let mut found = Vec::new();
     for (index, rule) in ruleset.rules.iter().enumerate() {
