@@ -91,13 +91,8 @@ impl<'a> Segment<'a> {
         let at = self.checksum_at();
         if self.sum(addresses) == Sum::Unfinished {
             // The field holds the pseudo-header's sum already.
-            let sum = match !fold(add(&bytes)) {
-                0 if self.proto == Proto::Udp => 0xffff,
-                sum => sum,
-            };
-            if let Some(field) = bytes.get_mut(at..at + 2) {
-                field.copy_from_slice(&sum.to_be_bytes());
-            }
+            let sum = checksum(self.proto, add(&bytes));
+            put(&mut bytes, at, sum);
         }
         bytes
     }
@@ -223,6 +218,21 @@ pub fn half(bytes: &[u8], at: usize) -> u16 {
 /// Four bytes in host order; 0 beyond the end.
 pub fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |&four| u32::from_be_bytes(four))
+}
+
+/// What the checksum field holds for this sum. UDP's is never 0, which says that there is none (RFC 768).
+pub fn checksum(proto: Proto, sum: u64) -> u16 {
+    match !fold(sum) {
+        0 if proto == Proto::Udp => 0xffff,
+        sum => sum,
+    }
+}
+
+/// Writes two bytes, if they are there.
+pub fn put(bytes: &mut [u8], at: usize, value: u16) {
+    if let Some(field) = bytes.get_mut(at..at + 2) {
+        field.copy_from_slice(&value.to_be_bytes());
+    }
 }
 
 /// The sum of all 16-bit words (RFC 1071), not folded.

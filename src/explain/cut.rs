@@ -3,7 +3,7 @@
 //! Input: a whole frame and the size of its segments. Output: the frames that the program meets once a companion
 //! device has cut it. Pure; never used for packets that are really sent.
 
-use crate::dissect::{ETHERNET, Ip, add, fold, half, word};
+use crate::dissect::{ETHERNET, Ip, add, checksum, fold, half, put, word};
 use crate::ir::{Family, Proto};
 
 /// The segments in order; `None` for what cannot be cut: not TCP or UDP, or a segment size of 0.
@@ -47,20 +47,11 @@ pub fn segments(frame: &[u8], gso_size: u32) -> Option<Vec<Vec<u8>>> {
         };
         put(&mut body, at, 0);
         let pseudo = add(ip.addresses()) + u64::from(segment.proto.number()) + u64::from(length);
-        let sum = match !fold(pseudo + add(&body)) {
-            0 if segment.proto == Proto::Udp => 0xffff,
-            sum => sum,
-        };
+        let sum = checksum(segment.proto, pseudo + add(&body));
         put(&mut body, at, sum);
         all.push([link, &header, &body].concat());
     }
     (!all.is_empty()).then_some(all)
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(field) = bytes.get_mut(at..at + 2) {
-        field.copy_from_slice(&value.to_be_bytes());
-    }
 }
 
 #[cfg(test)]

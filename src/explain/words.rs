@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use super::Sample;
-use crate::dissect::{add, fold};
+use crate::dissect::{add, checksum, fold, put};
 use crate::ir::Proto;
 
 /// What to write instead of something unreadable.
@@ -244,19 +244,10 @@ fn segment(proto: Proto, header: &[u8], data: &[u8], addresses: &[u8], sum: bool
     };
     if sum {
         let pseudo = add(addresses) + u64::from(proto.number()) + u64::from(length);
-        let sum = match !fold(pseudo + add(&bytes)) {
-            0 if proto == Proto::Udp => 0xffff,
-            sum => sum,
-        };
+        let sum = checksum(proto, pseudo + add(&bytes));
         put(&mut bytes, at, sum);
     }
     bytes
-}
-
-fn put(bytes: &mut [u8], at: usize, value: u16) {
-    if let Some(field) = bytes.get_mut(at..at + 2) {
-        field.copy_from_slice(&value.to_be_bytes());
-    }
 }
 
 #[cfg(test)]
