@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 
 use asm::Program;
 use range_set_blaze::{Integer, RangeSetBlaze};
@@ -19,7 +20,7 @@ use crate::ir::{self, Family, Proto, Ruleset};
 use crate::matches::universe;
 use crate::rule_text;
 
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 #[derive(Debug, Serialize)]
 pub struct Document<'a> {
@@ -47,9 +48,8 @@ struct Rule<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ip6: Option<Fields>,
     action: Action,
-    /// `snat` and `dnat`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nat: Option<String>,
+    nat: Option<Nat>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mark: Option<u32>,
     counter: bool,
@@ -67,6 +67,22 @@ enum Action {
     Unfunnel { protocol: String, sport: Ranges<u16>, dport: Ranges<u16> },
     Alias { end: String, port: u16 },
     Unalias { end: String, ports: Ranges<u16> },
+}
+
+/// What the packet is given.
+#[derive(Debug, Serialize)]
+struct Nat {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snat: Option<Endpoint>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dnat: Option<Endpoint>,
+}
+
+#[derive(Debug, Serialize)]
+struct Endpoint {
+    address: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
 }
 
 /// All nodes in one list, children before parents.
@@ -147,18 +163,26 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         };
         Some(there.map(|field| (field.keyword(), values(field))).collect())
     };
+    // Named one by one, so that none is forgotten; `matches` is in `fields`.
+    let ir::Rule { text, span, proto, matches: _, action, nat, mark, counter } = rule;
     Rule {
-        line: source.line(rule.span.start).1,
-        text: &rule.text,
+        line: source.line(span.start).1,
+        text,
         normal: rule_text::rule(rule),
-        protocol: rule.proto.to_string(),
+        protocol: proto.to_string(),
         ip: fields(Family::V4),
         ip6: fields(Family::V6),
-        action: action(&rule.action),
-        nat: (!rule.nat.is_none()).then(|| rule.nat.to_string()),
-        mark: rule.mark,
-        counter: rule.counter,
+        action: self::action(action),
+        nat: (!nat.is_none()).then(|| self::nat(*nat)),
+        mark: *mark,
+        counter: *counter,
     }
+}
+
+fn nat(nat: ir::Nat) -> Nat {
+    let ir::Nat { saddr, daddr, sport, dport } = nat;
+    let endpoint = |address: Option<IpAddr>, port| address.map(|address| Endpoint { address, port });
+    Nat { snat: endpoint(saddr, sport), dnat: endpoint(daddr, dport) }
 }
 
 /// Addresses as text, all else as a number.
@@ -179,7 +203,8 @@ fn action(action: &ir::Action) -> Action {
             Action::Funnel { protocol: text(&outer), sport, dport, flags }
         }
         ir::Action::Unfunnel { inner, guard } => {
-            let [sport, dport] = [&guard.sport, &guard.dport].map(|ports| ranges(ports, |port| port));
+            let ir::Guard { sport, dport } = guard;
+            let [sport, dport] = [sport, dport].map(|ports| ranges(ports, |port| port));
             Action::Unfunnel { protocol: text(inner), sport, dport }
         }
         ir::Action::Alias { end, port } => Action::Alias { end: text(end), port: *port },

@@ -4,7 +4,7 @@
 //! how the rule was written.
 
 use crate::field::{Field, Notation};
-use crate::ir::{Action, Family, Funnel, Rule};
+use crate::ir::{Action, Family, Funnel, Guard, Rule};
 use crate::matches::{self, Ports, Set, universe};
 use crate::syntax::FLAGS;
 
@@ -31,12 +31,14 @@ pub fn matches(rule: &Rule) -> String {
 
 /// What follows the word `actions`.
 pub fn actions(rule: &Rule) -> String {
-    let mark = rule.mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
-    let counter = if rule.counter { "counter " } else { "" };
-    let action = match (&rule.action, rule.nat.is_none()) {
-        (Action::Accept, false) => rule.nat.to_string(),
-        (other, false) => format!("{} {}", action(other), rule.nat),
-        (other, true) => action(other),
+    // Named one by one, so that none is forgotten.
+    let Rule { text: _, span: _, proto: _, matches: _, action, nat, mark, counter } = rule;
+    let mark = mark.map(|mark| format!(" mark set {mark}")).unwrap_or_default();
+    let counter = if *counter { "counter " } else { "" };
+    let action = match (action, nat.is_none()) {
+        (Action::Accept, false) => nat.to_string(),
+        (other, false) => format!("{} {nat}", self::action(other)),
+        (other, true) => self::action(other),
     };
     format!("{counter}{action}{mark}")
 }
@@ -54,8 +56,8 @@ pub fn action(action: &Action) -> String {
             };
             format!("funnel {outer} sport {sport} dport {dport}{flags}")
         }
-        Action::Unfunnel { inner, guard } => {
-            let guards = [("sport", &guard.sport), ("dport", &guard.dport)];
+        Action::Unfunnel { inner, guard: Guard { sport, dport } } => {
+            let guards = [("sport", sport), ("dport", dport)];
             let guards = guards.into_iter().filter(|(_, set)| !set.is_universal());
             let guards: String = guards.map(|(word, set)| format!(" {word} {}", self::ports(set))).collect();
             format!("unfunnel {inner}{guards}")

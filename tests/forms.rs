@@ -1,0 +1,197 @@
+//! A rule in its other forms, the normal form and JSON: each has all that the rule means, and is read back to the same.
+//!
+//! Random rules with every field, action and extra. What is read back is compared as a whole, and put together here as
+//! struct literals: a rule that gets another field makes this file fail until both forms have it.
+
+mod support;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pretty_assertions::assert_eq;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use serde_json::Value;
+use sfunnel::codegen::{self, Link};
+use sfunnel::diag::{Source, Span};
+use sfunnel::field::Field;
+use sfunnel::ir::{Action, End, Family, Funnel, Guard, Nat, Proto, Rule, Ruleset};
+use sfunnel::matches::{Matches, Ports, Set};
+use sfunnel::{diagram, json, rule_text};
+use support::{arb, rules};
+
+const RULESETS: usize = 1_000;
+
+/// Random rulesets, legal ones only; every third rule counts.
+fn random() -> impl Iterator<Item = (String, Ruleset)> {
+    let mut runner = TestRunner::deterministic();
+    let cases = arb::case(1..8);
+    (0..RULESETS).filter_map(move |_| {
+        let text = rules::text(&cases.new_tree(&mut runner).expect("a case").current().rules);
+        let mut ruleset = sfunnel::read(&Source::new("test", text.as_str())).ok()?.ruleset;
+        for rule in ruleset.rules.iter_mut().step_by(3) {
+            rule.counter = true;
+        }
+        Some((text, ruleset))
+    })
+}
+
+/// Whether the generator has drawn everything that a rule can have.
+fn assert_variety(rules: &[Rule]) {
+    let some = |what: &str, has: &dyn Fn(&Rule) -> bool| {
+        assert!(rules.iter().filter(|rule| has(rule)).count() > 10, "hardly a rule has {what}");
+    };
+    some("addresses of both families", &|rule| rule.each().count() == 2 && rule.matches_on(Field::SADDR));
+    some("flags", &|rule| matches!(rule.action, Action::Funnel(funnel) if funnel.flags != Funnel::SYN));
+    some(
+        "a guard",
+        &|rule| matches!(&rule.action, Action::Unfunnel { guard, .. } if *guard != Guard::default()),
+    );
+    some("alias", &|rule| matches!(rule.action, Action::Alias { .. }));
+    some("unalias", &|rule| matches!(rule.action, Action::Unalias { .. }));
+    some("snat", &|rule| rule.nat.saddr.is_some());
+    some("dnat with a port", &|rule| rule.nat.dport.is_some());
+    some("mark", &|rule| rule.mark.is_some());
+    some("counter", &|rule| rule.counter);
+}
+
+/// What the rule means, without how and where it was written.
+fn meaning(rule: &Rule) -> Rule {
+    Rule { text: String::new(), span: Span::default(), ..rule.clone() }
+}
+
+#[test]
+fn the_normal_form_is_read_back_to_the_same_rule() {
+    let rules: Vec<Rule> = random().flat_map(|(_, ruleset)| ruleset.rules).collect();
+    assert_variety(&rules);
+    for rule in &rules {
+        let normal = rule_text::rule(rule);
+        let checked = sfunnel::read(&Source::new("normal", normal.as_str()));
+        let read = checked.unwrap_or_else(|faults| panic!("{faults:#?}\n{}\n{normal}", rule.text)).ruleset;
+        let [read] = read.rules.as_slice() else { panic!("not one rule: {normal}") };
+        assert_eq!(meaning(read), meaning(rule), "{}\n{normal}", rule.text);
+        assert_eq!(rule_text::rule(read), normal);
+    }
+}
+
+/// The member, which has to be there.
+fn member<'a>(value: &'a Value, name: &str) -> &'a Value {
+    value.get(name).unwrap_or_else(|| panic!("no `{name}` in {value}"))
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    member(value, name).as_str().unwrap_or_else(|| panic!("`{name}` is not a string in {value}"))
+}
+
+fn number<T: TryFrom<u64>>(value: &Value) -> T {
+    let number = value.as_u64().and_then(|number| T::try_from(number).ok());
+    number.unwrap_or_else(|| panic!("not a number of this size: {value}"))
+}
+
+fn proto(value: &Value) -> Proto {
+    let name = text(value, "protocol");
+    *Proto::ALL.iter().find(|proto| proto.to_string() == name).expect("a protocol")
+}
+
+fn end(value: &Value) -> End {
+    match text(value, "end") {
+        "sport" => End::Sport,
+        "dport" => End::Dport,
+        other => panic!("neither end: {other}"),
+    }
+}
+
+/// Each `[first, last]` of a set.
+fn ranges(value: &Value) -> impl Iterator<Item = [&Value; 2]> {
+    value.as_array().expect("a set").iter().map(|range| match range.as_array().map(Vec::as_slice) {
+        Some([first, last]) => [first, last],
+        _ => panic!("not a range: {range}"),
+    })
+}
+
+fn ports(value: &Value) -> Ports {
+    ranges(value).map(|[first, last]| number(first)..=number(last)).collect()
+}
+
+fn element(value: &Value) -> u128 {
+    match value.as_str() {
+        Some(address) => rules::bits(address.parse::<IpAddr>().expect("an address")),
+        None => number::<u64>(value).into(),
+    }
+}
+
+/// Every field that such packets have must be there, and no other.
+fn matches(value: Option<&Value>, family: Family, proto: Proto) -> Option<Matches> {
+    let fields = value?.as_object().expect("fields");
+    let named: Vec<Field> = Field::all().filter(|field| fields.contains_key(field.keyword())).collect();
+    let existing: Vec<Field> = Field::all().filter(|field| field.exists(family, proto)).collect();
+    assert_eq!((named.len(), &named), (fields.len(), &existing), "{fields:?}");
+    Some(named.into_iter().fold(Matches::default(), |matches, field| {
+        let set: Set =
+            ranges(&fields[field.keyword()]).map(|[first, last]| element(first)..=element(last)).collect();
+        matches.with(field, family, Arc::new(set))
+    }))
+}
+
+fn action(value: &Value) -> Action {
+    let port = |name| number(member(value, name));
+    let set = |name| ports(member(value, name));
+    match text(value, "kind") {
+        "accept" => Action::Accept,
+        "drop" => Action::Drop,
+        "funnel" => {
+            let flags = number(member(value, "flags"));
+            Action::Funnel(Funnel { outer: proto(value), sport: port("sport"), dport: port("dport"), flags })
+        }
+        "unfunnel" => {
+            let guard = Guard { sport: set("sport"), dport: set("dport") };
+            Action::Unfunnel { inner: proto(value), guard }
+        }
+        "alias" => Action::Alias { end: end(value), port: port("port") },
+        "unalias" => Action::Unalias { end: end(value), ports: set("ports") },
+        other => panic!("no action: {other}"),
+    }
+}
+
+/// One of `snat` and `dnat`, where it is named.
+fn nat(value: Option<&Value>, name: &str) -> (Option<IpAddr>, Option<u16>) {
+    let Some(new) = value.and_then(|nat| nat.get(name)) else { return (None, None) };
+    (Some(text(new, "address").parse().expect("an address")), new.get("port").map(number))
+}
+
+#[test]
+fn the_json_document_has_all_of_a_rule() {
+    let mut seen = Vec::new();
+    for (written, ruleset) in random() {
+        let source = Source::new("test", written.as_str());
+        let diagram = diagram::build(&ruleset);
+        let program = codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(Link::Ethernet));
+        let program = program.expect("a program");
+        let document = json::document(&source, &ruleset, &diagram, &program, Link::Ethernet);
+        let document = serde_json::to_value(&document).expect("JSON");
+        let listed = member(&document, "rules").as_array().expect("rules");
+        assert_eq!(listed.len(), ruleset.rules.len());
+        for (index, (rule, value)) in ruleset.rules.iter().zip(listed).enumerate() {
+            // One rule a line.
+            assert_eq!(number::<usize>(member(value, "line")), index + 1, "{written}");
+            assert_eq!(text(value, "normal"), rule_text::rule(rule));
+            let (saddr, sport) = nat(value.get("nat"), "snat");
+            let (daddr, dport) = nat(value.get("nat"), "dnat");
+            let proto = proto(value);
+            let read = Rule {
+                text: text(value, "text").to_owned(),
+                span: rule.span,
+                proto,
+                matches: [("ip", Family::V4), ("ip6", Family::V6)]
+                    .map(|(name, family)| matches(value.get(name), family, proto)),
+                action: action(member(value, "action")),
+                nat: Nat { saddr, daddr, sport, dport },
+                mark: value.get("mark").map(number),
+                counter: member(value, "counter").as_bool().expect("a yes or no"),
+            };
+            assert_eq!(&read, rule, "{written}\n{value:#}");
+        }
+        seen.extend(ruleset.rules);
+    }
+    assert_variety(&seen);
+}
