@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::diagram::question::{Outcome, ask_both};
 use crate::field::Field;
-use crate::ir::{Action, Family, Nat, Proto, Rule, Ruleset, about};
+use crate::ir::{Action, Effect, Family, Nat, Proto, Ruleset, about};
 use crate::matches::Matches;
 
 /// Packets that one ruleset treats one way, and the other another.
@@ -34,20 +34,11 @@ pub const MOST: usize = 10_000;
 /// Up to so many, each is tried with each other, to be joined.
 const MOST_JOINED: usize = 500;
 
-/// What becomes of a packet, with all values of the action. Passing without a rule is what `accept` does.
-#[derive(PartialEq)]
-enum Fate<'a> {
-    Passed,
-    Acted { action: &'a Action, nat: Nat, mark: Option<u32>, counter: bool },
-}
-
-fn fate(ruleset: &Ruleset, rule: Option<usize>) -> Fate<'_> {
-    let Some(rule) = rule.and_then(|rule| ruleset.rules.get(rule)) else { return Fate::Passed };
-    let Rule { action, nat, mark, counter, text: _, span: _, proto: _, matches: _ } = rule;
-    match (action, nat.is_none(), mark, counter) {
-        (Action::Accept, true, None, false) => Fate::Passed,
-        _ => Fate::Acted { action, nat: *nat, mark: *mark, counter: *counter },
-    }
+/// What becomes of a packet. `None`: it passes, without a rule or by a plain `accept`.
+fn fate(ruleset: &Ruleset, rule: Option<usize>) -> Option<Effect<'_>> {
+    let accepted = Effect { action: &Action::Accept, nat: Nat::default(), mark: None, counter: false };
+    let effect = ruleset.rules.get(rule?)?.effect();
+    (effect != accepted).then_some(effect)
 }
 
 /// All differences, in the order of protocol and family.

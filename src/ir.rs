@@ -123,9 +123,24 @@ impl Rule {
         self.with(|family, matches| matches.with(Field::of(end), family, set.clone()))
     }
 
+    pub fn effect(&self) -> Effect<'_> {
+        // Named one by one, so that none is forgotten.
+        let Rule { action, nat, mark, counter, text: _, span: _, proto: _, matches: _ } = self;
+        Effect { action, nat: *nat, mark: *mark, counter: *counter }
+    }
+
     pub fn matches_on(&self, field: Field) -> bool {
         self.matches.iter().flatten().any(|matches| matches.get(field).is_some())
     }
+}
+
+/// All that a rule does to a packet that matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effect<'a> {
+    pub action: &'a Action,
+    pub nat: Nat,
+    pub mark: Option<u32>,
+    pub counter: bool,
 }
 
 /// New addresses, of the rule's only family, and ports. Beside `unfunnel`, of the packet below; beside `funnel`,

@@ -250,6 +250,37 @@ fn mirroring_to_the_other_end_and_back_gives_the_original() {
 }
 
 #[test]
+fn rules_with_different_marks_are_not_taken_for_one() {
+    let rules = |action: &str, marks: [&str; 2]| {
+        let [one, other] = marks;
+        read(&format!("ip daddr 10.0.0.1 {action}{one}\nip daddr 10.0.0.2 {action}{other}\n",))
+    };
+    let funnel = "udp dport 53 actions funnel udp sport 9 dport 99";
+    let alias = "tcp dport 8080 actions alias dport 80";
+    for (action, to, help) in [
+        (funnel, Role::PodEgress, "one Service at a time"),
+        (funnel, Role::PodIngress, "another source port"),
+        (alias, Role::PodEgress, "one Service at a time"),
+        (alias, Role::PodIngress, "the same mark in both"),
+    ] {
+        let marked = rules(action, [" mark set 1", " mark set 2"]);
+        let faults = mirror(&marked, Role::ClientEgress, to, true).expect_err("two marks");
+        assert!(faults[0].help.as_ref().is_some_and(|text| text.contains(help)), "{to}: {faults:?}");
+        let alike = rules(action, [" mark set 1", " mark set 1"]);
+        let mirrored = mirror(&alike, Role::ClientEgress, to, true).expect("one rule");
+        assert_eq!(mirrored.rules.iter().map(|rule| rule.mark).collect::<Vec<_>>(), [Some(1)], "{to}");
+        // With their addresses, they can be told apart.
+        assert_eq!(mirror(&marked, Role::ClientEgress, to, false).expect("two rules").rules.len(), 2);
+    }
+    // Which of them counts makes no difference to a packet.
+    let counted = rules(&alias.replace("actions", "actions counter"), ["", ""]);
+    let mut half = counted.clone();
+    half.rules[0].counter = false;
+    let mirrored = mirror(&half, Role::ClientEgress, Role::PodIngress, true).expect("one rule");
+    assert_eq!(mirrored.rules.iter().map(|rule| rule.counter).collect::<Vec<_>>(), [true]);
+}
+
+#[test]
 fn aliases_are_found_again_from_what_restores_them() {
     let text = "ip daddr 10.0.0.1 tcp dport { 8080, 8443 } actions alias dport 80\n\
                 ip daddr 10.0.0.2 tcp dport 22 actions alias dport 443\n";

@@ -28,7 +28,7 @@ pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagn
         let there = swap(&if keep { rule.clone() } else { without_addresses(rule) });
         for (earlier, mirrored) in kept.iter().zip(&back.rules) {
             let widened = !keep && names_addresses(earlier);
-            if widened && mirrored.meets(&there) && mirrored.action != there.action {
+            if widened && mirrored.meets(&there) && !conflict::same_effect(mirrored, &there) {
                 faults.push(conflict::same_at_other_end(earlier, rule));
                 break;
             }

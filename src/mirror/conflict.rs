@@ -3,11 +3,16 @@
 //! Takes rules; gives yes or no, and diagnostics that name both.
 
 use crate::diag::Diagnostic;
-use crate::ir::{Action, Rule};
+use crate::ir::{Action, Effect, Rule};
 
 /// Whether they are one and the same, wherever they come from.
 pub(super) fn same(a: &Rule, b: &Rule) -> bool {
-    a.action == b.action && same_packets(a, b)
+    same_effect(a, b) && same_packets(a, b)
+}
+
+/// Whether they do the same to a packet. Which of them counts it is no matter.
+pub(super) fn same_effect(a: &Rule, b: &Rule) -> bool {
+    Effect { counter: false, ..a.effect() } == Effect { counter: false, ..b.effect() }
 }
 
 /// Whether they match the same packets.
@@ -44,6 +49,7 @@ pub(super) fn same_on_arrival(earlier: &Rule, rule: &Rule) -> Diagnostic {
             "keep the funnel's ports out of the other rule, by `sport != {}` or `dport != {}`, or funnel through others",
             funnel.sport, funnel.dport
         ),
+        (earlier, action) if earlier == action => "set the same mark in both, or none".to_owned(),
         _ => "keep the port that one of them writes out of the other's matches".to_owned(),
     })
 }

@@ -7,7 +7,7 @@
 use super::{Mirrored, Role, conflict, without_addresses};
 use crate::diag::Diagnostic;
 use crate::field::Field;
-use crate::ir::{Action, End, Funnel, Guard, Proto, Rule};
+use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
 use crate::matches::Ports;
 
 /// Ports that one `unalias` may list: who hides more than this has not named any.
@@ -66,12 +66,11 @@ type Group<'a> = (&'a Rule, Rule);
 fn grouped<'a>(sent: Vec<(&'a Rule, Rule, Rule)>) -> (Vec<Group<'a>>, Vec<(&'a Rule, Rule, usize)>) {
     let mut groups: Vec<Group<'a>> = Vec::new();
     let members = sent.into_iter().map(|(rule, arrives, restores)| {
-        let known = |(_, known): &Group<'_>| {
-            conflict::same_packets(known, &restores) && are_kin(&known.action, &restores.action)
-        };
+        let known =
+            |(_, known): &Group<'_>| conflict::same_packets(known, &restores) && are_kin(known, &restores);
         let group = groups.iter().position(known).unwrap_or(groups.len());
         match groups.get_mut(group) {
-            Some((_, known)) => add_ports(&mut known.action, &restores.action),
+            Some((_, known)) => add(known, &restores),
             None => groups.push((rule, restores)),
         }
         (rule, arrives, group)
@@ -85,7 +84,7 @@ fn first_of(groups: &[Group<'_>], own: usize, rule: &Rule, arrives: &Rule) -> Op
     let (_, mine) = &groups[own];
     let mut wrong = groups[..own].iter().filter(|(_, other)| {
         // Where kin meet, their ports are those of both.
-        !are_kin(&other.action, &mine.action) && other.meets(arrives)
+        !are_kin(other, mine) && other.meets(arrives)
     });
     wrong.next().map(|(other, _)| conflict::same_on_arrival(other, rule))
 }
@@ -97,26 +96,31 @@ fn join(groups: &mut [Group<'_>]) {
     for (_, restores) in groups {
         for other in &all {
             if other.meets(restores) {
-                add_ports(&mut restores.action, &other.action);
+                add(restores, other);
             }
         }
     }
 }
 
-/// Whether two rules that restore differ in their ports only.
-fn are_kin(a: &Action, b: &Action) -> bool {
-    match (a, b) {
+/// Whether two rules that restore do the same, but for the ports that they restore and whether they count.
+fn are_kin(a: &Rule, b: &Rule) -> bool {
+    let same_action = match (&a.action, &b.action) {
         (Action::Unfunnel { inner: a, .. }, Action::Unfunnel { inner: b, .. }) => a == b,
         (Action::Unalias { end: a, .. }, Action::Unalias { end: b, .. }) => a == b,
-        _ => a == b,
-    }
+        (a, b) => a == b,
+    };
+    let action = &a.action;
+    same_action
+        && Effect { action, counter: false, ..a.effect() } == Effect { action, counter: false, ..b.effect() }
 }
 
-fn add_ports(to: &mut Action, from: &Action) {
+/// Lets `to` restore what `from` does, too, if they are kin.
+fn add(to: &mut Rule, from: &Rule) {
     if !are_kin(to, from) {
         return;
     }
-    match (to, from) {
+    to.counter |= from.counter;
+    match (&mut to.action, &from.action) {
         (Action::Unfunnel { guard, .. }, Action::Unfunnel { guard: more, .. }) => {
             guard.sport |= &more.sport;
             guard.dport |= &more.dport;
