@@ -3,13 +3,15 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use sfunnel::codegen;
 use sfunnel::diag::Source;
 use sfunnel::diagram::{self, Diagram, Node};
-use sfunnel::ir::{Family, Proto, Ruleset};
+use sfunnel::ir::{self, Family, Proto, Ruleset};
+use support::rules::{self as model, Ports};
 use support::{arb, rules};
 
 const RULESETS: usize = 2_000;
@@ -19,14 +21,18 @@ fn read(text: &str) -> Option<Ruleset> {
 }
 
 fn random() -> impl Iterator<Item = (String, Ruleset)> {
-    let mut runner = TestRunner::deterministic();
-    let cases = arb::case(1..30);
-    (0..RULESETS).filter_map(move |_| {
-        let case = cases.new_tree(&mut runner).expect("a case").current();
-        let text = rules::text(&case.rules);
+    drawn().filter_map(|rules| {
+        let text = rules::text(&rules);
         let ruleset = read(&text)?;
         Some((text, ruleset))
     })
+}
+
+/// Random rules as the tests know them.
+fn drawn() -> impl Iterator<Item = Vec<model::Rule>> {
+    let mut runner = TestRunner::deterministic();
+    let cases = arb::case(1..30);
+    (0..RULESETS).map(move |_| cases.new_tree(&mut runner).expect("a case").current().rules)
 }
 
 /// Every arm of a test can be taken, which is what the verifier asks for, and the emitter waits for no node in vain.
@@ -225,4 +231,65 @@ fn rules_that_are_never_reached_are_those_that_no_leaf_is() {
         by_several += never.iter().filter(|w| w.secondary.len() > 1).count();
     }
     assert!(warned > 100 && by_several > 0, "{warned} warnings, {by_several} of them about several rules");
+}
+
+/// Packets at the boundaries of these rules that the last of them matches, at most 1,000 of each version of IP.
+fn at_boundaries(rules: &[model::Rule]) -> Vec<model::Key> {
+    let Some(rule) = rules.last() else { return Vec::new() };
+    let mut keys = Vec::new();
+    for like in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+        let near = |ends: BTreeSet<u128>| -> BTreeSet<IpAddr> {
+            let near = ends.into_iter().flat_map(|end| [end.wrapping_sub(1), end, end.wrapping_add(1)]);
+            near.chain([7]).map(|number| model::address(like, number)).collect()
+        };
+        let addresses = |of: fn(&model::Rule) -> Option<&model::Match<model::Addr>>| {
+            let values = rules.iter().filter_map(of).flat_map(|m| &m.values);
+            let values = values.filter(|value| value.is_ipv6() == like.is_ipv6());
+            near(values.flat_map(|value| [value.first(), value.last()]).map(model::bits).collect())
+        };
+        let ports = |of: fn(&model::Rule) -> Option<&model::Match<model::Ports>>| -> BTreeSet<u16> {
+            let values = rules.iter().filter_map(of).flat_map(|m| &m.values);
+            let near = values
+                .flat_map(|Ports(first, last)| [first.wrapping_sub(1), *first, *last, last.wrapping_add(1)]);
+            near.chain([7]).filter(|port| of(rule).is_none_or(|m| m.matches(*port))).collect()
+        };
+        let (saddrs, daddrs) = (addresses(|rule| rule.saddr.as_ref()), addresses(|rule| rule.daddr.as_ref()));
+        let (sports, dports) = (ports(|rule| rule.sport.as_ref()), ports(|rule| rule.dport.as_ref()));
+        let mut all = Vec::new();
+        for (saddr, daddr) in saddrs.iter().flat_map(|saddr| daddrs.iter().map(move |daddr| (*saddr, *daddr)))
+        {
+            let key = |(sport, dport)| model::Key { proto: rule.proto, saddr, daddr, sport, dport };
+            let pairs = sports.iter().flat_map(|sport| dports.iter().map(move |dport| (*sport, *dport)));
+            // Ports match already: if one pair does, all do.
+            all.extend(pairs.map(key).take_while(|key| rule.matches(key)));
+        }
+        let step = 1 + all.len() / 1_000;
+        keys.extend(all.into_iter().step_by(step));
+    }
+    keys
+}
+
+/// In the tests' model, which shares nothing with the diagram, earlier rules take all packets of such a rule.
+#[test]
+fn a_rule_that_is_never_reached_never_decides_in_the_model() {
+    let (mut reported, mut tried) = (0, 0);
+    for rules in drawn() {
+        let text = rules::text(&rules);
+        let Ok(checked) = sfunnel::read(&Source::new("test", text.as_str())) else { continue };
+        let is_reported = |rule: &ir::Rule| {
+            let mut warnings = checked.warnings.iter().filter(|w| w.message == "the rule is never reached");
+            warnings.any(|warning| warning.primary.span == rule.span)
+        };
+        for index in (0..rules.len()).filter(|index| is_reported(&checked.ruleset.rules[*index])) {
+            let keys = at_boundaries(&rules[..=index]);
+            assert!(!keys.is_empty(), "no packet that rule {index} matches was tried\n{text}");
+            for key in &keys {
+                let first = rules.iter().position(|rule| rule.matches(key));
+                assert!(first < Some(index), "rule {index} decides {key:?}\n{text}");
+            }
+            reported += 1;
+            tried += keys.len();
+        }
+    }
+    assert!(reported > 100 && tried > 100 * reported, "{reported} rules, {tried} packets");
 }
