@@ -47,8 +47,11 @@ const RULES: &[Rule] = &[
     Rule { word: "todo!(", under: "src", except: &[], why: "no stub is called done" },
 ];
 
-/// The stages, in the order in which data passes through them; in front, what all of them are made of.
-const STAGES: [&str; 13] = [
+/// All modules of the main crate, each to the right of all that it may import.
+const ORDER: [&str; 25] = [
+    "system",
+    "paint",
+    "diag",
     "packet",
     "protocol",
     "field",
@@ -56,12 +59,21 @@ const STAGES: [&str; 13] = [
     "ir",
     "syntax",
     "rule_text",
+    "dissect",
     "diagram",
     "check",
+    "diff",
+    "mirror",
     "codegen",
+    "json",
+    "policy",
     "elf",
     "kernel",
     "net",
+    "explain",
+    "doctor",
+    "demo",
+    "cli",
 ];
 
 pub fn check() -> Result<()> {
@@ -101,25 +113,67 @@ fn file(path: &Path, text: &str, wrong: &mut Vec<String>) {
                 wrong.push(format!("{name}:{at}: `{}`: {}", rule.word.trim(), rule.why));
             }
         }
-        if let Some(later) = looks_right(&name, line) {
-            wrong.push(format!("{name}:{at}: a stage knows only what is to its left, not `{later}`"));
-        }
+    }
+    if let Some(module) = name.strip_prefix("src/").and_then(|path| path.split(['/', '.']).next()) {
+        wrong.extend(arrows(module, text).map(|(line, what)| format!("{name}:{line}: {what}")));
     }
 }
 
-/// The stage to the right of this file's that the line imports, by itself or in a list.
-fn looks_right(name: &str, line: &str) -> Option<&'static str> {
-    let stage = name.strip_prefix("src/")?.split(['/', '.']).next()?;
-    let own = STAGES.iter().position(|known| *known == stage)?;
-    let list = line.split_once("crate::{").map_or("", |(_, list)| list);
-    let listed: Vec<&str> =
-        list.split([',', '}']).filter_map(|item| item.trim().split([':', ' ']).next()).collect();
-    let names = |later: &str| {
-        let path = format!("crate::{later}");
-        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-        listed.contains(&later) || line.split_once(&path).is_some_and(|(_, rest)| ends(rest))
+/// What a module must not import, each with its line.
+fn arrows(module: &str, text: &str) -> impl Iterator<Item = (usize, String)> {
+    let place = |module: &str| ORDER.iter().position(|known| *known == module);
+    let own = match module {
+        // The crate's root and the program are to the right of everything.
+        "lib" | "main" => ORDER.len(),
+        _ => place(module).unwrap_or(0),
     };
-    STAGES[own + 1..].iter().copied().find(|later| names(later))
+    let unknown = (own == 0 && place(module).is_none())
+        .then(|| (1, format!("`{module}` has no place in the order of modules: xtask/src/tidy.rs")));
+    let wrong = imports(text).into_iter().filter_map(move |(line, name)| match place(&name) {
+        Some(there) if there <= own => None,
+        Some(_) => {
+            Some((line, format!("a module knows only what is to its left in the order, not `{name}`")))
+        }
+        None => Some((line, format!("`crate::{name}`: say the module that has it"))),
+    });
+    unknown.into_iter().chain(wrong)
+}
+
+/// What follows each `crate::`, one name or a list of them over several lines, with its line. Comments do not count,
+/// nor do unit tests, which are at the end and may ask later stages for their input.
+fn imports(text: &str) -> Vec<(usize, String)> {
+    let code = text.lines().take_while(|line| *line != "#[cfg(test)]");
+    let code: Vec<&str> = code.map(|line| line.split("//").next().unwrap_or(line)).collect();
+    let code = code.join("\n");
+    let mut found = Vec::new();
+    for (at, path) in code.match_indices("crate::") {
+        let before = &code[..at];
+        if before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue; // `asm_crate::`, or a macro's `$crate::`
+        }
+        let line = before.matches('\n').count() + 1;
+        let rest = &code[at + path.len()..];
+        let mut depth = 0;
+        let mut list = rest;
+        if rest.starts_with('{') {
+            let end = rest.find(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth == 0
+            });
+            list = &rest[1..end.unwrap_or(rest.len())];
+        } else {
+            list = list.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or(list);
+        }
+        // Of `a::{b, c}`, only `a`.
+        let mut depth = 0;
+        let items = list.split(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0 && c == ','
+        });
+        let name = |item: &str| item.trim().split([':', ' ']).next().unwrap_or_default().to_owned();
+        found.extend(items.map(name).filter(|name| !name.is_empty()).map(|name| (line, name)));
+    }
+    found
 }
 
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -134,4 +188,32 @@ fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{arrows, imports};
+
+    #[test]
+    fn imports_are_found_however_they_are_written() {
+        let text = "use crate::ir::Rule;\n\
+                    use crate::{\n    codegen::{self, Link},\n    kernel as k,\n};\n\
+                    // crate::cli\n\
+                    fn f() -> crate::diag::Span { other_crate::x() }\n\
+                    #[cfg(test)]\nmod tests { use crate::read; }\n";
+        let found = imports(text);
+        let names: Vec<(usize, &str)> = found.iter().map(|(line, name)| (*line, name.as_str())).collect();
+        assert_eq!(names, [(1, "ir"), (2, "codegen"), (2, "kernel"), (7, "diag")]);
+    }
+
+    #[test]
+    fn arrows_to_the_right_are_reported() {
+        let wrong = |module, text| arrows(module, text).count();
+        assert_eq!(wrong("kernel", "use crate::{codegen, ir};"), 0);
+        assert_eq!(wrong("ir", "use crate::{codegen as _a, kernel as _b};"), 2);
+        assert_eq!(wrong("ir", "use crate::cli;"), 1);
+        assert_eq!(wrong("lib", "use crate::cli;"), 0);
+        assert_eq!(wrong("ir", "use crate::read;"), 1, "a name that hides the module");
+        assert_eq!(wrong("new", ""), 1, "a module without a place");
+    }
 }
