@@ -35,6 +35,8 @@ pub enum Need {
     Root,
     /// A program of another project: its name, and the Debian package it comes in.
     Tool(&'static str, &'static str),
+    /// The same, and the package of PyPI.
+    Python(&'static str, &'static str),
 }
 
 /// True when everything is there. Otherwise says what is missing and lets the test return, or, with
@@ -64,7 +66,8 @@ impl Need {
         match self {
             Need::Root if nix::unistd::geteuid().is_root() => None,
             Need::Root => Some("not root (needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)".into()),
-            Need::Tool(tool, _) if lab::find_tool(tool).is_some() => None,
+            Need::Tool(tool, _) | Need::Python(tool, _) if lab::find_tool(tool).is_some() => None,
+            Need::Python(tool, package) => Some(format!("no `{tool}` (pip install {package})")),
             Need::Tool(tool, package) => {
                 Some(format!("no `{tool}` (Debian package {package}: apt-get install {package})"))
             }

@@ -23,11 +23,11 @@ cargo xtask COMMAND
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 9] =
-    ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo", "mirror", "tools"];
+const KERNEL_TESTS: [&str; 10] =
+    ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo", "mirror", "tools", "examples"];
 
-/// Programs that some tests use, and the Debian packages they come in.
-const TOOLS: [(&str, &str); 11] = [
+/// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
+const TOOLS: [(&str, &str); 12] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -39,7 +39,9 @@ const TOOLS: [(&str, &str); 11] = [
     ("nginx", "nginx"),
     ("curl", "curl"),
     ("iperf3", "iperf3"),
+    ("kubectl", "kubernetes-client"),
 ];
+const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -90,19 +92,24 @@ fn say_what_is_missing(strict: bool) -> Result<()> {
     let path = env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = env::split_paths(&path).collect();
     folders.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    let missing: Vec<&str> = TOOLS
-        .iter()
-        .filter(|(tool, _)| !folders.iter().any(|folder| folder.join(tool).exists()))
-        .map(|(_, package)| *package)
-        .collect();
-    if missing.is_empty() {
+    let missing = |(tool, package): &(&str, &'static str)| {
+        (!folders.iter().any(|folder| folder.join(tool).exists())).then_some(*package)
+    };
+    let mut commands = Vec::new();
+    for (installer, tools) in [("apt-get install", &TOOLS[..]), ("pip install", &PYTHON_TOOLS[..])] {
+        let packages: Vec<&str> = tools.iter().filter_map(missing).collect();
+        if !packages.is_empty() {
+            commands.push(format!("{installer} {}", packages.join(" ")));
+        }
+    }
+    if commands.is_empty() {
         return Ok(());
     }
-    let missing = missing.join(" ");
+    let commands = commands.join("; ");
     if strict {
-        bail!("the tests need Debian packages: apt-get install {missing}");
+        bail!("the tests need more packages: {commands}");
     }
-    eprintln!("note: some tests will be skipped without: apt-get install {missing}");
+    eprintln!("note: some tests will be skipped without: {commands}");
     Ok(())
 }
 
