@@ -184,6 +184,11 @@ fn cause(error: &(dyn Error + 'static)) -> Option<io::Error> {
     None
 }
 
+/// What loading will say to those who may not.
+pub fn not_permitted() -> LoadError {
+    LoadError::Permission(permission())
+}
+
 /// What is missing, as precisely as /proc can tell.
 fn permission() -> String {
     const NET_ADMIN: u32 = 12;

@@ -38,3 +38,6 @@ mod tcx;
 
 #[path = "attach/scarce.rs"]
 mod scarce;
+
+#[path = "attach/turn.rs"]
+mod turn;

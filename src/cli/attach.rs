@@ -11,10 +11,11 @@ use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure, drift};
 use crate::diag::Source;
 use crate::ir::Side;
+use crate::kernel;
 use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
 use crate::net::links::Device;
-use crate::net::turn::Turn;
+use crate::net::turn::{self, Turn};
 use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
 use crate::net::{card, unseen};
 use crate::policy::{self, Choices, Needs};
@@ -149,7 +150,7 @@ fn attempt_to_detach(
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let _turn = turn(console);
+    let _turn = turn(target, netlink, console)?;
     let interfaces = interfaces(target, netlink)?;
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
     let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
@@ -165,14 +166,16 @@ fn attempt_to_detach(
     Ok(())
 }
 
-/// Held while hooks and pairs change.
-fn turn(console: &mut Console<'_>) -> Option<Turn> {
-    let turn = Turn::wait();
-    if turn.is_none() {
-        console
-            .say("another sfunnel is at work here, or something that has its name: not waiting any longer");
-    }
-    turn
+/// Held while hooks and pairs change. An interface that is not there is said before that, since it needs no turn.
+fn turn(target: &Target, netlink: &mut Netlink, console: &mut Console<'_>) -> Result<Turn, Failure> {
+    interfaces(target, netlink)?;
+    let waiting = |holders: &[u32]| {
+        console.say(format!(
+            "waiting: another sfunnel is at work in this network namespace ({})",
+            turn::describe(holders)
+        ));
+    };
+    Ok(Turn::wait(turn::PATIENCE, waiting)?)
 }
 
 fn say_removed(pairs: &[String], console: &mut Console<'_>) {
@@ -211,7 +214,11 @@ fn attempt_to_attach(
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let _turn = turn(console);
+    let _turn = match turn(target, netlink, console) {
+        // Whoever lacks this for attaching may lack more.
+        Err(Failure::Net(error)) if error.is_not_permitted() => return Err(kernel::not_permitted().into()),
+        turn => turn?,
+    };
     let places = places(target, netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
     let needs = |(hook, rules): &(Hook, &Rules)| Needs::of((*hook).into(), &rules.ruleset, how.choices);

@@ -26,6 +26,7 @@ pub mod veth;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -120,6 +121,17 @@ pub enum Error {
     #[error("{cause}; {}", if standing.is_empty() { "everything is as it was before".to_owned() } else { standing.join("; ") })]
     PartWay { cause: Box<Error>, standing: Vec<String> },
 
+    #[error(
+        "nothing was changed: another sfunnel is at work in this network namespace ({}), and was not done within {} s; \
+         try again when it is, or end it if it hangs",
+        turn::describe(holders),
+        waited.as_secs()
+    )]
+    NotOurTurn { holders: Vec<u32>, waited: Duration },
+
+    #[error("nothing was changed: cannot {what}: {}{}", system::said(source), turn_remedy(source))]
+    Turn { what: &'static str, source: io::Error },
+
     #[error("cannot enter network namespace {}: {}", path.display(), netns::explain(source))]
     Namespace { path: PathBuf, source: io::Error },
 }
@@ -133,8 +145,15 @@ impl Error {
         Error::Tcx { what: format!("{what} {} {hook}", interface.name), source }
     }
 
-    fn is_not_permitted(&self) -> bool {
-        matches!(self, Error::Netlink { source, .. } | Error::Pair { source, .. } | Error::Macvlan { source, .. } if source.errno() == Some(Errno::EPERM))
+    pub fn is_not_permitted(&self) -> bool {
+        let errno = match self {
+            Error::Netlink { source, .. } | Error::Pair { source, .. } | Error::Macvlan { source, .. } => {
+                source.errno()
+            }
+            Error::Turn { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            _ => None,
+        };
+        errno == Some(Errno::EPERM)
     }
 
     /// What the kernel says to a well-formed request for a filter when there is no qdisc for it, or will soon be none.
@@ -159,6 +178,17 @@ impl Error {
 /// What to say when the kernel does not know the kind of device.
 fn if_unknown(source: &netlink::Error, what: &'static str) -> &'static str {
     if source.errno() == Some(Errno::EOPNOTSUPP) { what } else { "" }
+}
+
+fn turn_remedy(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPERM) => " (CAP_NET_ADMIN is needed in the namespace that the interface is in)",
+        Some(Errno::EACCES) => {
+            " (a security policy forbids it: SELinux has a class netlink_fib_lookup_socket)"
+        }
+        Some(Errno::ENOENT) => " (mount /proc, or use a kernel with CONFIG_NETLINK_DIAG)",
+        _ => "",
+    }
 }
 
 fn tcx_remedy(source: Errno) -> &'static str {

@@ -107,18 +107,29 @@ impl Netlink {
 
     /// Sends one request of another protocol, everything behind the header given as bytes.
     pub(super) fn request_bytes(&mut self, message_type: u16, payload: &[u8]) -> Result<Vec<Answer>> {
+        self.send_bytes(message_type, NLM_F_REQUEST | NLM_F_ACK, payload)?;
+        self.receive().map(|(answers, _)| answers)
+    }
+
+    /// The same for a dump.
+    pub(super) fn dump_bytes(&mut self, message_type: u16, payload: &[u8]) -> Result<Vec<Answer>> {
+        self.send_bytes(message_type, NLM_F_REQUEST | NLM_F_DUMP, payload)?;
+        self.receive().map(|(answers, _)| answers)
+    }
+
+    fn send_bytes(&mut self, message_type: u16, flags: u16, payload: &[u8]) -> Result<()> {
         const HEADER: usize = 16; // struct nlmsghdr
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.length = u32::try_from(HEADER + payload.len()).unwrap_or(u32::MAX);
         header.message_type = message_type;
-        header.flags = NLM_F_REQUEST | NLM_F_ACK;
+        header.flags = flags;
         header.sequence_number = self.sequence;
         let mut bytes = vec![0; HEADER];
         header.emit(&mut bytes);
         bytes.extend_from_slice(payload);
         self.socket.send(&bytes, 0)?;
-        self.receive().map(|(answers, _)| answers)
+        Ok(())
     }
 
     /// Sends one dump request and collects its answers.
