@@ -20,7 +20,7 @@ pub struct Segment<'a> {
 
 /// What a checksum field holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sum {
+pub enum ChecksumState {
     Right,
     /// The sum of the pseudo-header only: whatever sends the packet to a cable adds up the rest.
     Unfinished,
@@ -43,11 +43,11 @@ impl<'a> Segment<'a> {
     }
 
     pub fn sport(&self) -> u16 {
-        half(self.bytes, 0)
+        be16(self.bytes, 0)
     }
 
     pub fn dport(&self) -> u16 {
-        half(self.bytes, 2)
+        be16(self.bytes, 2)
     }
 
     pub fn header(&self) -> &'a [u8] {
@@ -59,7 +59,7 @@ impl<'a> Segment<'a> {
     }
 
     pub fn checksum(&self) -> u16 {
-        half(self.bytes, self.checksum_at())
+        be16(self.bytes, self.checksum_at())
     }
 
     fn checksum_at(&self) -> usize {
@@ -75,13 +75,13 @@ impl<'a> Segment<'a> {
         add(addresses) + u64::from(self.proto.number()) + length
     }
 
-    pub fn sum(&self, addresses: &[u8]) -> Sum {
+    pub fn sum(&self, addresses: &[u8]) -> ChecksumState {
         let pseudo = self.pseudo(addresses);
         match fold(pseudo + add(self.bytes)) {
-            _ if self.proto == Proto::Udp && self.checksum() == 0 => Sum::Absent,
-            0xffff => Sum::Right,
-            _ if self.checksum() == fold(pseudo) => Sum::Unfinished,
-            _ => Sum::Wrong,
+            _ if self.proto == Proto::Udp && self.checksum() == 0 => ChecksumState::Absent,
+            0xffff => ChecksumState::Right,
+            _ if self.checksum() == fold(pseudo) => ChecksumState::Unfinished,
+            _ => ChecksumState::Wrong,
         }
     }
 
@@ -89,7 +89,7 @@ impl<'a> Segment<'a> {
     pub fn finished(&self, addresses: &[u8]) -> Vec<u8> {
         let mut bytes = self.bytes.to_vec();
         let at = self.checksum_at();
-        if self.sum(addresses) == Sum::Unfinished {
+        if self.sum(addresses) == ChecksumState::Unfinished {
             // The field holds the pseudo-header's sum already.
             let sum = checksum(self.proto, add(&bytes));
             put(&mut bytes, at, sum);
@@ -109,60 +109,60 @@ pub struct Ip<'a> {
 
 /// Why bytes are not a packet that rules can be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Not {
+pub enum Unmatchable {
     #[error("it is not IP (ethertype {0:#06x})")]
-    Ip(u16),
+    NotIp(u16),
     #[error("it has an 802.1Q tag in the frame")]
-    Untagged,
+    Tagged,
     #[error("it is a fragment")]
-    Whole,
+    Fragment,
     #[error("it is shorter than its headers say")]
-    Complete,
+    Truncated,
     #[error("its IP header makes no sense")]
-    Sound,
+    Malformed,
     #[error("it is neither TCP nor UDP (protocol {0})")]
-    TcpOrUdp(u8),
+    OtherProtocol(u8),
     #[error("it has IPv6 extension headers")]
-    Plain,
+    Extended,
 }
 
 impl<'a> Ip<'a> {
     /// The IP packet in an Ethernet frame.
-    pub fn in_frame(frame: &'a [u8]) -> Result<Self, Not> {
+    pub fn in_frame(frame: &'a [u8]) -> Result<Self, Unmatchable> {
         if frame.len() < ETHERNET {
-            return Err(Not::Complete);
+            return Err(Unmatchable::Truncated);
         }
         let packet = frame.get(ETHERNET..).unwrap_or_default();
-        match half(frame, 12) {
+        match be16(frame, 12) {
             0x0800 => Self::v4(packet),
             0x86dd => Self::v6(packet),
-            0x8100 | 0x88a8 => Err(Not::Untagged),
-            other => Err(Not::Ip(other)),
+            0x8100 | 0x88a8 => Err(Unmatchable::Tagged),
+            other => Err(Unmatchable::NotIp(other)),
         }
     }
 
-    fn v4(packet: &'a [u8]) -> Result<Self, Not> {
-        let first = *packet.first().ok_or(Not::Complete)?;
+    fn v4(packet: &'a [u8]) -> Result<Self, Unmatchable> {
+        let first = *packet.first().ok_or(Unmatchable::Truncated)?;
         let header_len = usize::from(first & 0xf) * 4;
         if first >> 4 != 4 || header_len < 20 {
-            return Err(Not::Sound);
+            return Err(Unmatchable::Malformed);
         }
-        let total = usize::from(half(packet, 2));
-        let packet = packet.get(..total).ok_or(Not::Complete)?;
-        let (header, body) = packet.split_at_checked(header_len).ok_or(Not::Complete)?;
-        if half(packet, 6) & 0x3fff != 0 {
-            return Err(Not::Whole);
+        let total = usize::from(be16(packet, 2));
+        let packet = packet.get(..total).ok_or(Unmatchable::Truncated)?;
+        let (header, body) = packet.split_at_checked(header_len).ok_or(Unmatchable::Truncated)?;
+        if be16(packet, 6) & 0x3fff != 0 {
+            return Err(Unmatchable::Fragment);
         }
         Ok(Self { family: Family::V4, header, body })
     }
 
-    fn v6(packet: &'a [u8]) -> Result<Self, Not> {
+    fn v6(packet: &'a [u8]) -> Result<Self, Unmatchable> {
         const HEADER: usize = 40;
         if packet.first().is_none_or(|first| first >> 4 != 6) {
-            return Err(Not::Sound);
+            return Err(Unmatchable::Malformed);
         }
-        let packet = packet.get(..HEADER + usize::from(half(packet, 4))).ok_or(Not::Complete)?;
-        let (header, body) = packet.split_at_checked(HEADER).ok_or(Not::Complete)?;
+        let packet = packet.get(..HEADER + usize::from(be16(packet, 4))).ok_or(Unmatchable::Truncated)?;
+        let (header, body) = packet.split_at_checked(HEADER).ok_or(Unmatchable::Truncated)?;
         Ok(Self { family: Family::V6, header, body })
     }
 
@@ -176,16 +176,16 @@ impl<'a> Ip<'a> {
     }
 
     /// The TCP or UDP header and all behind it, if there is room for a whole one.
-    pub fn segment(&self) -> Result<Segment<'a>, Not> {
+    pub fn segment(&self) -> Result<Segment<'a>, Unmatchable> {
         const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
         let number = self.next();
         let Some(proto) = Proto::ALL.into_iter().find(|proto| proto.number() == number) else {
             let extended = self.family == Family::V6 && EXTENSIONS.contains(&number);
-            return Err(if extended { Not::Plain } else { Not::TcpOrUdp(number) });
+            return Err(if extended { Unmatchable::Extended } else { Unmatchable::OtherProtocol(number) });
         };
         let header_len = usize::from(proto.header_len());
         if self.body.len() < header_len {
-            return Err(Not::Complete);
+            return Err(Unmatchable::Truncated);
         }
         // A TCP header may claim any length: rules do not look at it.
         Ok(Segment::read(proto, self.body).unwrap_or(Segment { proto, bytes: self.body, header_len }))
@@ -201,22 +201,22 @@ impl<'a> Ip<'a> {
     }
 
     /// Of the header; IPv6 has none.
-    pub fn sum(&self) -> Sum {
+    pub fn sum(&self) -> ChecksumState {
         match self.family {
-            Family::V4 if fold(add(self.header)) == 0xffff => Sum::Right,
-            Family::V4 => Sum::Wrong,
-            Family::V6 => Sum::Absent,
+            Family::V4 if fold(add(self.header)) == 0xffff => ChecksumState::Right,
+            Family::V4 => ChecksumState::Wrong,
+            Family::V6 => ChecksumState::Absent,
         }
     }
 }
 
 /// Two bytes in host order; 0 beyond the end.
-pub fn half(bytes: &[u8], at: usize) -> u16 {
+pub fn be16(bytes: &[u8], at: usize) -> u16 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |&two| u16::from_be_bytes(two))
 }
 
 /// Four bytes in host order; 0 beyond the end.
-pub fn word(bytes: &[u8], at: usize) -> u32 {
+pub fn be32(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |&four| u32::from_be_bytes(four))
 }
 
@@ -241,7 +241,7 @@ pub fn add(bytes: &[u8]) -> u64 {
         .step_by(2)
         .map(|at| match bytes.get(at..) {
             Some([last]) => u64::from(*last) << 8,
-            _ => u64::from(half(bytes, at)),
+            _ => u64::from(be16(bytes, at)),
         })
         .sum()
 }

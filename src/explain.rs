@@ -9,7 +9,7 @@ pub mod ran;
 pub mod report;
 pub mod words;
 
-use crate::dissect::{Ip, Not, half, word};
+use crate::dissect::{Ip, Unmatchable, be16, be32};
 use crate::field::Field;
 use crate::ir::{Action, Family, Rule, Ruleset};
 use crate::matches::{Key, Matches};
@@ -46,7 +46,7 @@ pub struct Matching {
 }
 
 /// What rules are asked about.
-pub fn key(frame: &[u8]) -> Result<Key, Not> {
+pub fn key(frame: &[u8]) -> Result<Key, Unmatchable> {
     let ip = Ip::in_frame(frame)?;
     let segment = ip.segment()?;
     let addresses = ip.addresses();
@@ -55,7 +55,7 @@ pub fn key(frame: &[u8]) -> Result<Key, Not> {
         bytes.map_or(0, |bytes| u128::from_be_bytes(*bytes))
     };
     let [saddr, daddr] = match ip.family {
-        Family::V4 => [word(addresses, 0).into(), word(addresses, 4).into()],
+        Family::V4 => [be32(addresses, 0).into(), be32(addresses, 4).into()],
         Family::V6 => [long(0), long(16)],
     };
     let key = Key::new(ip.family, segment.proto).with(Field::SADDR, saddr).with(Field::DADDR, daddr);
@@ -99,7 +99,7 @@ pub fn guarded(action: &Action, frame: &[u8]) -> Option<String> {
     let Action::Unfunnel { guard, .. } = action else { return None };
     let ip = Ip::in_frame(frame).ok()?;
     let below = ip.segment().ok()?.payload();
-    let ports = [("sport", &guard.sport, half(below, 0)), ("dport", &guard.dport, half(below, 2))];
+    let ports = [("sport", &guard.sport, be16(below, 0)), ("dport", &guard.dport, be16(below, 2))];
     let wrong = ports.into_iter().find(|(_, set, port)| !set.contains(*port));
     wrong.map(|(word, set, port)| format!("{word} {port}, wants {}", rule_text::ports(set)))
 }

@@ -76,6 +76,18 @@ impl fmt::Display for Proto {
     }
 }
 
+/// TCP's flags, by their names in nftables, and their bits (RFC 9293 section 3.1).
+pub const TCP_FLAGS: [(&str, u8); 8] = [
+    ("fin", 0x01),
+    ("syn", 0x02),
+    ("rst", 0x04),
+    ("psh", 0x08),
+    ("ack", 0x10),
+    ("urg", 0x20),
+    ("ecn", 0x40),
+    ("cwr", 0x80),
+];
+
 /// Which of a packet's two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum End {

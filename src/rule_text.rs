@@ -6,7 +6,7 @@
 use crate::field::{Field, Notation};
 use crate::ir::{Action, Family, Funnel, Guard, Rule};
 use crate::matches::{self, Ports, Set, universe};
-use crate::syntax::FLAGS;
+use crate::protocol::TCP_FLAGS;
 
 /// The rule on one line, without its end.
 pub fn rule(rule: &Rule) -> String {
@@ -49,7 +49,7 @@ pub fn action(action: &Action) -> String {
         Action::Accept => "accept".to_owned(),
         Action::Drop => "drop".to_owned(),
         Action::Funnel(Funnel { outer, sport, dport, flags }) => {
-            let names = FLAGS.iter().filter(|(_, bit)| flags & bit != 0).map(|(name, _)| *name);
+            let names = TCP_FLAGS.iter().filter(|(_, bit)| flags & bit != 0).map(|(name, _)| *name);
             let flags = match *flags {
                 Funnel::SYN => String::new(),
                 _ => format!(" flags {}", names.collect::<Vec<_>>().join("|")),

@@ -9,7 +9,7 @@ use super::rules::{Lists, Rules};
 use super::settings::{apart, defined, input_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Link as Header, Options};
-use crate::dissect::{ETHERNET, Ip, Sum};
+use crate::dissect::{ChecksumState, ETHERNET, Ip};
 use crate::explain::capture::{self, Link};
 use crate::explain::ran::Ran;
 use crate::explain::report::{Explained, Fate};
@@ -133,7 +133,7 @@ fn read(file: &Path) -> Result<(Vec<Sample>, Link), Failure> {
 /// Finishes the checksum of a whole packet that has only the pseudo-header's sum in it.
 fn finish(sample: &mut Sample) -> bool {
     let bytes = match Ip::in_frame(&sample.frame).map(|ip| (ip, ip.segment())) {
-        Ok((ip, Ok(segment))) if segment.sum(ip.addresses()) == Sum::Unfinished => {
+        Ok((ip, Ok(segment))) if segment.sum(ip.addresses()) == ChecksumState::Unfinished => {
             let end = ETHERNET + ip.header.len() + ip.body.len();
             let padding = sample.frame.get(end..).unwrap_or_default();
             let start = sample.frame.get(..ETHERNET + ip.header.len()).unwrap_or_default();

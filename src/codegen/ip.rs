@@ -20,7 +20,7 @@ impl Family {
     }
 
     /// Bytes of the fixed header, behind which `bpf_skb_adjust_room` opens and closes room.
-    pub(super) const fn header_len(self) -> i16 {
+    pub(crate) const fn header_len(self) -> i16 {
         match self {
             Family::V4 => ipv4::LEN,
             Family::V6 => ipv6::LEN,

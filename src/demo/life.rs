@@ -5,8 +5,8 @@
 use super::flow::FLOWS;
 use super::packet::Packet;
 use super::wire::Life;
-use crate::dissect::Sum;
-use crate::dissect::fields::{self, Fields, shout};
+use crate::dissect::ChecksumState;
+use crate::dissect::fields::{self, Fields, upper};
 
 /// A header, or what is behind the last one.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub fn blocks(life: &Life) -> Option<Vec<Block>> {
         "header checksum" => "covers the two above",
         _ => "",
     });
-    let pushed = fields::l4(&outer, Sum::Right)
+    let pushed = fields::l4(&outer, ChecksumState::Right)
         .into_iter()
         .map(|(name, value)| Row {
             name,
@@ -65,8 +65,8 @@ pub fn blocks(life: &Life) -> Option<Vec<Block>> {
     let block = |title: String, pushed, rows| Block { title, pushed, rows };
     Some(vec![
         block(format!("IPv4, {} bytes", plain.ip.len()), false, ip),
-        block(format!("{}, {} bytes", shout(outer.proto), outer.header().len()), true, pushed),
-        block(format!("{}, {} bytes", shout(plain.inner.proto), plain.inner.header().len()), false, inner),
+        block(format!("{}, {} bytes", upper(outer.proto), outer.header().len()), true, pushed),
+        block(format!("{}, {} bytes", upper(plain.inner.proto), plain.inner.header().len()), false, inner),
         block(format!("data, {} bytes", plain.inner.payload().len()), false, payload),
     ])
 }

@@ -3,7 +3,7 @@
 //! Comes in: bytes and the flow they may belong to. Goes out: slices.
 
 use super::flow::Flow;
-use crate::dissect::{Ip, Segment, Sum, add, fold};
+use crate::dissect::{ChecksumState, Ip, Segment, add, fold};
 
 /// A packet of one of the flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,24 +40,24 @@ impl<'a> Packet<'a> {
         if self.outer.is_some() { &[0; 8] } else { self.addresses() }
     }
 
-    pub fn ip_sum(&self) -> Sum {
-        if fold(add(self.ip)) == 0xffff { Sum::Right } else { Sum::Wrong }
+    pub fn ip_sum(&self) -> ChecksumState {
+        if fold(add(self.ip)) == 0xffff { ChecksumState::Right } else { ChecksumState::Wrong }
     }
 
-    pub fn inner_sum(&self) -> Sum {
+    pub fn inner_sum(&self) -> ChecksumState {
         self.inner.sum(self.inner_addresses())
     }
 
     /// Whether the outer checksum is right over everything, once the inner one is finished.
-    pub fn outer_sum(&self) -> Sum {
-        let Some(outer) = self.outer else { return Sum::Right };
+    pub fn outer_sum(&self) -> ChecksumState {
+        let Some(outer) = self.outer else { return ChecksumState::Right };
         let finished = [outer.header(), &self.inner.finished(self.inner_addresses())].concat();
         let right = fold(outer.pseudo(self.addresses()) + add(&finished)) == 0xffff;
-        if right { Sum::Right } else { Sum::Wrong }
+        if right { ChecksumState::Right } else { ChecksumState::Wrong }
     }
 
     pub fn sums_are_right(&self) -> bool {
-        ![self.ip_sum(), self.inner_sum(), self.outer_sum()].contains(&Sum::Wrong)
+        ![self.ip_sum(), self.inner_sum(), self.outer_sum()].contains(&ChecksumState::Wrong)
     }
 
     /// The packet without what offload leaves open: two are the same packet if this is the same.
@@ -96,16 +96,16 @@ mod tests {
         let packet = Packet::read(&finished, &FLOWS[0]).unwrap();
         assert_eq!(
             (packet.inner_sum(), packet.outer_sum(), packet.ip_sum()),
-            (Sum::Right, Sum::Right, Sum::Right)
+            (ChecksumState::Right, ChecksumState::Right, ChecksumState::Right)
         );
         let other = Packet::read(&unfinished, &FLOWS[0]).unwrap();
-        assert_eq!((other.inner_sum(), other.outer_sum()), (Sum::Unfinished, Sum::Right));
+        assert_eq!((other.inner_sum(), other.outer_sum()), (ChecksumState::Unfinished, ChecksumState::Right));
         assert_eq!(packet.finished(), other.finished());
 
         let mut broken = finished.clone();
         broken[14 + 20 + 20 + 8] ^= 1;
         let broken = Packet::read(&broken, &FLOWS[0]).unwrap();
-        assert_eq!((broken.inner_sum(), broken.outer_sum()), (Sum::Wrong, Sum::Wrong));
+        assert_eq!((broken.inner_sum(), broken.outer_sum()), (ChecksumState::Wrong, ChecksumState::Wrong));
     }
 
     #[test]

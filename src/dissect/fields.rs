@@ -4,8 +4,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Ip, Segment, Sum, half, word};
+use super::{ChecksumState, Ip, Segment, be16, be32};
 use crate::ir::{Family, Proto};
+use crate::protocol::TCP_FLAGS;
 
 /// Behind a checksum that is not finished.
 pub const UNFINISHED: char = '~';
@@ -21,21 +22,21 @@ pub fn ip(ip: &Ip<'_>) -> Fields {
 
 pub fn ipv4(ip: &[u8]) -> Fields {
     let byte = |at: usize| ip.get(at).copied().unwrap_or_default();
-    let flags = match half(ip, 6) {
+    let flags = match be16(ip, 6) {
         0x4000 => "DF".to_owned(),
         other => format!("{other:#06x}"),
     };
     vec![
         ("version, IHL", format!("{}, {}", byte(0) >> 4, byte(0) & 0xf)),
         ("type of service", byte(1).to_string()),
-        ("total length", half(ip, 2).to_string()),
-        ("identification", hex(half(ip, 4))),
+        ("total length", be16(ip, 2).to_string()),
+        ("identification", hex(be16(ip, 4))),
         ("flags, offset", flags),
         ("time to live", byte(8).to_string()),
         ("protocol", protocol(byte(9))),
-        ("header checksum", hex(half(ip, 10))),
-        ("source", Ipv4Addr::from(word(ip, 12)).to_string()),
-        ("destination", Ipv4Addr::from(word(ip, 16)).to_string()),
+        ("header checksum", hex(be16(ip, 10))),
+        ("source", Ipv4Addr::from(be32(ip, 12)).to_string()),
+        ("destination", Ipv4Addr::from(be32(ip, 16)).to_string()),
     ]
 }
 
@@ -47,9 +48,9 @@ fn ipv6(ip: &[u8]) -> Fields {
     };
     vec![
         ("version", (byte(0) >> 4).to_string()),
-        ("traffic class", (half(ip, 0) >> 4 & 0xff).to_string()),
-        ("flow label", format!("{:#07x}", word(ip, 0) & 0xf_ffff)),
-        ("payload length", half(ip, 4).to_string()),
+        ("traffic class", (be16(ip, 0) >> 4 & 0xff).to_string()),
+        ("flow label", format!("{:#07x}", be32(ip, 0) & 0xf_ffff)),
+        ("payload length", be16(ip, 4).to_string()),
         ("next header", protocol(byte(6))),
         ("hop limit", byte(7).to_string()),
         ("source", address(8)),
@@ -59,27 +60,27 @@ fn ipv6(ip: &[u8]) -> Fields {
 
 fn protocol(number: u8) -> String {
     let known = Proto::ALL.into_iter().find(|proto| proto.number() == number);
-    format!("{number}{}", known.map_or(String::new(), |proto| format!(" {}", shout(proto))))
+    format!("{number}{}", known.map_or(String::new(), |proto| format!(" {}", upper(proto))))
 }
 
-pub fn l4(segment: &Segment<'_>, sum: Sum) -> Fields {
+pub fn l4(segment: &Segment<'_>, sum: ChecksumState) -> Fields {
     let header = segment.header();
     let mut fields =
-        vec![("source port", half(header, 0).to_string()), ("destination port", half(header, 2).to_string())];
+        vec![("source port", be16(header, 0).to_string()), ("destination port", be16(header, 2).to_string())];
     let checksum = |at| match sum {
-        Sum::Unfinished => format!("{} {UNFINISHED}", hex(half(header, at))),
-        Sum::Right | Sum::Wrong | Sum::Absent => hex(half(header, at)),
+        ChecksumState::Unfinished => format!("{} {UNFINISHED}", hex(be16(header, at))),
+        ChecksumState::Right | ChecksumState::Wrong | ChecksumState::Absent => hex(be16(header, at)),
     };
     match segment.proto {
-        Proto::Udp => fields.extend([("length", half(header, 4).to_string()), ("checksum", checksum(6))]),
+        Proto::Udp => fields.extend([("length", be16(header, 4).to_string()), ("checksum", checksum(6))]),
         Proto::Tcp => fields.extend([
-            ("sequence", format!("{:#010x}", word(header, 4))),
-            ("acknowledgement", format!("{:#010x}", word(header, 8))),
-            ("data offset", (half(header, 12) >> 12).to_string()),
+            ("sequence", format!("{:#010x}", be32(header, 4))),
+            ("acknowledgement", format!("{:#010x}", be32(header, 8))),
+            ("data offset", (be16(header, 12) >> 12).to_string()),
             ("flags", flags(header)),
-            ("window", half(header, 14).to_string()),
+            ("window", be16(header, 14).to_string()),
             ("checksum", checksum(16)),
-            ("urgent pointer", half(header, 18).to_string()),
+            ("urgent pointer", be16(header, 18).to_string()),
         ]),
     }
     if segment.proto == Proto::Tcp {
@@ -108,17 +109,16 @@ pub fn data(payload: &[u8]) -> Fields {
 
 /// `SYN ACK`, from a TCP header.
 pub fn flags(header: &[u8]) -> String {
-    const NAMES: [(u16, &str); 6] =
-        [(2, "SYN"), (1, "FIN"), (4, "RST"), (8, "PSH"), (16, "ACK"), (32, "URG")];
-    let set = half(header, 12);
-    NAMES.iter().filter(|(bit, _)| set & bit != 0).map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
+    let flags = header.get(13).copied().unwrap_or_default();
+    let set = TCP_FLAGS.iter().filter(|(_, bit)| flags & bit != 0);
+    set.map(|(name, _)| name.to_uppercase()).collect::<Vec<_>>().join(" ")
 }
 
 pub fn printable(byte: u8) -> char {
     if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '.' }
 }
 
-pub fn shout(proto: Proto) -> &'static str {
+pub fn upper(proto: Proto) -> &'static str {
     match proto {
         Proto::Tcp => "TCP",
         Proto::Udp => "UDP",

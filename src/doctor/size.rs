@@ -19,12 +19,9 @@ pub struct Room {
 
 /// `None`: not even the headers fit.
 pub fn room(mtu: u32, pushed: u8, family: Family, inner: Proto) -> Option<Room> {
-    let ip = match family {
-        Family::V4 => 20,
-        Family::V6 => 40,
-    };
     let packet = mtu.checked_sub(u32::from(pushed))?;
-    let data = packet.checked_sub(ip + u32::from(inner.header_len()))?;
+    let headers = u32::from(family.header_len().unsigned_abs()) + u32::from(inner.header_len());
+    let data = packet.checked_sub(headers)?;
     Some(Room { packet, data })
 }
 
@@ -47,27 +44,20 @@ pub fn findings(ruleset: &Ruleset, about: &str, mtu: u32) -> Vec<Finding> {
         .map(|((family, inner, outer), rule)| {
             let pushed = outer.header_len();
             let kind =
-                format!("{inner} in {outer} over {} (rule {rule}): {pushed} bytes more", version(family));
+                format!("{inner} in {outer} over {} (rule {rule}): {pushed} bytes more", family.name());
             let (level, text) = match room(mtu, pushed, family, inner) {
                 Some(Room { packet, data }) => {
                     let data = match inner {
-                        Proto::Udp => format!("{data} bytes of data"),
+                        Proto::Udp => format!("{data} of them data"),
                         Proto::Tcp => format!("an MSS of {data}"),
                     };
-                    (Level::Note, format!("{kind}; of MTU {mtu} are left {packet}: {data}"))
+                    (Level::Note, format!("{kind}; MTU {mtu} leaves {packet} bytes, {data}"))
                 }
                 None => (Level::Bad, format!("{kind}; nothing fits into MTU {mtu}")),
             };
             Finding { level, about: about.to_owned(), text }
         })
         .collect()
-}
-
-fn version(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
 }
 
 #[cfg(test)]

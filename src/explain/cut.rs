@@ -3,7 +3,7 @@
 //! Input: a whole frame and the size of its segments. Output: the frames that the program meets once a companion
 //! device has cut it. Pure; never used for packets that are really sent.
 
-use crate::dissect::{ETHERNET, Ip, add, checksum, fold, half, put, word};
+use crate::dissect::{ETHERNET, Ip, add, be16, be32, checksum, fold, put};
 use crate::ir::{Family, Proto};
 
 /// The segments in order; `None` for what cannot be cut: not TCP or UDP, or a segment size of 0.
@@ -21,7 +21,7 @@ pub fn segments(frame: &[u8], gso_size: u32) -> Option<Vec<Vec<u8>>> {
         match ip.family {
             Family::V4 => {
                 put(&mut header, 2, u16::try_from(ip.header.len()).ok()?.checked_add(length)?);
-                let id = half(ip.header, 4).wrapping_add(u16::try_from(index).ok()?);
+                let id = be16(ip.header, 4).wrapping_add(u16::try_from(index).ok()?);
                 put(&mut header, 4, id);
                 put(&mut header, 10, 0);
                 let sum = !fold(add(&header));
@@ -32,7 +32,7 @@ pub fn segments(frame: &[u8], gso_size: u32) -> Option<Vec<Vec<u8>>> {
         let at = match segment.proto {
             Proto::Tcp => {
                 let sent = u32::try_from(index.checked_mul(size)?).ok()?;
-                let sequence = word(segment.bytes, 4).wrapping_add(sent);
+                let sequence = be32(segment.bytes, 4).wrapping_add(sent);
                 body.get_mut(4..8)?.copy_from_slice(&sequence.to_be_bytes());
                 // FIN and PSH are the last segment's (`tcp_gso_segment`, net/ipv4/tcp_offload.c).
                 if index + 1 < count {
@@ -57,7 +57,7 @@ pub fn segments(frame: &[u8], gso_size: u32) -> Option<Vec<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::segments;
-    use crate::dissect::{Ip, Sum};
+    use crate::dissect::{ChecksumState, Ip};
     use crate::explain::words::packet;
 
     #[test]
@@ -76,8 +76,8 @@ mod tests {
             for frame in &cut {
                 let ip = Ip::in_frame(frame).unwrap();
                 let segment = ip.segment().unwrap();
-                assert_ne!(ip.sum(), Sum::Wrong, "{words}");
-                assert_eq!(segment.sum(ip.addresses()), Sum::Right, "{words}");
+                assert_ne!(ip.sum(), ChecksumState::Wrong, "{words}");
+                assert_eq!(segment.sum(ip.addresses()), ChecksumState::Right, "{words}");
                 found.push(segment.payload().len());
                 data.extend_from_slice(segment.payload());
             }

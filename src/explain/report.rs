@@ -7,8 +7,8 @@ use std::io::{self, Write};
 
 use super::ran::Ran;
 use super::{Matching, Sample, key};
-use crate::dissect::fields::{self, Fields, UNFINISHED, shout};
-use crate::dissect::{Ip, Not, Segment};
+use crate::dissect::fields::{self, Fields, UNFINISHED, upper};
+use crate::dissect::{Ip, Segment, Unmatchable};
 use crate::ir::{Action, Family, Proto, Ruleset};
 use crate::paint::Paint;
 
@@ -20,7 +20,7 @@ const MOST_SHOWN: usize = 20;
 pub struct Explained<'a> {
     pub number: usize,
     pub sample: &'a Sample,
-    pub matching: Result<Matching, Not>,
+    pub matching: Result<Matching, Unmatchable>,
     /// What the kernel made of it, if it was asked, or why it could not be.
     pub ran: Option<Result<Ran, String>>,
 }
@@ -208,13 +208,9 @@ type Layers = Vec<(String, Fields)>;
 fn layers(frame: &[u8], inside: Option<Proto>) -> Option<Layers> {
     let ip = Ip::in_frame(frame).ok()?;
     let segment = ip.segment().ok()?;
-    let version = match ip.family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    };
-    let mut layers = vec![(format!("{version}, {} bytes", ip.header.len()), fields::ip(&ip))];
+    let mut layers = vec![(format!("{}, {} bytes", ip.family.name(), ip.header.len()), fields::ip(&ip))];
     let l4 = |segment: &Segment<'_>, addresses: &[u8]| {
-        let title = format!("{}, {} bytes", shout(segment.proto), segment.header().len());
+        let title = format!("{}, {} bytes", upper(segment.proto), segment.header().len());
         (title, fields::l4(segment, segment.sum(addresses)))
     };
     let mut last = segment;

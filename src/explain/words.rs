@@ -6,7 +6,7 @@
 //! PROTO SRC:PORT > DST:PORT { OPTION }       PROTO is tcp or udp; IPv6 as in [2001:db8::1]:5000
 //! in PROTO PORT > PORT                       as funnel sends it: with this header around it
 //! len N, ttl N, tos N, id N, df, gso N       bytes of data; of the IP header; size of segments
-//! syn, ack, fin, rst, psh, urg               TCP flags; `ack` if none is named
+//! syn, ack, fin, rst, psh, urg, ecn, cwr     TCP flags; `ack` if none is named
 //! seq N, ackno N, window N, urgent N         TCP fields
 //! nosum                                      UDP without a checksum
 //! ```
@@ -17,6 +17,7 @@ use std::str::FromStr;
 use super::Sample;
 use crate::dissect::{add, checksum, fold, put};
 use crate::ir::Proto;
+use crate::protocol::TCP_FLAGS;
 
 /// What to write instead of something unreadable.
 const EXAMPLE: &str =
@@ -51,7 +52,6 @@ struct Packet {
     gso_size: u32,
 }
 
-const FLAGS: [(&str, u8); 6] = [("fin", 1), ("syn", 2), ("rst", 4), ("psh", 8), ("ack", 16), ("urg", 32)];
 /// The most that IP can carry behind its header.
 const MOST: usize = 65_535 - 40 - 20 - 20;
 
@@ -122,7 +122,7 @@ impl Packet {
 
     fn option(&mut self, word: &str, words: &mut Words<'_>) -> Result<(), Error> {
         let tcp_only = ["seq", "ackno", "window", "urgent"].contains(&word);
-        let flag = FLAGS.iter().find(|(name, _)| *name == word);
+        let flag = TCP_FLAGS.iter().find(|(name, _)| *name == word);
         if (tcp_only || flag.is_some()) && self.proto == Proto::Udp {
             return Err(wrong(format!("`{word}` is for tcp")));
         }
@@ -253,7 +253,7 @@ fn segment(proto: Proto, header: &[u8], data: &[u8], addresses: &[u8], sum: bool
 #[cfg(test)]
 mod tests {
     use super::packet;
-    use crate::dissect::{Ip, Segment, Sum};
+    use crate::dissect::{ChecksumState, Ip, Segment};
     use crate::ir::Proto;
 
     #[test]
@@ -268,12 +268,12 @@ mod tests {
             let sample = packet(words).unwrap();
             let ip = Ip::in_frame(&sample.frame).unwrap();
             let segment = ip.segment().unwrap();
-            assert_ne!(ip.sum(), Sum::Wrong, "{words}");
-            assert_eq!(segment.sum(ip.addresses()), Sum::Right, "{words}");
+            assert_ne!(ip.sum(), ChecksumState::Wrong, "{words}");
+            assert_eq!(segment.sum(ip.addresses()), ChecksumState::Right, "{words}");
         }
         let absent = packet("udp 10.0.0.1:1 > 10.0.0.2:2 nosum len 3").unwrap();
         let ip = Ip::in_frame(&absent.frame).unwrap();
-        assert_eq!(ip.segment().unwrap().sum(ip.addresses()), Sum::Absent);
+        assert_eq!(ip.segment().unwrap().sum(ip.addresses()), ChecksumState::Absent);
     }
 
     #[test]
@@ -283,9 +283,9 @@ mod tests {
         let ip = Ip::in_frame(&sample.frame).unwrap();
         let outer = ip.segment().unwrap();
         assert_eq!((outer.proto, outer.sport(), outer.dport()), (Proto::Tcp, 540, 179));
-        assert_eq!(outer.sum(ip.addresses()), Sum::Right);
+        assert_eq!(outer.sum(ip.addresses()), ChecksumState::Right);
         let inner = Segment::read(Proto::Udp, outer.payload()).unwrap();
-        assert_eq!((inner.sport(), inner.dport(), inner.sum(&[0; 8])), (25000, 4739, Sum::Right));
+        assert_eq!((inner.sport(), inner.dport(), inner.sum(&[0; 8])), (25000, 4739, ChecksumState::Right));
         assert_eq!((outer.checksum(), inner.checksum()), (0xb173, 0xc74a));
     }
 

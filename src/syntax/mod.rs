@@ -18,7 +18,6 @@ mod word;
 
 use self::ast::Ast;
 pub(crate) use self::help::{ACTIONS, LONGEST_QUOTED};
-pub(crate) use self::more::FLAGS;
 pub(crate) use self::parser::repeated;
 use crate::diag::{Diagnostic, Source};
 

@@ -9,18 +9,7 @@ use super::parser::{argument, not_equal, port_side, repeated};
 use super::set::set;
 use super::word::{Cursor, Parsed, Word, keyword, peek, piece, wrong};
 use crate::diag::{Diagnostic, Span, quote};
-
-/// TCP flags by their names in nftables, and their bits (RFC 9293 section 3.1).
-pub(crate) const FLAGS: [(&str, u8); 8] = [
-    ("fin", 0x01),
-    ("syn", 0x02),
-    ("rst", 0x04),
-    ("psh", 0x08),
-    ("ack", 0x10),
-    ("urg", 0x20),
-    ("ecn", 0x40),
-    ("cwr", 0x80),
-];
+use crate::protocol::TCP_FLAGS;
 
 const EXAMPLE: &str = "write for example `flags syn` or `flags psh|ack`";
 
@@ -74,7 +63,7 @@ pub(super) fn flags(i: Cursor<'_>, outer: Protocol) -> Parsed<'_, Option<Flags>>
         span = span.to(found.span);
         more = found.text == "," || found.text.ends_with('|');
         for name in found.text.split(['|', ',']).filter(|name| !name.is_empty()) {
-            match FLAGS.iter().find(|(known, _)| *known == name) {
+            match TCP_FLAGS.iter().find(|(known, _)| *known == name) {
                 Some((_, bit)) => bits |= bit,
                 None => return wrong(help::skip(i, Spoils::Word), vec![unknown_flag(name, found)]),
             }
@@ -97,7 +86,7 @@ fn unknown_flag(name: &str, found: Word<'_>) -> Diagnostic {
     let error = Diagnostic::error(format!("unknown TCP flag {}", quote(name)), span, "not a flag");
     let lower = name.to_lowercase();
     let lower = if lower == "ece" { "ecn" } else { lower.as_str() };
-    match FLAGS.iter().find(|(known, _)| *known == lower) {
+    match TCP_FLAGS.iter().find(|(known, _)| *known == lower) {
         Some((known, _)) => error.help(format!("write `{known}`")),
         None => error.help("flags are `fin`, `syn`, `rst`, `psh`, `ack`, `urg`, `ecn`, `cwr`"),
     }

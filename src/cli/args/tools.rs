@@ -43,7 +43,8 @@ Examples:
 A packet in words is PROTO SRC:PORT > DST:PORT, then any of
   in PROTO PORT > PORT             in a funnel of these ports
   len N, ttl N, tos N, id N, df    bytes of data; of the IP header
-  syn, ack, fin, rst, psh, urg     TCP flags; ack if none is named
+  syn, ack, fin, rst, psh, urg, ecn, cwr
+                                   TCP flags; ack if none is named
   seq N, ackno N, window N, urgent N
   nosum                            UDP without a checksum
   gso N                            still to be cut into segments of N bytes
