@@ -294,7 +294,7 @@ fn explain_shows_every_hook_that_the_rules_are_for() {
 const MANY: &str = "ip daddr 10.0.0.0/8 tcp dport 80 actions drop\n\
     ip saddr != 192.0.2.1 udp dport 4739 actions funnel tcp sport 540 dport 179\n\
     tcp dport 80 actions unalias { 8080, 8081, 8443 }\n\
-    udp dport 540 actions counter unfunnel udp dport 4739 mark set 7\n";
+    ip udp dport 540 actions counter unfunnel udp dport 4739 dnat 10.0.0.5:53 mark set 7\n";
 
 /// What another tool sees, without any of our types.
 fn json() -> serde_json::Value {
@@ -307,7 +307,7 @@ fn json() -> serde_json::Value {
 #[test]
 fn rules_are_in_the_json_as_sets() {
     let json = json();
-    assert_eq!(json["version"], 2);
+    assert_eq!(json["version"], 3);
     assert_eq!((&json["source"], &json["link"]), (&"many.sf".into(), &"ethernet".into()));
     let rules = json["rules"].as_array().expect("rules");
     assert_eq!(rules.len(), 4);
@@ -322,6 +322,7 @@ fn rules_are_in_the_json_as_sets() {
     assert_eq!(rules[2]["action"]["ports"], serde_json::json!([[8080, 8081], [8443, 8443]]));
     assert_eq!(rules[2]["ip"]["sport"], serde_json::json!([[0, 65535]]));
     assert_eq!(rules[3]["action"]["dport"], serde_json::json!([[4739, 4739]]));
+    assert_eq!(rules[3]["nat"], serde_json::json!({ "dnat": { "address": "10.0.0.5", "port": 53 } }));
     assert_eq!((&rules[3]["mark"], &rules[3]["counter"]), (&7.into(), &true.into()));
     assert_eq!((&rules[2]["mark"], &rules[2]["counter"]), (&serde_json::Value::Null, &false.into()));
 }
