@@ -19,6 +19,7 @@ mod oci;
 mod pod;
 mod point;
 mod programs;
+mod prometheus;
 mod rules;
 mod settings;
 mod status;

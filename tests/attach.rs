@@ -21,6 +21,9 @@ mod confined;
 #[path = "attach/counters.rs"]
 mod counters;
 
+#[path = "attach/prometheus.rs"]
+mod prometheus;
+
 #[path = "attach/pod.rs"]
 mod pod;
 

@@ -80,7 +80,8 @@ The clsact qdisc goes with the last filter on it.")]
     #[command(after_help = "\
 Examples:
   sfunnel status
-  sfunnel status -i eth0 --json | jq '.[].rules'")]
+  sfunnel status -i eth0 --json | jq '.[].rules'
+  sfunnel status --prometheus > sfunnel.prom")]
     Status(Status),
     /// Say what is wrong with a ruleset, and what it leaves open; needs no privilege
     #[command(after_help = "\
@@ -234,6 +235,9 @@ pub struct Status {
     /// As JSON on standard output
     #[arg(long)]
     pub json: bool,
+    /// As metrics, in the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    pub prometheus: bool,
 }
 
 #[derive(Debug, Args)]

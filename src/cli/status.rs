@@ -1,9 +1,12 @@
 //! `status`: what the kernel says is attached.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use super::attach::{interfaces, open};
 use super::counted::{self, Found};
+use super::prometheus::{self, Sample};
 use super::settings::{Direction, Target};
 use super::{Console, Failure, args};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
@@ -112,6 +115,22 @@ impl Entry<'_> {
         }
     }
 
+    fn sample(&self, broken: &[Broken<'_>]) -> Sample<'_> {
+        let works = |pair: &Pair| !broken.iter().any(|(of, which, _)| *of == self.interface && which == pair);
+        let pairs = Pair::ALL.into_iter().filter(|pair| self.ends(*pair).is_some());
+        Sample {
+            interface: self.interface,
+            hook: self.hook.to_string(),
+            point: self.point.to_string().to_lowercase(),
+            version: self.version.as_deref().unwrap_or_default(),
+            hash: self.hash.as_deref().unwrap_or_default(),
+            rules: self.rules,
+            pairs: pairs.map(|pair| (pair, works(&pair))).collect(),
+            counters: self.counters.as_ref(),
+            unreadable: self.counters_error.is_some(),
+        }
+    }
+
     fn ends(&self, pair: Pair) -> Option<[Option<&str>; 2]> {
         match pair {
             Pair::Segmentation => self.pair,
@@ -142,6 +161,14 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         writeln!(console.out)?;
         // The document is a list of filters.
         left.iter().for_each(|line| console.say(line));
+        return Ok(());
+    }
+    if args.prometheus {
+        let samples: Vec<Sample<'_>> = entries.iter().map(|entry| entry.sample(&broken)).collect();
+        prometheus::write(&samples, left.len(), console.out)?;
+        let errors =
+            entries.iter().filter_map(|entry| entry.counters_error.as_deref()).collect::<BTreeSet<_>>();
+        errors.into_iter().chain(left.iter().map(String::as_str)).for_each(|line| console.say(line));
         return Ok(());
     }
     for (at, shown) in entries.iter().enumerate() {
