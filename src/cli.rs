@@ -141,6 +141,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
     if cli.command.is_none() && console.variable("CNI_COMMAND").is_some() {
         return cni::run(console);
     }
+    let asks = match &cli.command {
+        Some(Command::Diff(_)) => true,
+        Some(Command::Compile(args)) => args.check.is_some(),
+        _ => false,
+    };
     let (result, in_container) = match cli.command {
         None => (container::run(console), true),
         Some(Command::Attach(args)) => (attach::attach(&args, console), false),
@@ -165,7 +170,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         _ => console.say(format!("error: {failure}")),
     }
     // The original's entry point answers 1 to a bad variable, and keeps 2 for the rules.
-    if in_container && matches!(failure, Failure::Usage(_)) { 1 } else { failure.code() }
+    match failure.code() {
+        2 if in_container && matches!(failure, Failure::Usage(_)) => 1,
+        // Where 1 is an answer, it is no other failure.
+        1 if asks && !matches!(failure, Failure::Different) => 2,
+        code => code,
+    }
 }
 
 /// `demo`: runs it, writes the report.

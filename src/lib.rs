@@ -31,6 +31,7 @@ pub mod paint;
 pub mod policy;
 pub mod protocol;
 pub mod rule_text;
+pub mod stored;
 pub mod syntax;
 pub mod system;
 

@@ -209,7 +209,7 @@ fn every_flag_is_in_the_help_of_its_command() {
         ("detach", &["--clean"]),
         ("status", &["--json"]),
         ("check", &["<FILE>", "--deny"]),
-        ("compile", &["<FILE>", "--emit", "--output", "--link", "--deny"]),
+        ("compile", &["<FILE>", "--emit", "--output", "--check", "--link", "--deny"]),
         (
             "explain",
             &["[FILE]", "--ruleset", "--direction", "-d,", "--packet", "--pcap", "--write", "--brief"],
@@ -538,5 +538,55 @@ fn diff_shows_packets_with_another_fate_and_says_so_by_its_exit_code() {
 
     let wrong = file("wrong.sf", "udp dport 0 drop\n");
     assert_eq!(code(&run(sfunnel(&["diff", &old, &wrong]), "")), 2);
-    assert_eq!(code(&run(sfunnel(&["diff", &old, "no such file"]), "")), 1);
+    assert_eq!(code(&run(sfunnel(&["diff", &old, "no such file"]), "")), 2);
+}
+
+#[test]
+fn a_stored_listing_is_what_the_rules_compile_to_or_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for form in ["asm", "hex"] {
+        let stored = path(form);
+        let stored = stored.as_str();
+        let made = run(sfunnel(&["compile", "-", "--emit", form, "-o", stored]), RULES);
+        assert_eq!(code(&made), 0, "{}", talk(&made));
+        let check = ["compile", "-", "--emit", form, "--check", stored];
+        let same = run(sfunnel(&check), RULES);
+        assert_eq!((code(&same), out(&same).as_str(), talk(&same).as_str()), (0, "", ""), "{form}");
+
+        let other = run(sfunnel(&check), &RULES.replace("dport 80", "dport 81"));
+        assert_eq!(code(&other), 1, "{form}");
+        let expected = "rule 1: tcp dport 81 actions drop\n  was: rule 1: tcp dport 80 actions drop\n  - ";
+        assert!(out(&other).starts_with(expected), "{}", out(&other));
+        assert!(talk(&other).contains(&format!("`-o {stored}` in place of `--check {stored}`")));
+
+        // Another program of the same rules.
+        let other = run(sfunnel(&[&check[..], &["-d", "egress"]].concat()), RULES);
+        assert_eq!(code(&other), 1, "{form}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compared_is_no_difference() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (asm, bytes, missing) = (path("asm"), path("bytes"), path("missing"));
+    fs::write(&bytes, [0xff]).expect("a file");
+    assert_eq!(code(&run(sfunnel(&["compile", "-", "-o", &asm]), RULES)), 0);
+    for (args, said) in [
+        (&["compile", "-", "--check", &missing][..], "cannot read"),
+        (&["compile", "-", "--check", &bytes], "it is not text"),
+        (&["compile", "-", "--emit", "hex", "--check", &asm], "line 1 is not one that `--emit hex` writes"),
+        (&["compile", "-", "--emit", "elf", "--check", &asm], "`--emit asm` or `--emit hex`"),
+        (&["compile", "-", "--emit", "diagram", "--check", &asm], "`--emit asm` or `--emit hex`"),
+        (&["compile", &missing, "--check", &asm], "cannot read"),
+        (&["compile", "-", "--check", &asm, "-o", &asm], "cannot be used with"),
+        (&["diff", "-", &missing], "cannot read"),
+    ] {
+        let output = run(sfunnel(args), RULES);
+        assert_eq!(code(&output), 2, "{args:?}: {}", talk(&output));
+        assert!(talk(&output).contains(said), "{args:?}: {}", talk(&output));
+        assert_eq!(out(&output), "", "{args:?}");
+    }
+    assert_eq!(code(&run(sfunnel(&["compile", "-", "--check", &asm]), WRONG)), 2);
 }

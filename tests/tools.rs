@@ -1,4 +1,4 @@
-//! docs/tools.md and the examples in `--help` are run: what a command prints is what the page says.
+//! docs/tools.md, docs/golden-tests.md and the examples in `--help` are run: what a command prints is what the page says.
 //!
 //! A block marked `sh` is run by a shell, in a directory of its own with a few files; the `text` block right behind it
 //! is what standard output and error say together. Examples in `--help` have to end well. What needs
@@ -62,9 +62,9 @@ fn require_namespaces() -> bool {
     require(&[Need::Root, Need::Tool("ip", "iproute2"), Need::Tool("unshare", "util-linux")])
 }
 
-fn page() -> String {
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tools.md");
-    fs::read_to_string(path).expect("docs/tools.md")
+fn page(name: &str) -> String {
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    fs::read_to_string(path).expect(name)
 }
 
 /// Each `sh` block with the `text` block right behind it, if there is one.
@@ -80,12 +80,21 @@ fn examples(page: &str) -> Vec<(&str, Option<&str>)> {
 }
 
 #[test]
-fn the_page_shows_what_its_commands_print() {
+fn the_page_of_tools_shows_what_its_commands_print() {
+    shows_what_its_commands_print("tools.md", 3);
+}
+
+#[test]
+fn the_page_of_golden_tests_shows_what_its_commands_print() {
+    shows_what_its_commands_print("golden-tests.md", 1);
+}
+
+fn shows_what_its_commands_print(name: &str, least: usize) {
     if !require_namespaces() {
         return;
     }
     let shell = Shell::new();
-    let page = page();
+    let page = page(name);
     let mut compared = 0;
     for (script, expected) in examples(&page) {
         // Together, as in a terminal.
@@ -99,7 +108,7 @@ fn the_page_shows_what_its_commands_print() {
             None => assert!(output.status.success(), "{script}{said}"),
         }
     }
-    assert!(compared >= 3, "the examples have gone: {compared}");
+    assert!(compared >= least, "the examples have gone: {compared}");
 }
 
 /// Lines below `Examples:` that start with the program's name.

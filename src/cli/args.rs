@@ -96,7 +96,13 @@ Examples:
   sfunnel compile rules.sf
   sfunnel compile rules.sf --emit diagram
   sfunnel compile rules.sf --emit json | jq '.rules[].normal'
-  sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o")]
+  sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o
+  sfunnel compile rules.sf --emit hex -o rules.hex
+  sfunnel compile rules.sf --emit hex --check rules.hex
+
+With --check, asm compares every word of the listing, hex the instructions.
+Exit code 0: the same, 1: different, 2: no comparison. docs/golden-tests.md has
+more.")]
     Compile(Compile),
     /// Say which rule takes a packet, which do not and why, and show its headers before and after
     #[command(after_help = tools::EXPLAIN)]
@@ -260,6 +266,9 @@ pub struct Compile {
     /// Where to write it instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Write nothing; compare with what is stored in this file, with exit code 1 if the program is another
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub check: Option<PathBuf>,
     /// Interfaces the program is for: ethernet, none for those without a link header (tun, wireguard, ipip),
     /// or either (xfrm, vti)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]

@@ -9,7 +9,8 @@ use super::settings::{apart, defined, file_source};
 use super::{Console, Failure};
 use crate::ir::Side;
 use crate::policy::{self, Choices};
-use crate::{elf, json};
+use crate::stored::{self, Answer, Form};
+use crate::{elf, json, system};
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
@@ -51,6 +52,7 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         return Err(Failure::Usage("an object file is not for a terminal: use `-o FILE`".to_owned()));
     }
     apart(Some(&args.file), args.output.as_deref())?;
+    let stored = args.check.as_deref().map(|file| Stored::read(file, args)).transpose()?;
     let wanted = args.direction.map(Side::from);
     let (side, rules) = Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?
         .at(args.end, console)?
@@ -76,9 +78,60 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         }
         Emit::Elf => elf::wrap(&[("sfunnel", &compile()?)])?,
     };
+    if let Some(stored) = stored {
+        return stored.compare(&String::from_utf8_lossy(&data), console);
+    }
     match &args.output {
         Some(file) if !to_stdout => fs::write(file, data)
             .map_err(|source| Failure::File { what: format!("cannot write {}", file.display()), source }),
         _ => Ok(console.out.write_all(&data)?),
+    }
+}
+
+/// A listing that was stored, to compare with.
+struct Stored {
+    name: String,
+    text: String,
+    form: Form,
+}
+
+impl Stored {
+    fn read(file: &Path, args: &Compile) -> Result<Self, Failure> {
+        let form = match args.emit {
+            Emit::Asm => Form::Asm,
+            Emit::Hex => Form::Hex,
+            Emit::Elf | Emit::Diagram | Emit::Json => {
+                return Err(Failure::Usage(
+                    "`--check` compares listings: `--emit asm` or `--emit hex`".to_owned(),
+                ));
+            }
+        };
+        let name = file.display().to_string();
+        let read = |what: &str| Failure::Usage(format!("cannot read {name}: {what}"));
+        let bytes = fs::read(file).map_err(|error| read(&system::said(&error)))?;
+        let text = String::from_utf8(bytes).map_err(|_| read("it is not text"))?;
+        Ok(Self { name, text, form })
+    }
+
+    fn compare(&self, made: &str, console: &mut Console<'_>) -> Result<(), Failure> {
+        let name = &self.name;
+        let answer = stored::compare(&self.text, made, self.form)
+            .map_err(|error| Failure::Usage(format!("cannot compare with {name}: {error}")))?;
+        match answer {
+            Answer::Same => Ok(()),
+            Answer::Reworded => {
+                console.say(format!("note: {name} has the same instructions, with other words beside them"));
+                Ok(())
+            }
+            Answer::Differs(text) => {
+                console.out.write_all(text.as_bytes())?;
+                console.out.flush()?;
+                console.say(format!(
+                    "the rules compile to another program than {name} has; if that is right, run this again with \
+                     `-o {name}` in place of `--check {name}`"
+                ));
+                Err(Failure::Different)
+            }
+        }
     }
 }

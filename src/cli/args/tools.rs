@@ -29,7 +29,7 @@ Examples:
 One line per set of packets, with the rule that decides in each ruleset. Rules
 that mean the same are the same, however they are written; `accept` is what
 happens to packets that no rule matches. Exit code 0: no difference, 1: some,
-2: a ruleset is wrong.";
+2: a ruleset is wrong or cannot be read.";
 
 pub const EXPLAIN: &str = "\
 Examples:
