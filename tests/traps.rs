@@ -34,100 +34,106 @@ fn run(rules: &str, packets: &[(&str, Option<&str>)]) {
     }
 }
 
-/// Every one of these must be refused, with a caret in the given text and a remedy.
-fn refused(rulesets: &[(&str, &str)]) {
-    for (text, at) in rulesets {
+/// Each of these must be refused for this reason and no other, at these words, and with a remedy.
+fn refused(rulesets: &[(&str, &str, &str)]) {
+    for (text, at, message) in rulesets {
         let source = Source::new("rules", *text);
         let diagnostics = sfunnel::read(&source).err().unwrap_or_else(|| panic!("accepted: {text}"));
-        let labels = diagnostics.iter().flat_map(|d| d.secondary.iter().chain([&d.primary]));
-        let spans: Vec<&str> = labels.map(|l| &text[l.span.start..l.span.end]).collect();
-        let found = spans.iter().any(|span| span.contains(at) || at.contains(span) && !span.is_empty());
-        assert!(found, "`{text}`: carets at {spans:?}, none at `{at}`");
-        assert!(diagnostics.iter().any(|d| d.help.is_some()), "`{text}`: no remedy");
+        let found: Vec<_> = diagnostics
+            .iter()
+            .map(|d| (d.message.as_str(), &text[d.primary.span.start..d.primary.span.end]))
+            .collect();
+        assert_eq!(found, [(*message, *at)], "{text}");
+        assert!(diagnostics[0].help.is_some(), "`{text}`: no remedy");
     }
 }
 
-fn accepted(text: &str) -> usize {
+const PORTS: &str = "port must be between 1 and 65535";
+
+/// The rules in normal form.
+fn accepted(text: &str) -> Vec<String> {
     let source = Source::new("rules", text);
     match sfunnel::read(&source) {
-        Ok(checked) => checked.ruleset.rules.len(),
+        Ok(checked) => checked.ruleset.rules.iter().map(sfunnel::rule_text::rule).collect(),
         Err(diagnostics) => panic!("refused: {text}: {diagnostics:?}"),
     }
 }
 
 #[test]
 fn upstream_trap_a_negation_split_in_two_is_not_lost() {
-    refused(&[("ip udp dport ! = 53 actions drop", "!")]);
+    refused(&[("ip udp dport ! = 53 actions drop", "! =", "`!` and `=` are apart")]);
 }
 
 #[test]
 fn upstream_trap_words_need_space_between_them() {
-    refused(&[("iptcpdport80 actions drop", "iptcpdport80")]);
+    refused(&[("iptcpdport80 actions drop", "iptcpdport80", "unknown word `iptcpdport80`")]);
 }
 
 #[test]
 fn upstream_trap_a_repeated_match_is_not_dropped_in_silence() {
     refused(&[
-        ("ip udp dport 53 dport 54 actions drop", "dport 54"),
-        ("ip saddr 10.0.0.1 saddr 10.0.0.2 udp actions drop", "saddr 10.0.0.2"),
+        ("ip udp dport 53 dport 54 actions drop", "dport 54", "`dport` is repeated"),
+        ("ip saddr 10.0.0.1 saddr 10.0.0.2 udp actions drop", "saddr 10.0.0.2", "`saddr` is repeated"),
     ]);
 }
 
 #[test]
 fn upstream_trap_two_protocols_do_not_mean_the_first() {
-    refused(&[("ip tcp udp dport 53 actions drop", "udp")]);
+    refused(&[("ip tcp udp dport 53 actions drop", "udp", "`tcp` and `udp` in one rule")]);
 }
 
 #[test]
 fn upstream_trap_no_protocol_does_not_pass() {
-    refused(&[("ip dport 53 actions drop", "ip dport 53 actions drop")]);
+    refused(&[("ip dport 53 actions drop", "actions", "the rule names no protocol")]);
 }
 
 #[test]
 fn upstream_trap_a_rule_must_do_something() {
-    refused(&[("ip udp dport 53 actions", "ip udp dport 53 actions")]);
+    refused(&[("ip udp dport 53 actions", "actions", "the list of actions is empty")]);
 }
 
 #[test]
 fn upstream_trap_only_one_action_would_have_run() {
-    refused(&[("ip udp dport 53 actions accept drop", "drop")]);
+    refused(&[("ip udp dport 53 actions accept drop", "drop", "a rule has one action")]);
 }
 
 #[test]
 fn upstream_trap_port_zero_is_not_any() {
     refused(&[
-        ("ip udp dport 0 actions drop", "0"),
-        ("ip udp dport 53 actions funnel tcp sport 0 dport 179", "0"),
+        ("ip udp dport 0 actions drop", "0", PORTS),
+        ("ip udp dport 53 actions funnel tcp sport 0 dport 179", "0", PORTS),
     ]);
 }
 
 #[test]
 fn upstream_trap_a_rule_that_cannot_match_is_refused() {
-    refused(&[("ip saddr != 0.0.0.0/0 udp actions drop", "0.0.0.0/0")]);
+    refused(&[("ip saddr != 0.0.0.0/0 udp actions drop", "saddr != 0.0.0.0/0", "this can never match")]);
 }
 
 #[test]
 fn upstream_trap_ports_have_sixteen_bits() {
     refused(&[
-        ("ip udp dport 65536 actions drop", "65536"),
-        ("ip udp dport 99999999999 actions drop", "99999999999"),
+        ("ip udp dport 65536 actions drop", "65536", PORTS),
+        ("ip udp dport 99999999999 actions drop", "99999999999", PORTS),
     ]);
 }
 
 #[test]
 fn upstream_trap_ports_are_not_sums() {
-    refused(&[("ip udp sport 1+2 actions drop", "1+2")]);
+    refused(&[("ip udp sport 1+2 actions drop", "1+2", "expected a port number, found `1+2`")]);
 }
 
 #[test]
 fn upstream_trap_a_semicolon_in_a_comment_starts_no_rule() {
-    assert_eq!(accepted("ip udp dport 53 actions drop # not; ip tcp actions drop"), 1);
+    let rules = accepted("ip udp dport 53 actions drop # not; ip tcp actions drop");
+    assert_eq!(rules, ["ip udp dport 53 actions drop"]);
 }
 
 #[test]
 fn upstream_trap_a_comment_ends_with_its_line() {
-    assert_eq!(accepted("ip udp dport 53 actions drop # one\nip udp dport 54 actions accept\n"), 2);
-    assert_eq!(accepted("# all below\nip udp dport 53 actions drop\n\nip tcp actions accept"), 2);
+    let rules = ["ip udp dport 53 actions drop", "ip tcp actions accept"];
+    assert_eq!(accepted("ip udp dport 53 actions drop # one\nip tcp actions accept\n"), rules);
+    assert_eq!(accepted("# all below\nip udp dport 53 actions drop\n\nip tcp actions accept"), rules);
 }
 
 #[test]
@@ -146,8 +152,13 @@ fn upstream_trap_dnat_is_neither_refused_nor_ignored() {
 
 #[test]
 fn upstream_trap_a_rule_that_matches_its_own_output() {
-    refused(&[("ip tcp actions funnel tcp sport 540 dport 80", "funnel")]);
-    assert_eq!(accepted("ip tcp actions funnel udp sport 540 dport 80"), 1);
+    refused(&[(
+        "ip tcp actions funnel tcp sport 540 dport 80",
+        "funnel tcp sport 540 dport 80",
+        "the rule matches its own output and would funnel it again",
+    )]);
+    let other = "ip tcp actions funnel udp sport 540 dport 80";
+    assert_eq!(accepted(other), [other]);
 }
 
 #[test]
