@@ -117,8 +117,17 @@ pub mod ipv6 {
         field("ip6.daddr[96..127]", 36, Size::W),
     ];
 
+    /// Of the hop-by-hop header that kernels put in front of TCP of more than 64 KiB: its next header, its length, and
+    /// the jumbo payload option (RFC 2675), without the value.
+    pub const JUMBO: Field = field("hop.next_header, hop.length, hop.option", 0, Size::W);
+
     /// Also where `bpf_skb_adjust_room` opens and closes room.
     pub const LEN: i16 = 40;
+    /// The number of the hop-by-hop header.
+    pub const HOP_BY_HOP: u32 = 0;
+    /// [`JUMBO`] of such a header.
+    pub const JUMBO_TCP: u32 = 0x0600_c204;
+    pub const JUMBO_LEN: i16 = 8;
     /// The shortest packet with an L4 header, which is UDP's.
     pub const SHORTEST: i16 = 48;
     /// RFC 8200 section 5.

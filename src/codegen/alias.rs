@@ -21,17 +21,18 @@
 use asm::{Cond, Insn, Reg, Reg::*};
 use range_set_blaze::RangeSetBlaze;
 
+use super::big::emit_big;
 use super::counters::Reason;
 use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::list::{Miss, one_of};
-use super::validate::{IpHeader, Least, validate, validate_plain};
+use super::validate::{IpHeader, validate_big, validate_plain_big};
 use crate::ir::{End, Family, Proto};
 use crate::packet::{Field, l4, tcp};
 
 /// The port that a packet hides in its urgent pointer.
 const HIDDEN: Reg = R2;
-/// Behind IP options: the length of the IP header. The length of L4 has served its purpose by then.
+/// Behind IP options: the length of what is in front of TCP. The length of L4 has served its purpose by then.
 const IP_LEN: Reg = L4_LEN;
 
 /// On entry `PORTS` holds the port to write.
@@ -68,28 +69,30 @@ pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, 
 /// What both have in common. `change` is given the TCP header and a suffix for labels; it changes the
 /// header and leaves in `PORTS` what its sum has changed by, in the packet's byte order, or passes.
 fn routine(e: &mut Emit, family: Family, name: &str, change: impl Fn(&mut Emit, &Window, &str)) {
-    let with_options = validate_plain(e, family, Least::header(Proto::Tcp), name);
+    let (with_options, big) = validate_plain_big(e, family, Proto::Tcp, name);
     let (packet, cold) = e.pull_window(name, family.header_len() + tcp::LEN);
     change(e, &packet.at(family.header_len()), "");
     let tcp_at = e.offset(family, 0, None);
     e.update_tcp(tcp_at, PORTS);
     e.done(0);
+    emit_big(big, e, |e, _| behind_more(e, "_jumbo", &change));
     if let Some(with_options) = with_options {
         e.bind(with_options);
-        emit_options(e, change);
+        e.ip_header_len(R1);
+        let big = validate_big(e, Proto::Tcp, IpHeader::WithOptions(R1));
+        behind_more(e, "_options", &change);
+        emit_big(big, e, |_, _| ());
     }
     e.pull(cold);
 }
 
-/// The same for a packet with IP options; `R1` holds `ip.ihl`. The header is at a variable offset: it is
-/// changed on the stack.
-fn emit_options(e: &mut Emit, change: impl Fn(&mut Emit, &Window, &str)) {
-    e.ip_header_len(R1);
-    validate(e, Least::header(Proto::Tcp), IpHeader::WithOptions(R1));
+/// The same behind IP options or another header; `R1` holds the length of all that is in front of TCP. The header is at
+/// a variable offset: it is changed on the stack.
+fn behind_more(e: &mut Emit, kind: &str, change: impl Fn(&mut Emit, &Window, &str)) {
     e.op(Insn::mov32(IP_LEN, R1));
     let tcp_at = Offset { plus: Some(IP_LEN), ..e.ip_offset() };
     e.load_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
-    change(e, &PEEK.window(), "_options");
+    change(e, &PEEK.window(), kind);
     e.store_bytes(tcp_at, PEEK, Len::Const(tcp::LEN));
     e.update_tcp(tcp_at, PORTS);
     e.done(0);

@@ -44,6 +44,7 @@
 
 mod alias;
 mod beside;
+mod big;
 mod checksum;
 mod classify;
 pub mod counters;

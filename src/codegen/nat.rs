@@ -11,17 +11,18 @@ use std::net::IpAddr;
 
 use asm::{Insn, Reg, Reg::*};
 
+use super::big::emit_big;
 use super::checksum::PSEUDO_HDR;
 use super::emit::{Emit, IP, L4_LEN, PORTS, Window};
 use super::frame::{Len, Offset, PEEK, part};
-use super::validate::{IpHeader, Least, validate, validate_plain};
+use super::validate::{IpHeader, validate_big, validate_plain_big};
 use crate::ir::{Family, Nat, Proto};
 use crate::packet::{Field, ipv4, ipv6, l4};
 
 /// The routine of a rule that does nothing else.
 pub(super) fn emit(e: &mut Emit, family: Family, proto: Proto) {
     let name = format!("{}nat_{proto}", family.prefix());
-    let with_options = validate_plain(e, family, Least::header(proto), &name);
+    let (with_options, big) = validate_plain_big(e, family, proto, &name);
     let (of_addresses, of_ports) = (PORTS, L4_LEN);
     let ip = Window::of_ip_header(family.shortest());
     e.change_ports(&ip.at(family.header_len()), of_ports);
@@ -31,17 +32,19 @@ pub(super) fn emit(e: &mut Emit, family: Family, proto: Proto) {
     e.replace_l4(l4_at, proto, of_addresses, PSEUDO_HDR);
     e.replace_l4_ports(l4_at, proto, of_ports);
     e.done(0);
+    emit_big(big, e, |e, _| behind_more(e, family, proto));
     if let Some(with_options) = with_options {
         e.bind(with_options);
-        emit_options(e, proto);
+        e.ip_header_len(R1);
+        let big = validate_big(e, proto, IpHeader::WithOptions(R1));
+        behind_more(e, family, proto);
+        emit_big(big, e, |_, _| ());
     }
 }
 
-/// The same for a packet with IP options; `R1` holds `ip.ihl`.
-fn emit_options(e: &mut Emit, proto: Proto) {
+/// The same behind IP options or another header; `R1` holds the length of all that is in front of L4.
+fn behind_more(e: &mut Emit, family: Family, proto: Proto) {
     let (ip_len, of_addresses, of_ports) = (L4_LEN, IP, PORTS);
-    e.ip_header_len(R1);
-    validate(e, Least::header(proto), IpHeader::WithOptions(R1));
     e.op(Insn::mov32(ip_len, R1));
     let l4_at = Offset { plus: Some(ip_len), ..e.ip_offset() };
     let ports = part(PEEK, 0, l4::LEN);
@@ -49,7 +52,7 @@ fn emit_options(e: &mut Emit, proto: Proto) {
         e.load_bytes(l4_at, ports, Len::Const(l4::LEN));
         e.change_ports(&ports.window(), of_ports);
     }
-    e.change_addresses(Family::V4, &Window::of_ip_header(ipv4::SHORTEST));
+    e.change_addresses(family, &Window::of_ip_header(family.shortest()));
     e.op(Insn::mov32(of_addresses, R1));
     if e.variant.nat.has_ports() {
         e.store_bytes(l4_at, ports, Len::Const(l4::LEN));

@@ -6,6 +6,7 @@
 
 use asm::{Cond, Insn, Label, Reg::*};
 
+use super::big::Jumbo;
 use super::emit::{Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::{Link, merge};
@@ -66,22 +67,27 @@ fn unless(e: &mut Emit, family: Family, other: Label) {
 /// From the IP header's protocol to the tree of that protocol.
 fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMut(&mut Emit, Family, Proto)) {
     e.load(R2, &Window::of_ip_header(family.shortest()), family.protocol());
+    let jumbo = (family == Family::V6 && wanted.contains(&Proto::Tcp)).then(|| Jumbo::labels(e));
+    let neither = jumbo.as_ref().map_or(e.pass, |jumbo| jumbo.other);
     for (index, proto) in wanted.iter().enumerate() {
-        let another = if index + 1 == wanted.len() {
-            e.pass
-        } else {
-            e.label(format!("{}not_{proto}", family.prefix()))
-        };
+        let last = index + 1 == wanted.len();
+        let another = if last { neither } else { e.label(format!("{}not_{proto}", family.prefix())) };
         e.jump_if(Cond::ne32(R2, proto.number()), another);
+        if let (Proto::Tcp, Some(jumbo)) = (proto, &jumbo) {
+            e.bind(jumbo.tcp);
+        }
         tree(e, family, *proto);
-        if another != e.pass {
+        if !last {
             e.bind(another);
         }
     }
     e.origin(None);
+    if let Some(jumbo) = jumbo {
+        jumbo.emit(e);
+    }
 }
 
-/// IPv6: extension headers are not looked into, so what is behind the header is L4 or of no concern.
+/// IPv6: what is behind the header is L4, or of no concern, unless [`Jumbo`] finds a header that kernels make.
 fn find_ports(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit)) {
     e.load(R2, ip, ipv6::VERSION);
     e.op(Insn::rsh32(R2, 4_u32));

@@ -6,6 +6,7 @@
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
 use super::Verb;
+use super::big::{Big, emit_big};
 use super::counters::Reason;
 use super::emit::{Emit, L4_LEN, SHOT, Window};
 use crate::ir::{Family, Proto};
@@ -35,42 +36,87 @@ impl Least {
 /// to be bound; there, `R1` holds `ip.ihl`.
 #[must_use]
 pub(super) fn validate_plain(e: &mut Emit, family: Family, least: Least, name: &str) -> Option<Label> {
-    let with_options = match family {
+    let with_options = options_elsewhere(e, family, name);
+    validate(e, least, IpHeader::Plain(family));
+    with_options
+}
+
+/// The same where packets of several segments may come: the length of those of TCP may not be in the IP header.
+pub(super) fn validate_plain_big(
+    e: &mut Emit,
+    family: Family,
+    proto: Proto,
+    name: &str,
+) -> (Option<Label>, Option<Big>) {
+    let with_options = options_elsewhere(e, family, name);
+    (with_options, validate_big(e, proto, IpHeader::Plain(family)))
+}
+
+fn options_elsewhere(e: &mut Emit, family: Family, name: &str) -> Option<Label> {
+    match family {
         Family::V4 => {
             let label = e.label(format!("{name}_options"));
             e.if_options(R1, &Window::of_ip_header(ipv4::SHORTEST), label);
             Some(label)
         }
         Family::V6 => None,
-    };
-    validate(e, least, IpHeader::Plain(family));
-    with_options
+    }
 }
 
 /// Not a fragment; no shorter than it says; `least` bytes or more behind the IP header. Leaves their
 /// number in `L4_LEN`. Uses R2 to R4.
-pub(super) fn validate(e: &mut Emit, Least(least, short): Least, header: IpHeader) {
-    match header {
+pub(super) fn validate(e: &mut Emit, least: Least, header: IpHeader) {
+    lengths(e, least.0, header, |e| e.because(least.1), None);
+}
+
+/// The same where packets of several segments may come: the length of those of TCP may not be in the IP header.
+#[must_use]
+pub(super) fn validate_big(e: &mut Emit, proto: Proto, header: IpHeader) -> Option<Big> {
+    let least = Least::header(proto);
+    if proto == Proto::Udp {
+        validate(e, least, header);
+        return None;
+    }
+    let (at, join) = (e.label("says_too_short"), e.label("long_enough"));
+    lengths(e, least.0, header, |_| at, Some(join));
+    Some(Big { at, join, least, header })
+}
+
+/// `short`: where to go with packets that are too short for their headers by what they say; `join`: where those come
+/// back that are not.
+fn lengths(
+    e: &mut Emit,
+    least: i16,
+    header: IpHeader,
+    short: impl FnOnce(&mut Emit) -> Label,
+    join: Option<Label>,
+) {
+    let (cond, behind) = match header {
         IpHeader::Plain(Family::V6) => {
-            // Fragments and jumbograms have headers of their own, which the prologue has let pass.
+            // Fragments have a header of their own, which the prologue has let pass.
             e.load(L4_LEN, &Window::of_ip_header(ipv6::SHORTEST), ipv6::LENGTH);
             frame_holds(e, ipv6::LEN);
-            let least = i32::from(least);
-            e.pass_if(Cond::lt32(L4_LEN, least), short, "too short for its headers");
+            (Cond::lt32(L4_LEN, i32::from(least)), None)
         }
         IpHeader::Plain(Family::V4) => {
             validate_v4(e);
-            let least = i32::from(ipv4::LEN + least);
-            e.pass_if(Cond::lt32(L4_LEN, least), short, "too short for its headers");
-            e.op_note(Insn::sub32(L4_LEN, i32::from(ipv4::LEN)), "length of L4");
+            let behind = Insn::sub32(L4_LEN, i32::from(ipv4::LEN));
+            (Cond::lt32(L4_LEN, i32::from(ipv4::LEN + least)), Some(behind))
         }
         IpHeader::WithOptions(len) => {
             validate_v4(e);
             e.op(Insn::mov32(R2, len));
             e.op(Insn::add32(R2, i32::from(least)));
-            e.pass_if(Cond::lt32(L4_LEN, R2), short, "too short for its headers");
-            e.op_note(Insn::sub32(L4_LEN, len), "length of L4");
+            (Cond::lt32(L4_LEN, R2), Some(Insn::sub32(L4_LEN, len)))
         }
+    };
+    let short = short(e);
+    e.jump_if_note(cond, short, "too short for its headers");
+    if let Some(join) = join {
+        e.bind(join);
+    }
+    if let Some(behind) = behind {
+        e.op_note(behind, "length of L4");
     }
 }
 
@@ -102,13 +148,15 @@ pub(super) fn emit_verdict(e: &mut Emit, family: Family, proto: Proto, verb: Ver
         }),
         _ => ("accept", |e| e.done(0)),
     };
-    let least = Least::header(proto);
     let name = format!("{}{word}_{proto}", family.prefix());
-    let with_options = validate_plain(e, family, least, &name);
+    let with_options = options_elsewhere(e, family, &name);
+    let big = validate_big(e, proto, IpHeader::Plain(family));
     end(e);
+    emit_big(big, e, |e, join| e.goto(join));
     let Some(with_options) = with_options else { return };
     e.bind(with_options);
     e.ip_header_len(R1);
-    validate(e, least, IpHeader::WithOptions(R1));
+    let big = validate_big(e, proto, IpHeader::WithOptions(R1));
     end(e);
+    emit_big(big, e, |e, join| e.goto(join));
 }

@@ -109,8 +109,15 @@ pub fn prepare(
         let distrusted = distrusted.iter().any(|card| card.interface == *interface);
         // A packet that was decrypted would lose the proof of it on the way, and be dropped by policy.
         let bare = device.is_some_and(Device::may_rebuild_header);
-        let needs = needs.iter().filter(|needs| !bare || needs.side == Side::Egress);
-        let needs: Vec<Needs> = needs.map(|needs| needs.on(distrusted)).collect();
+        let (possible, not): (Vec<&Needs>, Vec<&Needs>) =
+            needs.iter().partition(|needs| !bare || needs.side == Side::Egress);
+        if wanted != Gso::Off && not.iter().any(|needs| needs.cut) {
+            prepared.notes.push(format!(
+                "{}: on ingress, packets of several segments pass as they are: in a pair they would lose what proves that they were decrypted",
+                interface.name
+            ));
+        }
+        let needs: Vec<Needs> = possible.into_iter().map(|needs| needs.on(distrusted)).collect();
         match prepared.add(netlink, wanted, interface, device, &needs, standing, back) {
             Ok(()) => {}
             Err(error) => {
@@ -134,11 +141,16 @@ impl Prepared {
         standing: &[Filter],
         back: &[Back<'_>],
     ) -> Result<()> {
-        // What comes back to a loopback device has lost the route it had, and would be taken for forged.
+        let cut = || needs.iter().filter(|needs| needs.cut);
         if wanted == Gso::Off || interface.is_loopback() {
+            if wanted != Gso::Off && cut().next().is_some() {
+                self.notes.push(format!(
+                    "{}: packets of several segments pass as they are: what comes back to a loopback device from a pair would be taken for forged",
+                    interface.name
+                ));
+            }
             return Ok(());
         }
-        let cut = || needs.iter().filter(|needs| needs.cut);
         if wanted == Gso::Segment {
             // What such a tunnel is told with each packet would be lost in a pair.
             let possible = !device.is_some_and(|device| device.per_packet);

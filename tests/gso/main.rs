@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod big;
 mod devices;
 mod finish;
 mod macvlans;

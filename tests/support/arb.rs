@@ -390,6 +390,8 @@ enum Change {
     Pad(usize),
     Truncated(Index),
     Gso(u32),
+    /// A length of 0, with a hop-by-hop header or without, and mostly GSO.
+    Big(bool, u32),
     Flip(Index, u8),
 }
 
@@ -489,6 +491,7 @@ fn change() -> impl Strategy<Value = Change> {
             3 => (1usize..50).prop_map(Pad),
             6 => any::<Index>().prop_map(Truncated),
             3 => select(&[1u32, 500, 1448, 65_535][..]).prop_map(Gso),
+            2 => (inner(), select(&[1448u32, 1448, 1448, 0][..])).prop_map(|(header, size)| Big(header, size)),
             2 => (any::<Index>(), any::<u8>()).prop_map(|(i, n)| Flip(i, n)),
         ],
     ]
@@ -695,6 +698,7 @@ impl Change {
             Change::Ext(number) => packet.ip.ext = Some(number),
             Change::Pad(bytes) => packet.pad = bytes,
             Change::Gso(size) => packet.gso = size,
+            Change::Big(header, size) => (packet.ip.big, packet.gso) = (Some(header), size),
             // These need the finished packet.
             Change::Total(_) | Change::Truncated(_) | Change::Flip(..) => {}
         }

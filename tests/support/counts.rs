@@ -24,7 +24,7 @@ pub fn of(
     gso: u32,
     outcome: &Outcome,
 ) -> Option<Counted> {
-    let packet = Packet::find(frame)?;
+    let packet = Packet::find(frame, gso)?;
     let index = rules.iter().position(|rule| rule.matches(&packet.key))?;
     if !counts(index) {
         return None;
@@ -70,7 +70,7 @@ struct Packet {
 }
 
 impl Packet {
-    fn find(frame: &[u8]) -> Option<Packet> {
+    fn find(frame: &[u8], gso: u32) -> Option<Packet> {
         let be16 = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
         let ports = |l4: usize| Some((be16(l4)?, be16(l4 + 2)?));
         let has = frame.len() - 14;
@@ -79,9 +79,12 @@ impl Packet {
                 return None;
             }
             let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).expect("16"));
-            let (sport, dport) = ports(54)?;
-            let key = Key { proto: frame[20], saddr: address(22), daddr: address(38), sport, dport };
-            return Some(Packet { key, l4: 54, fragment: false, claims: 40 + usize::from(be16(18)?), has });
+            let claims = 40 + usize::from(be16(18)?);
+            let jumbo = gso != 0 && claims == 40 && frame[20] == 0 && frame[54..58] == [6, 0, 0xc2, 4];
+            let (proto, l4) = if jumbo { (6, 62) } else { (frame[20], 54) };
+            let (sport, dport) = ports(l4)?;
+            let key = Key { proto, saddr: address(22), daddr: address(38), sport, dport };
+            return Some(Packet { key, l4, fragment: false, claims, has });
         }
         if be16(12)? != 0x0800 || has < 28 || frame[14] >> 4 != 4 || frame[14] & 15 < 5 {
             return None;

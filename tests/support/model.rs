@@ -58,7 +58,7 @@ pub struct Outcome {
 pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     let mut outcome =
         Outcome { verdict: Verdict::Pass, key: None, rule: None, mark: 0, frame: frame.to_vec() };
-    let Some(packet) = Packet::find(frame, link) else { return outcome };
+    let Some(packet) = Packet::find_big(frame, link, gso_size) else { return outcome };
     let key = packet.key(frame);
     outcome.key = Some(key);
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
@@ -90,7 +90,7 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
     if changed.is_some() || rule.action == Action::Accept {
         outcome.mark = rule.extra.mark.unwrap_or(0);
     }
-    outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link));
+    outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link, gso_size));
     outcome
 }
 
@@ -99,8 +99,9 @@ fn nat(
     mut frame: Vec<u8>,
     [source, destination]: &[Option<(IpAddr, Option<u16>)>; 2],
     link: Link,
+    gso_size: u32,
 ) -> Vec<u8> {
-    let Some(packet) = Packet::find(&frame, link) else { return frame };
+    let Some(packet) = Packet::find_big(&frame, link, gso_size) else { return frame };
     let mut segment = frame[packet.l4..packet.end].to_vec();
     let wrong = defect(packet.proto, packet.addresses(&frame), &segment);
     let absent = packet.proto == UDP && be16(&segment, 6) == 0;
@@ -191,6 +192,11 @@ struct Packet {
 
 impl Packet {
     fn find(frame: &[u8], link: Link) -> Option<Packet> {
+        Packet::find_big(frame, link, 0)
+    }
+
+    /// The same where the kernel may have made it longer than the IP header can say, which then says 0.
+    fn find_big(frame: &[u8], link: Link, gso_size: u32) -> Option<Packet> {
         let ip = match link {
             Link::Ethernet => 14,
             Link::None => 0,
@@ -211,8 +217,17 @@ impl Packet {
             if frame.len() < ip + 40 || frame[ip] >> 4 != 6 {
                 return None;
             }
-            let (proto, length) = (frame[ip + 6], usize::from(be16(frame, ip + 4)));
-            let (l4, end) = (ip + 40, ip + 40 + length);
+            let (mut proto, mut length) = (frame[ip + 6], usize::from(be16(frame, ip + 4)));
+            let mut l4 = ip + 40;
+            if gso_size != 0 && length == 0 {
+                if proto == 0 && frame.get(l4..l4 + 4)? == [TCP, 0, 0xc2, 4] {
+                    (proto, l4) = (TCP, l4 + 8);
+                }
+                if proto == TCP {
+                    length = frame.len().checked_sub(l4)?;
+                }
+            }
+            let end = l4 + length;
             let whole = length >= smallest(proto)? && end <= frame.len();
             return whole.then_some(Packet { six, ip, l4, end, proto });
         }
@@ -221,9 +236,12 @@ impl Packet {
         }
         let version = frame[ip] >> 4;
         let header = usize::from(frame[ip] & 15) * 4;
-        let total = usize::from(be16(frame, ip + 2));
+        let mut total = usize::from(be16(frame, ip + 2));
         let fragment = be16(frame, ip + 6) & 0x3fff != 0;
         let proto = frame[ip + 9];
+        if gso_size != 0 && total == 0 && proto == TCP {
+            total = frame.len() - ip;
+        }
         if version != 4 || header < 20 || fragment || total < header + smallest(proto)? {
             return None;
         }

@@ -49,6 +49,9 @@ pub struct Ip {
     pub options: u8,
     /// IPv6: an extension header of this number, eight bytes long.
     pub ext: Option<u8>,
+    /// As a kernel makes it that has more to send than the length field can say: the field holds 0. Over IPv6, with a
+    /// hop-by-hop header in front of TCP if `true`.
+    pub big: Option<bool>,
     pub version: Option<u8>,
     pub ihl: Option<u8>,
     /// IPv4: the total length. IPv6: the payload length.
@@ -174,6 +177,7 @@ impl Packet {
             frag: 0,
             options: 0,
             ext: None,
+            big: None,
             version: None,
             ihl: None,
             total: None,
@@ -235,9 +239,15 @@ impl Packet {
             segment.splice(0..0, [next].into_iter().chain(rest));
             next = ext;
         }
+        if ip.big == Some(true) {
+            let [a, b, c, d] = (segment.len() as u32 + 8).to_be_bytes();
+            segment.splice(0..0, [next, 0, 0xc2, 4, a, b, c, d]);
+            next = 0;
+        }
         let (version, [label_high, label_low]) = (ip.version.unwrap_or(6), ip.id.to_be_bytes());
         let mut out = vec![version << 4 | ip.tos >> 4, ip.tos << 4, label_high, label_low];
-        out.extend(ip.total.unwrap_or(segment.len() as u16).to_be_bytes());
+        let length = if ip.big.is_some() { 0 } else { segment.len() as u16 };
+        out.extend(ip.total.unwrap_or(length).to_be_bytes());
         out.extend([next, ip.ttl]);
         out.extend(addresses);
         out.extend(segment);
@@ -249,7 +259,8 @@ impl Packet {
         let segment = self.segment(addresses);
         let header = 20 + usize::from(ip.options) * 4;
         let mut out = vec![ip.version.unwrap_or(4) << 4 | ip.ihl.unwrap_or(5 + ip.options) & 15, ip.tos];
-        out.extend(ip.total.unwrap_or((header + segment.len()) as u16).to_be_bytes());
+        let length = if ip.big.is_some() { 0 } else { (header + segment.len()) as u16 };
+        out.extend(ip.total.unwrap_or(length).to_be_bytes());
         out.extend(ip.id.to_be_bytes());
         let flags = u16::from(ip.df) << 14 | u16::from(ip.mf) << 13 | ip.frag & 0x1fff;
         out.extend(flags.to_be_bytes());

@@ -5,7 +5,7 @@
 //! The words, in any order after the addresses:
 //!
 //! ```text
-//! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [version N] [ihl N] [total N] [badip]
+//! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [big|jumbo] [version N] [ihl N] [total N] [badip]
 //!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [pseudosum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
 //!   [len N] [pad N] [truncated N] [gso N]
@@ -47,6 +47,8 @@ impl Packet {
             "frag" => self.ip.frag = words.number(word)?,
             "options" => self.ip.options = words.number(word)?,
             "ext" => self.ip.ext = Some(words.number(word)?),
+            "big" => self.ip.big = Some(false),
+            "jumbo" => self.ip.big = Some(true),
             "version" => self.ip.version = Some(words.number(word)?),
             "ihl" => self.ip.ihl = Some(words.number(word)?),
             "total" => self.ip.total = Some(words.number(word)?),
@@ -117,7 +119,9 @@ impl fmt::Display for Packet {
         word("version", ip.version.map(u64::from));
         word("ihl", ip.ihl.map(u64::from));
         word("total", ip.total.map(u64::from));
-        for (flag, name) in [(ip.df, "df"), (ip.mf, "mf"), (ip.bad, "badip")] {
+        let [big, jumbo] = [false, true].map(|header| ip.big == Some(header));
+        for (flag, name) in [(ip.df, "df"), (ip.mf, "mf"), (ip.bad, "badip"), (big, "big"), (jumbo, "jumbo")]
+        {
             if flag {
                 out.push(name.to_owned());
             }
