@@ -277,6 +277,7 @@ pub mod skb {
     pub const LEN: Field = field("skb->len", 0, Size::W);
     pub const PKT_TYPE: Field = field("skb->pkt_type", 4, Size::W);
     pub const PROTOCOL: Field = field("skb->protocol", 16, Size::W);
+    pub const VLAN_PRESENT: Field = field("skb->vlan_present", 20, Size::W);
     pub const PRIORITY: Field = field("skb->priority", 32, Size::W);
     pub const INGRESS_IFINDEX: Field = field("skb->ingress_ifindex", 36, Size::W);
     pub const IFINDEX: Field = field("skb->ifindex", 40, Size::W);

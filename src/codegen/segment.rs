@@ -20,6 +20,9 @@
 //! eth0 ingress ──▶ macvlan ══cut══▶ egress of end "ingress" ──▶ eth0 ingress
 //! ```
 //!
+//! Nor has it room for a VLAN tag beside the frame: it would write the tag into each segment, where rules do not look. A
+//! packet with one crosses the pair.
+//!
 //! `tc_index` travels with the packet (only a namespace's border would clear it): it says that the packet is
 //! ours, so that nothing else that reaches an end gets out of it, and carries the packet's priority, which
 //! veth clears (`____dev_forward_skb`, include/linux/netdevice.h).
@@ -70,17 +73,18 @@ pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
     if e.link == Link::None {
         push_link_header(e);
     }
-    match via {
-        Via::Pair => {
-            let_cross(e);
-            e.number_beside(Beside::end(side), "an end of the segmentation pair");
-        }
-        Via::Macvlan => {
-            e.op_note(Insn::mov32(R2, MACVLAN), "ours, for the end below");
-            e.store_skb(skb::TC_INDEX, R2);
-            e.number_beside(Beside::macvlan(side), "the macvlan on an end of the segmentation pair");
-        }
+    if via == Via::Macvlan {
+        let tagged = e.label("tagged");
+        e.load_skb(R2, skb::VLAN_PRESENT);
+        e.jump_if_note(Cond::ne32(R2, 0_u32), tagged, "a tag beside the frame");
+        e.op_note(Insn::mov32(R2, MACVLAN), "ours, for the end below");
+        e.store_skb(skb::TC_INDEX, R2);
+        e.number_beside(Beside::macvlan(side), "the macvlan on an end of the segmentation pair");
+        e.redirect(0);
+        e.bind(tagged);
     }
+    let_cross(e);
+    e.number_beside(Beside::end(side), "an end of the segmentation pair");
     e.redirect(0);
 }
 

@@ -10,6 +10,7 @@ mod devices;
 mod finish;
 mod macvlans;
 mod merging;
+mod metadata;
 mod pairs;
 mod quic;
 mod traffic;
