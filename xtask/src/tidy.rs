@@ -48,7 +48,7 @@ const RULES: &[Rule] = &[
 ];
 
 /// All modules of the main crate, each to the right of all that it may import.
-const ORDER: [&str; 25] = [
+const ORDER: &[&str] = &[
     "system",
     "paint",
     "diag",
@@ -66,6 +66,7 @@ const ORDER: [&str; 25] = [
     "mirror",
     "codegen",
     "json",
+    "stored",
     "policy",
     "elf",
     "kernel",
