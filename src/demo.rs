@@ -1,7 +1,7 @@
 //! `sfunnel demo`: two network namespaces, real sockets through funnel and unfunnel, a report.
 //!
 //! Needs root and nothing else, touches nothing outside namespaces of its own, and leaves nothing behind
-//! however it ends: see [`namespace`]. Comes in: nothing. Goes out: a [`Report`], or the step that failed.
+//! however it ends: see [`namespace`]. Input: nothing. Output: a [`Report`], or the step that failed.
 
 mod capture;
 mod error;

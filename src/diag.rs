@@ -19,7 +19,7 @@ impl Span {
         Span { start: self.start, end: last.end }
     }
 
-    /// The empty span right behind.
+    /// The empty span right after.
     pub fn after(self) -> Span {
         Span { start: self.end, end: self.end }
     }

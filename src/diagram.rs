@@ -1,10 +1,10 @@
 //! The decision diagram: what the rules say, first match first, as tests of one field at a time.
 //!
 //! Takes the [`Ruleset`], gives a [`Diagram`] for [`codegen`](crate::codegen) to walk. It is a directed acyclic graph:
-//! questions that are the same, whatever the way to them, are one node, so that sets on several fields cost their sum.
+//! equal questions are one node, however they are reached, so that sets on several fields cost their sum.
 //! Never drops or reorders an outcome: `lookup` of any key is what a scan of the rules from the top would find.
 //!
-//! Two invariants follow from how it is built, on which the emitter stands: every arm of a test can be taken (verifier
+//! Two invariants follow from how it is built, and the emitter relies on them: every arm of a test can be taken (verifier
 //! rule V2: what the verifier can decide it removes, slowly), and no leaf tests anything again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -29,7 +29,7 @@ pub struct Diagram {
     /// For each family and protocol, the roots of its parts: a miss in one goes on in the next. None: no rule is about
     /// such packets.
     parts: [[Vec<NodeId>; 2]; 2],
-    /// The nodes for IPv4, in front of those for IPv6.
+    /// The nodes for IPv4, before those for IPv6.
     v4: usize,
 }
 
@@ -47,7 +47,7 @@ pub enum Node {
     Test { field: Field, arms: Vec<Arm> },
 }
 
-/// From the value behind the previous arm's last, or 0, up to this one.
+/// From the value after the previous arm's last, or 0, up to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Arm {
     pub last: u128,

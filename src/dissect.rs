@@ -1,6 +1,6 @@
 //! Reads packets: where their headers are, and whether the checksums in them are right.
 //!
-//! Comes in: bytes. Goes out: slices of them. Independent of `codegen`: it judges what that has made, and sums
+//! Input: bytes. Output: slices of them. Independent of `codegen`: it judges what that has made, and sums
 //! every byte to do so. Never changes anything but checksums that were left to a device.
 
 pub mod fields;
@@ -69,7 +69,7 @@ impl<'a> Segment<'a> {
         }
     }
 
-    /// The pseudo-header's sum (RFC 9293 section 3.1); `addresses` are both, one behind the other.
+    /// The pseudo-header's sum (RFC 9293 section 3.1); `addresses` are both, one after the other.
     pub fn pseudo(&self, addresses: &[u8]) -> u64 {
         let length = u64::try_from(self.bytes.len()).unwrap_or(u64::MAX);
         add(addresses) + u64::from(self.proto.number()) + length
@@ -175,7 +175,7 @@ impl<'a> Ip<'a> {
         self.header.get(at).copied().unwrap_or_default()
     }
 
-    /// The TCP or UDP header and all behind it, if there is room for a whole one.
+    /// The TCP or UDP header and all after it, if there is room for a whole one.
     pub fn segment(&self) -> Result<Segment<'a>, Unmatchable> {
         const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
         let number = self.next();
@@ -191,7 +191,7 @@ impl<'a> Ip<'a> {
         Ok(Segment::read(proto, self.body).unwrap_or(Segment { proto, bytes: self.body, header_len }))
     }
 
-    /// Source and destination address, one behind the other.
+    /// Source and destination address, one after the other.
     pub fn addresses(&self) -> &'a [u8] {
         let range = match self.family {
             Family::V4 => 12..20,

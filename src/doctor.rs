@@ -1,6 +1,6 @@
 //! `sfunnel doctor`: is this a place where rules can be attached, and what do they ask of the network?
 //!
-//! Comes in: interfaces, a ruleset if there is one. Goes out: findings. Asks the kernel by trying, never by its
+//! Input: interfaces, a ruleset if there is one. Output: findings. Asks the kernel by trying, never by its
 //! version. Changes nothing: what it attaches to try it, it attaches in a network namespace of its own.
 
 mod programs;
@@ -48,7 +48,7 @@ impl Finding {
     }
 }
 
-/// What stands on an interface, as far as it is in the way. `devices` are all that there are.
+/// What prevents attaching to an interface. `devices` are all that there are.
 pub fn interface(
     netlink: &mut Netlink,
     device: &Device,
@@ -81,7 +81,7 @@ pub fn interface(
         Qdisc::Legacy => found.push(Finding::new(
             Level::Bad,
             about,
-            format!("the legacy `ingress` qdisc stands where clsact goes: `tc qdisc del dev {about} ingress`, once nobody needs it"),
+            format!("the legacy `ingress` qdisc is in the place of clsact; remove it, once nothing needs it: `tc qdisc del dev {about} ingress`"),
         )),
         Qdisc::Absent | Qdisc::Clsact(_) => {}
     }
@@ -165,7 +165,7 @@ fn on_tcx(about: &str, standing: &Option<Standing>, filters: &[Filter]) -> Vec<F
         );
         Finding::new(Level::Bad, about, text)
     } else {
-        let text = format!("{names} (TCX) in front of clsact; `attach` goes to TCX, before it");
+        let text = format!("{names} (TCX) come before clsact; `attach` will use TCX, before them");
         Finding::new(Level::Note, about, text)
     });
     found

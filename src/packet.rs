@@ -1,4 +1,4 @@
-//! The header diagrams: where each field stands, in bytes from its header's start.
+//! The header diagrams: where each field is, in bytes from its header's start.
 //!
 //! Data only, used by [`codegen`](crate::codegen). All packet fields are in network byte order;
 //! whoever loads one converts it.
@@ -117,7 +117,7 @@ pub mod ipv6 {
         field("ip6.daddr[96..127]", 36, Size::W),
     ];
 
-    /// Of the hop-by-hop header that kernels put in front of TCP of more than 64 KiB: its next header, its length, and
+    /// Of the hop-by-hop header that kernels put before TCP of more than 64 KiB: its next header, its length, and
     /// the jumbo payload option (RFC 2675), without the value.
     pub const JUMBO: Field = field("hop.next_header, hop.length, hop.option", 0, Size::W);
 

@@ -1,6 +1,6 @@
 //! What to do when the system refuses anything at all for want of descriptors, memory or a system call.
 //!
-//! Comes in: an error of the system. Goes out: the words that follow it. What an error means to one request only
+//! Input: an error of the system. Output: the words that follow it. What an error means to one request only
 //! (`ENOENT` of a qdisc, `EPERM` of bpf) is said where the request is made. Never an error of ours, nor of the rules.
 
 use std::io;

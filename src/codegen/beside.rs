@@ -1,4 +1,4 @@
-//! The devices beside an interface, and the numbers by which its programs find them.
+//! The companion devices of an interface, and the numbers by which its programs find them.
 //!
 //! Two veth pairs, each made only for rules that need it. What one end sends, the other receives. And on the ends of
 //! the first one macvlans, which cut as well, and faster, where that is all there is to do:
@@ -72,7 +72,7 @@ impl Beside {
         }
     }
 
-    /// The device that has this number, and the interface that it is beside.
+    /// The device that has this number, and the interface whose companion it is.
     pub fn of_number(number: u32) -> Option<(Beside, u32)> {
         let device = Beside::ALL.into_iter().find(|device| device.which() == number & WHICH)?;
         let interface = (number & (BASE - 1)) >> SHIFT;

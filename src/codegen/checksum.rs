@@ -42,8 +42,8 @@ pub(super) fn in_packet_order(sum: u32) -> u16 {
     u16::from_ne_bytes([a, b])
 }
 
-/// The constant part of a pushed header's checksum: what stands in pseudo-header and header whatever
-/// the packet, less the inner protocol.
+/// The constant part of a pushed header's checksum: the fields of pseudo-header and header that are the same for
+/// all packets, less the inner protocol.
 ///
 /// Of the lengths, `inner length + pushed` in the pseudo-header and `inner length` in the inner
 /// segment's sum cancel but for `pushed`. UDP carries its length once more, which is not constant.
@@ -162,8 +162,8 @@ impl Emit {
         }
     }
 
-    /// `len = the sum of the pseudo-header`, of folded `addresses` and a length in host byte order: what stands where the
-    /// checksum belongs, until that is finished. Uses R2.
+    /// `len = the sum of the pseudo-header`, of folded `addresses` and a length in host byte order: which is in the
+    /// checksum field until the checksum is finished. Uses R2.
     pub(super) fn pseudo_sum(&mut self, len: Reg, proto: Proto, addresses: Option<Reg>) {
         self.op(Insn::be16(len));
         self.op(Insn::add32(len, in_packet_order(u32::from(proto.number()))));

@@ -1,6 +1,6 @@
 //! Devices without a link header on whose ingress there may be one all the same.
 //!
-//! Where a tunnel's packet came over Ethernet, xfrm and vti put the header back in front of the inner packet
+//! Where a tunnel's packet came over Ethernet, xfrm and vti put the header back before the inner packet
 //! (`skb_mac_header_rebuild`), and tc shows it to the program. The device does not say so, but the packet does: the
 //! kernel knows where its network header is. The program has two bodies, and this chooses between them. Input: the
 //! context in R1. Output: falls through where the packet starts with IP; passes what starts with anything else.
@@ -16,7 +16,7 @@ const FROM_NETWORK_HEADER: u32 = 1;
 /// As much of the IP header as is compared: with a link header in front, no more than the shortest packet has without.
 const LEN: i16 = 12;
 
-/// `if the IP header is behind an Ethernet header goto rebuilt`
+/// `if the IP header is after an Ethernet header goto rebuilt`
 pub(super) fn emit(e: &mut Emit, rebuilt: Label) {
     e.op_note(Insn::mov64(SKB, R1), "context");
     let (packet, cold) = e.pull_window("either", ethernet::LEN + LEN);

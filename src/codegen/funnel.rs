@@ -125,8 +125,8 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     question.emit(e, shared.too_long);
 }
 
-/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room in front of the
-/// options, so they are moved back to the IP header, and the pushed header goes behind them, by way
+/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room before the
+/// options, so they are moved back to the IP header, and the pushed header goes after them, by way
 /// of the stack: its offset is not known.
 fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>, shared: Shared) {
     let pushed = i16::from(outer.header_len());

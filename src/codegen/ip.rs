@@ -19,7 +19,7 @@ impl Family {
         }
     }
 
-    /// Bytes of the fixed header, behind which `bpf_skb_adjust_room` opens and closes room.
+    /// Bytes of the fixed header, after which `bpf_skb_adjust_room` opens and closes room.
     pub(crate) const fn header_len(self) -> i16 {
         match self {
             Family::V4 => ipv4::LEN,
@@ -43,7 +43,7 @@ impl Family {
         }
     }
 
-    /// The most that the length field can say to be behind the fixed header.
+    /// The most that the length field can say to be after the fixed header.
     pub(super) const fn longest_l4(self) -> u16 {
         match self {
             Family::V4 => u16::MAX - ipv4::LEN.unsigned_abs(),

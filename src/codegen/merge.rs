@@ -1,9 +1,9 @@
 //! What has been unfunneled, through generic receive offload (GRO): to the merging pair, and back.
 //!
 //! GRO makes one packet of many segments before the stack handles them, but never of funneled TCP, whose
-//! sequence number stands still. Behind `unfunnel` they are segments like any others, and past GRO. So the
-//! interface has a veth pair beside it whose receiving end has GRO on. What carries data goes through it, and
-//! comes back to the interface's ingress, where the program lets it pass as if it had just been unfunneled.
+//! sequence number is constant. After `unfunnel` they are segments like any others, and past GRO. So the
+//! interface has a companion veth pair whose receiving end has GRO on. Segments with data go through it, and
+//! come back to the interface's ingress, where the program lets them pass as if they had just been unfunneled.
 //!
 //! ```text
 //! eth0 ingress, unfunnel ──▶ end "merge"  ══GRO══▶ end "merged" ──▶ eth0 ingress ──▶ the stack
@@ -59,7 +59,7 @@ pub(super) fn look(e: &mut Emit, family: Family, packet: &Window, outer: Proto, 
 
 /// One hash for all segments of a flow: they are merged only with those of the same, and go through the pair's
 /// queue that it chooses. From a socket on the same machine only the first segment after a pause has one, and it
-/// would come out behind the rest (`ooo_okay` in `netdev_pick_tx`, `gro_list_prepare`); what a device has computed is
+/// would come out after the rest (`ooo_okay` in `netdev_pick_tx`, `gro_list_prepare`); the hash that a device has computed is
 /// that of the funneling header, the same for all flows of a client.
 fn set_hash(e: &mut Emit, family: Family, ip: &Window, tcp: &Window) {
     let source = match family {

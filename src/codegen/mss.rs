@@ -1,7 +1,7 @@
 //! The MSS option of a funneled SYN or SYN-ACK, lowered by what the funnel adds to each segment.
 //!
-//! Comes in when all else is done: the inner TCP header is behind the pushed one. Goes out with the
-//! packet passed. Never raises an MSS, never adds one. The inner segment sums to the same afterwards, so the pushed
+//! Runs when all else is done: the inner TCP header follows the pushed one. Ends by passing the
+//! packet. Never raises an MSS, never adds one. The inner segment sums to the same afterwards, so the pushed
 //! checksum needs no care.
 //!
 //! A list is read as the kernel reads it (`tcp_parse_options`, net/ipv4/tcp_input.c), up to where it does not add up.
@@ -88,7 +88,7 @@ fn walk(e: &mut Emit, done: Label) {
     e.op(Insn::mov32(END, LEN));
     e.op_note(Insn::or32(END, i32::from(BASE)), "end of the list");
     for (step, at) in steps.enumerate() {
-        // Only NOPs are shorter than two bytes, and whoever reads one knows where the next begins.
+        // Only NOPs are shorter than two bytes, and after one, the place of the next is known.
         if step >= 2 {
             e.bind(or_done(&seek, step));
             e.jump_if(Cond::ne32(AT, i32::from(BASE + at)), or_done(&seek, step + 1));

@@ -1,13 +1,13 @@
 //! Where does a register's value lead? As compares and jumps, some in a row or halving what is left.
 //!
-//! Takes runs of values, each with where it leads, and emits jumps; knows neither fields nor rules. Never a compare that
+//! Takes runs of values, each with its target, and emits jumps; knows neither fields nor rules. Never a compare that
 //! could go one way only (V2): runs are not empty, and neighbours lead to different places.
 
 use asm::{Cond, Label, Reg};
 
 use super::emit::Emit;
 
-/// From the value behind the previous run's last, up to this one.
+/// From the value after the previous run's last, up to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run<T> {
     pub last: u32,
@@ -76,7 +76,7 @@ pub(super) fn search<S: Search>(s: &mut S, key: Reg, first: u32, runs: &[Run<S::
     search(s, key, split.saturating_add(1), upper);
 }
 
-/// `then` falls through, unless the condition holds: that goes on behind it.
+/// `then` falls through, unless the condition holds: that goes on after it.
 fn unless<S: Search>(s: &mut S, not: Cond, (op, value): (&str, u32), word: &str, then: impl FnOnce(&mut S)) {
     let other = s.other(word, value);
     let note = s.note(op, value);

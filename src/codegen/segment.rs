@@ -1,8 +1,8 @@
 //! Packets of several segments (`gso_size` is set): to what cuts them, and back.
 //!
 //! The kernel cannot segment what has one L4 header inside another, so such a packet has to be cut
-//! before a header is pushed, or behind the point where one is popped. The interface has a veth pair
-//! beside it whose ends send nothing but single segments. A program redirects the packet to one end,
+//! before a header is pushed, or after the point where one is popped. The interface has a
+//! companion veth pair whose ends send nothing but single segments. A program redirects the packet to one end,
 //! the kernel cuts it, and the other end's program hands each segment back to the interface and hook
 //! it came from, where it is a packet like any other.
 //!
@@ -155,8 +155,8 @@ pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
 /// The program for the egress hook of `side`'s end. What the macvlan on it has cut goes back; what is about to cross
 /// the pair goes on.
 ///
-/// So does what is still in one piece: the number of its segments is not known, and macvlans, unlike veths, take the
-/// word of whoever made it (`NETIF_F_GSO_ROBUST`), and do not find it out.
+/// So does what is still in one piece: the number of its segments is not known, and macvlans, unlike veths, trust
+/// the number in the packet (`NETIF_F_GSO_ROBUST`), and do not compute it.
 ///
 /// # Errors
 ///

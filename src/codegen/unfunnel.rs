@@ -37,7 +37,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     let len = family.header_len();
 
     match outer {
-        // The receiver merges no funneled TCP: its sequence number stands still.
+        // The receiver merges no funneled TCP: its sequence number is constant.
         Proto::Tcp => {
             e.load_skb(R2, skb::GSO_SIZE);
             e.pass_if(Cond::ne32(R2, 0_u32), Reason::Gso, "several packets in one");
@@ -86,7 +86,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     guard.finish(e);
 }
 
-/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel closes the room in front of
+/// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel closes the room before
 /// the options: they are put back where they were.
 fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &Guard<'_>) {
     let popped = i16::from(outer.header_len());
@@ -119,9 +119,9 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
     e.done(-popped);
 }
 
-/// The inner checksum re-based before the header in front of it is popped, so that the sum of a packet that a device
-/// has summed up (`CHECKSUM_COMPLETE`) can be kept right without a helper: the kernel takes from it what the popped
-/// header holds (`bpf_skb_generic_pop`), so what the checksum gains is first taken from there.
+/// The inner checksum is re-based before the outer header is popped. So the sum that a device has made of the whole
+/// packet (`CHECKSUM_COMPLETE`) can be kept right without a helper: the kernel subtracts the popped header from it
+/// (`bpf_skb_generic_pop`), so what the checksum gains is first taken from that header.
 struct Early {
     unfinished: Label,
     /// Only where GRO may have merged.
@@ -171,7 +171,7 @@ impl Early {
         }
     }
 
-    /// GRO forgets that a checksum inside was still to be finished: the pseudo-header's sum stands there for good. The
+    /// GRO forgets that a checksum inside was still to be finished: the field keeps the pseudo-header's sum. The
     /// segmentation pair has given each segment an outer checksum, which covers every byte. Of two sums over the same
     /// bytes one tells the other, so the inner checksum is
     ///
@@ -298,10 +298,10 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
 }
 
 /// A UDP header has nothing to know a funneling one by, and the offset alone is that of every other text:
-/// so what is below has to be a segment that TCP may send (RFC 9293 section 3.1). Of random bytes one in
+/// so the inner segment has to be one that TCP may send (RFC 9293 section 3.1). Of random bytes one in
 /// sixty is.
 fn pass_unless_plausible(e: &mut Emit, tcp: &Window) {
-    // The flags that one may see of ACK, RST, SYN, FIN: each bit stands for a set of them.
+    // The legal sets of ACK, RST, SYN and FIN: one bit for each set.
     let legal = [tcp::SYN, tcp::RST, tcp::ACK, tcp::ACK | tcp::FIN, tcp::ACK | tcp::SYN, tcp::ACK | tcp::RST];
     let legal = legal.iter().fold(0, |set, flags| set | 1_u32 << flags);
     let urgent = e.label("urgent");

@@ -1,7 +1,7 @@
-//! What must hold of a packet before a rule may touch it. All that fails goes on unchanged.
+//! The checks before a rule may touch a packet. A packet that fails one passes unchanged.
 //!
-//! Stands in front of every routine, and so behind the tree: most packets match no rule, and they
-//! need not pay for it.
+//! Comes before every routine, and so after the diagram: most packets match no rule, and need not
+//! pay for it.
 
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
@@ -21,7 +21,7 @@ pub(super) enum IpHeader {
     WithOptions(Reg),
 }
 
-/// How many bytes there must be behind the IP header, and what a packet with fewer is counted as.
+/// How many bytes there must be after the IP header, and what a packet with fewer is counted as.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Least(pub i16, pub Reason);
 
@@ -63,7 +63,7 @@ fn options_elsewhere(e: &mut Emit, family: Family, name: &str) -> Option<Label> 
     }
 }
 
-/// Not a fragment; no shorter than it says; `least` bytes or more behind the IP header. Leaves their
+/// Not a fragment; no shorter than it says; `least` bytes or more after the IP header. Leaves their
 /// number in `L4_LEN`. Uses R2 to R4.
 pub(super) fn validate(e: &mut Emit, least: Least, header: IpHeader) {
     lengths(e, least.0, header, |e| e.because(least.1), None);
@@ -128,7 +128,7 @@ fn validate_v4(e: &mut Emit) {
     frame_holds(e, 0);
 }
 
-/// `more` bytes and those that `L4_LEN` says. Bytes behind the IP packet are padding, and fine.
+/// `more` bytes and those that `L4_LEN` says. Bytes after the IP packet are padding, and fine.
 fn frame_holds(e: &mut Emit, more: i16) {
     e.load_skb(R3, skb::LEN);
     e.op(Insn::mov32(R4, L4_LEN));

@@ -1,6 +1,6 @@
 //! Frames as a packet socket sees them, of all interfaces of one namespace.
 //!
-//! On its way out a frame is seen behind tc egress, on its way in before tc ingress: on the wire, that is.
+//! On its way out a frame is seen after tc egress, on its way in before tc ingress: on the wire, that is.
 //! Never waits and never sends.
 
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -75,7 +75,7 @@ impl Place {
         }
     }
 
-    /// The rules, one a line. IPFIX is told and not answered, but the way back is open to it.
+    /// The rules, one per line. IPFIX is not answered, but there are rules for its replies.
     pub fn rules(self) -> Vec<String> {
         let rule = |flow: &Flow| {
             let Flow { inner, port, outer, service, .. } = flow;

@@ -1,7 +1,7 @@
 //! Two namespaces, a wire between them, sfunnel at both ends, and taps.
 //!
 //! Everything is attached through what `sfunnel attach` uses. The taps are filters of the demo's own, right
-//! in front of funnel and right behind unfunnel, that send a copy of each packet into a second veth pair,
+//! before funnel and right after unfunnel, that send a copy of each packet into a second veth pair,
 //! where a packet socket sees it: a socket on the wire itself sees only what funnel has done already.
 
 use std::net::Ipv4Addr;
@@ -40,7 +40,7 @@ pub struct Lab {
     pub server: End,
 }
 
-/// A program that stands on a hook.
+/// A program on a hook.
 #[derive(Debug)]
 pub struct Installed {
     pub place: Place,
@@ -117,7 +117,7 @@ impl Lab {
         Ok(Installation { programs, compiling, loading, attaching })
     }
 
-    /// Taps the client in front of funnel, the server behind unfunnel.
+    /// Taps the client before funnel, the server after unfunnel.
     pub fn tap(&mut self) -> Result<(), Error> {
         let (plain, delivered) = (copy_to(&self.client.tap)?, copy_to(&self.server.tap)?);
         let object = wrap(&[("tap_plain", &plain), ("tap_delivered", &delivered)])?;

@@ -1,6 +1,6 @@
 //! One packet at three places, header by header, field by field.
 //!
-//! Comes in: three frames. Goes out: rows of text with what changed and why. Never prints.
+//! Input: three frames. Output: rows of text with what changed and why. Never prints.
 
 use super::flow::FLOWS;
 use super::packet::Packet;
@@ -8,7 +8,7 @@ use super::wire::Life;
 use crate::dissect::ChecksumState;
 use crate::dissect::fields::{self, Fields, upper};
 
-/// A header, or what is behind the last one.
+/// A header, or what is after the last one.
 #[derive(Debug)]
 pub struct Block {
     pub title: String,
@@ -17,7 +17,7 @@ pub struct Block {
     pub rows: Vec<Row>,
 }
 
-/// A field: in front of funnel, on the wire, behind unfunnel.
+/// A field: before funnel, on the wire, after unfunnel.
 #[derive(Debug)]
 pub struct Row {
     pub name: &'static str,

@@ -1,6 +1,6 @@
 //! Reads frames of the demo's flows: funneled or not, and whether their checksums are right.
 //!
-//! Comes in: bytes and the flow they may belong to. Goes out: slices.
+//! Input: bytes and the flow they may belong to. Output: slices.
 
 use super::flow::Flow;
 use crate::dissect::{ChecksumState, Ip, Segment, add, fold};
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn checksums_of_finished_and_unfinished_packets_are_told_from_wrong_ones() {
+    fn finished_and_unfinished_checksums_differ_from_wrong_ones() {
         let (finished, unfinished) = (funneled(false), funneled(true));
         let packet = Packet::read(&finished, &FLOWS[0]).unwrap();
         assert_eq!(

@@ -1,6 +1,6 @@
 //! The report: rules, the life of a packet, connections on the wire, a summary. 100 columns, no boxes.
 //!
-//! Comes in: what a run has found. Goes out: text on any writer. Never decides whether the run was good.
+//! Input: what a run has found. Output: text on any writer. Never decides whether the run was good.
 
 use std::io::{self, Write};
 use std::time::Duration;

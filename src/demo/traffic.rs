@@ -1,6 +1,6 @@
 //! Sends through real sockets, and compares what arrives with what was sent, byte for byte.
 //!
-//! Comes in: a lab. Goes out: counts, or the first thing that was not as it should be. Every wait has a deadline.
+//! Input: a lab. Output: counts, or the first thing that was not as it should be. Every wait has a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -42,7 +42,7 @@ pub fn run(lab: &mut Lab, flow: &Flow) -> Result<(Count, Count), Error> {
     }
 }
 
-/// The first datagram, the one whose life is told.
+/// The first datagram, the one whose life is shown.
 pub fn sample() -> Vec<u8> {
     message(0, 52)
 }

@@ -1,6 +1,6 @@
 //! What the captures show: that every packet was in its funnel, with right checksums, and came out as it went in.
 //!
-//! Comes in: a lab after its traffic. Goes out: counts and a few packets to show, or what was wrong.
+//! Input: a lab after its traffic. Output: counts and a few packets to show, or what was wrong.
 
 use super::flow::{FLOWS, Flow};
 use super::lab::Lab;
@@ -14,7 +14,7 @@ pub struct Wire {
     pub frames: usize,
     /// Frames with a wrong checksum: none, or the run has failed.
     pub wrong: usize,
-    /// Packets with data, compared in front of funnel and behind unfunnel.
+    /// Packets with data, compared before funnel and after unfunnel.
     pub identical: usize,
     /// The first frames.
     pub first: Vec<Sighting>,
@@ -75,7 +75,7 @@ pub fn examine(lab: &Lab, flow: &Flow) -> Result<Wire, Error> {
     Ok(wire)
 }
 
-/// The sample datagram's frame in front of funnel, on the wire and behind unfunnel.
+/// The sample datagram's frame before funnel, on the wire and after unfunnel.
 pub fn life(lab: &Lab) -> Result<Life, Error> {
     let [flow, ..] = &FLOWS;
     let sample = traffic::sample();

@@ -136,7 +136,7 @@ impl Builder<'_> {
         Some(node)
     }
 
-    /// Takes away what cannot win: of each list, the rules behind one that matches surely. The leaf, if no question is
+    /// Takes away what cannot win: of each list, the rules after one that matches surely. The leaf, if no question is
     /// left.
     fn cut(&self, problem: &mut Vec<u32>) -> Option<[Option<u32>; 2]> {
         let width = self.width;

@@ -81,7 +81,7 @@ fn scale<'a>(
 ) -> Option<Scale> {
     let max = field.max(family);
     let of = of.get(field);
-    // Values that no packet has are gaps, which belong to the rank in front of them.
+    // Values that no packet has are gaps, which belong to the rank before them.
     let mut firsts: Vec<u128> = of.map_or(vec![0], |of| of.ranges().map(|range| *range.start()).collect());
     let mut add = |range: std::ops::RangeInclusive<u128>| {
         firsts.push(*range.start());

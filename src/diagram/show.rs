@@ -1,7 +1,7 @@
 //! The diagram as text, for `sfunnel compile --emit diagram` and the goldens.
 //!
 //! One line for all values of a field that lead to the same node, what follows indented below it, `else` for the values
-//! that are left. A node to which several ways lead is shown once, by its number, behind the rest.
+//! that are left. A node to which several ways lead is shown once, by its number, after the rest.
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! The fields of headers as a person reads them.
 //!
-//! Comes in: headers. Goes out: names and values, in the order in which they stand. Never prints.
+//! Input: headers. Output: names and values, in the order of the header. Never prints.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use super::{ChecksumState, Ip, Segment, be16, be32};
 use crate::ir::{Family, Proto};
 use crate::protocol::TCP_FLAGS;
 
-/// Behind a checksum that is not finished.
+/// After a checksum that is not finished.
 pub const UNFINISHED: char = '~';
 
 pub type Fields = Vec<(&'static str, String)>;

@@ -1,6 +1,6 @@
 //! What rules ask of the network: how many bytes they add, and what fits after that.
 //!
-//! Comes in: a ruleset and an interface's MTU. Goes out: numbers and sentences. Pure.
+//! Input: a ruleset and an interface's MTU. Output: numbers and sentences. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::ir::{Action, Family, Proto, Ruleset};
 
 use super::{Finding, Level};
 
-/// What a packet may be at most to fit behind a header of `pushed` bytes.
+/// What a packet may be at most to fit after a header of `pushed` bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// The IP packet, before the push.

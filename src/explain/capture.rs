@@ -1,7 +1,7 @@
 //! Captures: pcap and pcapng in, pcap out.
 //!
-//! Parsing is the crate's: files come from anywhere. Writing is twenty lines. Comes in: a file's bytes. Goes out: samples with an Ethernet header (made up for raw IP), and back. Other link
-//! types are an error. Never opens a file.
+//! Input: a file's bytes. Output: samples with an Ethernet header (made up for raw IP), and back. Other link types are
+//! an error. Parsing is the crate's, since files come from anywhere; writing is twenty lines. Never opens a file.
 
 use pcap_parser::pcapng::Block;
 use pcap_parser::traits::PcapNGPacketBlock;

@@ -1,7 +1,7 @@
 //! What the rules did to a packet, for a terminal: the rules with why they do not match, the verdict, and the
 //! headers before and after, side by side.
 //!
-//! Comes in: what was found. Goes out: text on any writer. Never runs anything.
+//! Input: what was found. Output: text on any writer. Never runs anything.
 
 use std::io::{self, Write};
 
@@ -229,7 +229,7 @@ fn layers(frame: &[u8], inside: Option<Proto>) -> Option<Layers> {
     Some(layers)
 }
 
-/// Side by side. The longer list has one header more, behind IP.
+/// Side by side. The longer list has one header more, after IP.
 fn pair(left: Layers, right: Layers) -> Vec<Block> {
     let (more_left, more_right) = (left.len() > right.len() && !right.is_empty(), right.len() > left.len());
     let (mut left, mut right) = (left.into_iter(), right.into_iter());

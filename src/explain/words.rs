@@ -1,6 +1,6 @@
 //! A packet in words: `udp 10.0.0.1:5000 > 10.0.0.2:4739 len 100`.
 //!
-//! Comes in: words. Goes out: a [`Sample`] whose lengths and checksums are right, or what is wrong with the words.
+//! Input: words. Output: a [`Sample`] whose lengths and checksums are right, or what is wrong with the words.
 //!
 //! ```text
 //! PROTO SRC:PORT > DST:PORT { OPTION }       PROTO is tcp or udp; IPv6 as in [2001:db8::1]:5000
@@ -52,7 +52,7 @@ struct Packet {
     gso_size: u32,
 }
 
-/// The most that IP can carry behind its header.
+/// The most that IP can carry after its header.
 const MOST: usize = 65_535 - 40 - 20 - 20;
 
 pub fn packet(text: &str) -> Result<Sample, Error> {

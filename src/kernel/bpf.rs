@@ -1,6 +1,6 @@
 //! bpf(2) for the TCX hooks: the programs on one, a program to one, a program away.
 //!
-//! Comes in: the number of an interface of the calling thread's network namespace, and programs. Goes out: what the
+//! Input: the number of an interface of the calling thread's network namespace, and programs. Output: what the
 //! kernel says. The only file with `unsafe`: aya attaches to these hooks by way of links, which go with the process
 //! unless they are pinned in a bpffs; `BPF_PROG_ATTACH` needs neither, and no crate has it. Never decides anything.
 

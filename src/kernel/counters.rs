@@ -1,4 +1,4 @@
-//! The maps of a program that counts: made before it is loaded, found again when whoever made them is gone.
+//! The maps of a program that counts: made before it is loaded, found again when the process that made them is gone.
 //!
 //! Two arrays for a program. One has two entries for each rule that counts: the program's, and what that stood at
 //! in the program that this one has replaced. The other is for people, and no program can write to it: which rules

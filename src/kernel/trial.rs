@@ -1,6 +1,6 @@
 //! Runs packets through a program in the kernel without attaching it (`BPF_PROG_TEST_RUN`).
 //!
-//! Comes in: an ELF object, Ethernet frames. Goes out: the program's verdict and the frame as it left it.
+//! Input: an ELF object, Ethernet frames. Output: the program's verdict and the frame as it left it.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! The devices beside an interface: their names and numbers, and what all of them are like.
+//! The companion devices of an interface: their names and numbers, and what they have in common.
 //!
-//! Comes in: an interface and which device. Goes out: which there are, and one that is set up: it carries whatever an
+//! Input: an interface and which device. Output: which there are, and one that is set up: it carries whatever an
 //! interface can, has no addresses, says nothing by itself. Known by numbers and names, so nothing has to be
 //! remembered. Never makes one: that is for `pair` and `macvlan`.
 
@@ -30,18 +30,18 @@ const GSO_MAX_SIZE: u32 = 600;
 /// `IFNAMSIZ` without the final NUL.
 const NAME_MAX: usize = 15;
 
-/// Which device beside which interface this is, by number and name.
+/// Which companion of which interface this is, by number and name.
 pub fn which(interface: &Interface) -> Option<(Beside, u32)> {
     let (device, of) = Beside::of_number(interface.number())?;
     interface.name.starts_with(&prefix(device, of)).then_some((device, of))
 }
 
-/// This device beside an interface, if it is there.
+/// This companion of an interface, if it is there.
 pub fn find(devices: &[Device], wanted: Beside, interface: u32) -> Option<&Device> {
     devices.iter().find(|device| which(&device.interface) == Some((wanted, interface)))
 }
 
-/// The numbers of the interfaces that have devices beside them, whether they are still there or not.
+/// The numbers of the interfaces that have companion devices, whether they are still there or not.
 pub fn owners(devices: &[Device]) -> Vec<u32> {
     let found = devices.iter().filter_map(|device| which(&device.interface));
     let mut owners: Vec<u32> = found.map(|(_, of)| of).collect();

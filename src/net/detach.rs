@@ -1,8 +1,8 @@
-//! Taking away what is ours, and saying what stands.
+//! Removes what is ours, and lists what is attached.
 //!
-//! Comes in: interfaces and hooks. Goes out: the filters removed, or found, on clsact and on TCX. Never removes another's filter,
-//! nor a clsact that anything hangs on. clsact has no room for a mark of who made it, so an empty one is
-//! taken away with our last filter, whoever made it: without filters it does nothing.
+//! Input: interfaces and hooks. Output: the filters removed, or found, on clsact and on TCX. Never removes another's filter,
+//! nor a clsact that anything hangs on. clsact has no room for a mark of its maker, so an empty one is
+//! removed with our last filter, even if somebody else made it: without filters it does nothing.
 
 use std::thread;
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub fn detach(
                 if filter.is_ours() || (whose == Whose::OursAndTheOriginals && filter.is_the_originals()) {
                     match filter::remove(netlink, &filter) {
                         Ok(()) => removed.push(filter),
-                        Err(error) if gone(&error) || !stands(netlink, &filter)? => {}
+                        Err(error) if gone(&error) || !is_there(netlink, &filter)? => {}
                         Err(error) => return Err(error),
                     }
                 }
@@ -134,7 +134,7 @@ fn gone(error: &Error) -> bool {
 }
 
 /// Where its qdisc has gone, the kernel answers `EINVAL` ("Parent Qdisc doesn't exists"), as it does to mistakes.
-fn stands(netlink: &mut Netlink, filter: &Filter) -> Result<bool> {
+fn is_there(netlink: &mut Netlink, filter: &Filter) -> Result<bool> {
     let qdisc = qdisc::all(netlink)?.get(&filter.interface.index).copied().unwrap_or_default();
     Ok(filter::list(netlink, &filter.interface, filter.hook, qdisc)?.contains(filter))
 }

@@ -1,6 +1,6 @@
 //! Offloads on and off, through ethtool's netlink family (Linux 5.6, CONFIG_ETHTOOL_NETLINK).
 //!
-//! Comes in: an interface, and what it is to leave to hardware, or to do. Written by hand, since it is
+//! Input: an interface, and what it is to leave to hardware, or to do. Written by hand, since it is
 //! two messages: a header, attributes in attributes. Documentation/networking/ethtool-netlink.rst.
 
 use std::io;

@@ -1,6 +1,6 @@
 //! tc filters: put ours, list everyone's, remove one.
 //!
-//! Ours is known by a fixed priority and handle, and a name that starts with `sfunnel`. Comes in: an
+//! Ours is known by a fixed priority and handle, and a name that starts with `sfunnel`. Input: an
 //! interface, a hook, a loaded program. Never removes what it was not handed as a [`Filter`].
 //!
 //! What is attached to TCX has no name. So `tcx` puts a *note* of each such program here: a filter with the program
@@ -23,7 +23,7 @@ use super::qdisc::{self, Qdisc};
 use super::{Error, Result, TC_HEADER};
 use crate::ir::Side;
 
-/// Where our filter stands on each hook: in front of everything tc numbers by itself (from 49152 down).
+/// The priority of our filter: before everything that tc numbers by itself (from 49152 down).
 pub const PRIORITY: u16 = 0x5f;
 /// Its number at that priority. Fixed, so that attaching again names the same filter and replaces it.
 pub const HANDLE: u32 = 0x5f;
@@ -98,7 +98,7 @@ impl fmt::Display for Hook {
     }
 }
 
-/// A filter that stands on a hook, whoever put it there.
+/// A filter on a hook, ours or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     pub interface: Interface,

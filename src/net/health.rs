@@ -1,6 +1,6 @@
-//! What is beside interfaces and should not be as it is: for `status` and `doctor`.
+//! Companion devices that do not work, or that nothing needs: for `status` and `doctor`.
 //!
-//! Comes in: filters and devices. Goes out: what filters rely on and does not work, what is left over, and why. Never
+//! Input: filters and devices. Output: what filters rely on and does not work, what is left over, and why. Never
 //! changes anything.
 
 use super::filter::{Filter, Hook};

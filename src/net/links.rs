@@ -1,6 +1,6 @@
 //! Network interfaces: which there are, and what a packet on them starts with.
 //!
-//! Comes in: names. Goes out: interface numbers and the kind of link header. Never changes an interface.
+//! Input: names. Output: interface numbers and the kind of link header. Never changes an interface.
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
@@ -28,7 +28,7 @@ impl Interface {
         self.index.unsigned_abs()
     }
 
-    /// What stands in front of the IP header on this interface; `None` if we know no such packets.
+    /// The link header of this interface's packets; `None` if it is not known.
     pub fn link(&self) -> Option<Link> {
         const ETHER: u16 = 1;
         const PPP: u16 = 512; // tc sees packets before the PPP header is put on, and after it is taken off
@@ -76,7 +76,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// What stands in front of the IP header; `None` if we know no such packets.
+    /// The link header of its packets; `None` if it is not known.
     pub fn link(&self) -> Option<Link> {
         match self.interface.link() {
             Some(Link::None) if self.may_rebuild_header() => Some(Link::Either),

@@ -1,6 +1,6 @@
 //! The macvlans on the ends of the segmentation pair, which cut without crossing it: `codegen/segment.rs` says how.
 //!
-//! Comes in: an interface that has a pair, one of its hooks, and the programs for the pair's ends. Goes out: a macvlan
+//! Input: an interface that has a pair, one of its hooks, and the programs for the pair's ends. Output: a macvlan
 //! whose segments come back at once. Never decides who needs one. They go with the pair, at the latest.
 
 use rtnetlink::LinkMacVlan;
@@ -66,7 +66,7 @@ pub fn remove(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Resul
 
 fn create(netlink: &mut Netlink, end: Beside, macvlan: Beside, interface: &Interface) -> Result<()> {
     let name = beside::name(macvlan, interface);
-    // In this mode all goes by the device below, whoever it is for (`macvlan_queue_xmit`, drivers/net/macvlan.c).
+    // In this mode everything goes by the device below, whatever its destination (`macvlan_queue_xmit`, drivers/net/macvlan.c).
     let message = LinkMacVlan::new(&name, beside::number(end, interface)?, MacVlanMode::Private)
         .index(beside::number(macvlan, interface)?);
     let message = beside::settings(macvlan, message).build();

@@ -1,8 +1,8 @@
-//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, the devices beside an interface, network
-//! namespaces; and what is on TCX, which is asked by bpf(2).
+//! Everything that talks rtnetlink: interfaces, the clsact qdisc, tc filters, companion devices, network namespaces;
+//! and TCX, through bpf(2).
 //!
-//! Comes in: loaded programs and interface names. Goes out: filters that stay after the process exits.
-//! Keeps no state of its own: what stands is asked from the kernel each time.
+//! Input: loaded programs and interface names. Output: filters that stay after the process exits.
+//! Keeps no state of its own: asks the kernel each time what is attached.
 
 pub mod attach;
 pub mod beside;
@@ -61,17 +61,17 @@ pub enum Error {
     )]
     UnknownLink { interface: String, link_type: u16 },
 
-    #[error("{0} is sfunnel's own: it belongs to a pair beside another interface")]
+    #[error("{0} is sfunnel's own: a companion device of another interface")]
     OurOwn(String),
 
-    #[error("{interface} has too high a number for pairs beside it")]
+    #[error("the number of {interface} is too high for companion devices")]
     NumberTooHigh { interface: String },
 
     #[error(
         "cannot {what}: {source}{}",
         if_unknown(
             source,
-            " (pairs beside an interface need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
+            " (companion pairs need CONFIG_VETH, built in or as module veth, and CONFIG_ETHTOOL_NETLINK)"
         )
     )]
     Pair { what: String, source: netlink::Error },
@@ -82,7 +82,7 @@ pub enum Error {
     )]
     Macvlan { what: String, source: netlink::Error },
 
-    #[error("what is beside {interface} does not come up")]
+    #[error("the companion devices of {interface} did not come up")]
     Down { interface: String },
 
     #[error(

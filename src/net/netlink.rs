@@ -60,7 +60,7 @@ impl Answer {
         self.0.first_chunk().copied()
     }
 
-    /// Type and value of each attribute behind a fixed header of `skip` bytes.
+    /// Type and value of each attribute after a fixed header of `skip` bytes.
     pub fn attributes(&self, skip: usize) -> impl Iterator<Item = (u16, Vec<u8>)> {
         attributes(self.0.get(skip..).unwrap_or_default())
     }
@@ -105,7 +105,7 @@ impl Netlink {
         self.receive().map(|_| ())
     }
 
-    /// Sends one request of another protocol, everything behind the header given as bytes.
+    /// Sends one request of another protocol, everything after the header given as bytes.
     pub(super) fn request_bytes(&mut self, message_type: u16, payload: &[u8]) -> Result<Vec<Answer>> {
         self.send_bytes(message_type, NLM_F_REQUEST | NLM_F_ACK, payload)?;
         self.receive().map(|(answers, _)| answers)

@@ -1,6 +1,6 @@
 //! Network namespaces by name, path or process.
 //!
-//! Comes in: what the user wrote. Goes out: a calling thread that is in that namespace. Never comes back.
+//! Input: what the user wrote. Output: a calling thread that is in that namespace. Never comes back.
 
 use std::fs::File;
 use std::io;

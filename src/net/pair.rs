@@ -1,6 +1,6 @@
-//! The pairs beside an interface: veth pairs in the same namespace, one that cuts packets, one that merges them.
+//! The companion pairs of an interface: veth pairs in the same namespace, one that cuts packets, one that merges them.
 //!
-//! Comes in: an interface, which pair, and the programs for its ends. Goes out: a pair through which packets pass
+//! Input: an interface, which pair, and the programs for its ends. Output: a pair through which packets pass
 //! and nothing else does. Never decides who needs one; why there are any, and what goes on in them, is said in
 //! `codegen/segment.rs` and `codegen/merge.rs`.
 

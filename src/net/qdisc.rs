@@ -1,6 +1,6 @@
 //! The qdisc that tc filters hang on: clsact, on the handle it shares with the legacy `ingress`.
 //!
-//! Comes in: an interface. Goes out: what stands there. Adds and removes clsact; never touches `ingress`
+//! Input: an interface. Output: what stands there. Adds and removes clsact; never touches `ingress`
 //! or any queueing discipline.
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Programs on TCX, which run before those on clsact, and which a program there can hide.
 //!
-//! Comes in: an interface, a hook, a program and a place among others. Goes out: a program that stays after the process
+//! Input: an interface, a hook, a program and a place among others. Output: a program that stays after the process
 //! exits, replaced without a gap. The kernel keeps neither name nor owner of it, and says no more of it than its number
 //! to those without CAP_SYS_ADMIN: ours is what there is a note of (see [`filter`]), or, if the note is lost, what has
 //! our name. Never removes another's program. All of it is about the calling thread's network namespace.

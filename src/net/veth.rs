@@ -1,6 +1,6 @@
 //! Virtual cables: a veth pair between two network namespaces, with addresses.
 //!
-//! Comes in: names, a far namespace, an address. Goes out: interfaces that carry packets. Never removes any:
+//! Input: names, a far namespace, an address. Output: interfaces that carry packets. Never removes any:
 //! a pair goes with its namespaces.
 
 use std::net::Ipv4Addr;
