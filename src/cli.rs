@@ -13,7 +13,11 @@ mod diff;
 mod doctor;
 mod drift;
 mod explain;
+mod files;
+mod follow;
 mod generate;
+mod how;
+mod log;
 mod mirror;
 mod oci;
 mod pod;
@@ -23,6 +27,7 @@ mod prometheus;
 mod rules;
 mod settings;
 mod status;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -30,10 +35,10 @@ use std::io::{self, Write};
 use clap::Parser;
 use clap::error::ErrorKind;
 
-pub use args::{Cli, Command};
+pub use args::{Cli, Command, LogFormat};
 
 use crate::explain::capture;
-use crate::{demo, kernel, net, system};
+use crate::{demo, kernel, net, paint, system};
 
 /// The world outside, as much of it as a command may see.
 pub struct Console<'a> {
@@ -44,6 +49,8 @@ pub struct Console<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub color: bool,
     pub out_is_terminal: bool,
+    /// Of what is said on `talk`.
+    pub log: LogFormat,
 }
 
 impl std::fmt::Debug for Console<'_> {
@@ -58,9 +65,24 @@ impl Console<'_> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
+    /// From here on, what is said is said like this.
+    fn log_in(&mut self, format: LogFormat) {
+        self.log = format;
+        self.color &= format == LogFormat::Text;
+    }
+
     /// Says a line. Talk that nobody can hear is no reason to stop.
     fn say(&mut self, line: impl AsRef<str>) {
-        let _ = writeln!(self.talk, "{}", line.as_ref().trim_end_matches('\n'));
+        self.say_about(&[], line);
+    }
+
+    /// The same, and what it is about, where that is asked for.
+    fn say_about(&mut self, about: &[(&str, &str)], line: impl AsRef<str>) {
+        let line = line.as_ref().trim_end_matches('\n');
+        let _ = match self.log {
+            LogFormat::Text => writeln!(self.talk, "{}", paint::printable(line)),
+            LogFormat::Json => writeln!(self.talk, "{}", log::json(about, line)),
+        };
     }
 }
 
@@ -149,6 +171,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
     let (result, in_container) = match cli.command {
         None => (container::run(console), true),
         Some(Command::Attach(args)) => (attach::attach(&args, console), false),
+        Some(Command::Watch(args)) => (watch::run(&args, console), false),
         Some(Command::Detach(args)) => (attach::detach(&args, console), false),
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),

@@ -21,6 +21,9 @@ mod confined;
 #[path = "attach/counters.rs"]
 mod counters;
 
+#[path = "attach/watch.rs"]
+mod watch;
+
 #[path = "attach/prometheus.rs"]
 mod prometheus;
 

@@ -201,13 +201,14 @@ fn help_and_version_are_data() {
 fn every_flag_is_in_the_help_of_its_command() {
     use clap::CommandFactory;
     let place = ["--iface", "-i,", "--direction", "-d,", "--netns"];
-    let expected: [(&str, &[&str]); 10] = [
+    let expected: [(&str, &[&str]); 11] = [
         (
             "attach",
             &["--rules", "--ruleset", "--attempts", "--retry-delay", "--debug", "--deny", "--counters"],
         ),
+        ("watch", &["<FILE>", "--detach-on-exit", "--log-format", "--counters"]),
         ("detach", &["--clean"]),
-        ("status", &["--json"]),
+        ("status", &["--json", "--prometheus"]),
         ("check", &["<FILE>", "--deny"]),
         ("compile", &["<FILE>", "--emit", "--output", "--check", "--link", "--deny"]),
         (
@@ -223,7 +224,7 @@ fn every_flag_is_in_the_help_of_its_command() {
     for (name, flags) in expected {
         let help = out(&run(sfunnel(&[name, "--help"]), ""));
         let everywhere: &[&str] =
-            if ["attach", "detach", "status", "doctor"].contains(&name) { &place } else { &[] };
+            if ["attach", "watch", "detach", "status", "doctor"].contains(&name) { &place } else { &[] };
         for flag in flags.iter().chain(everywhere) {
             assert!(help.contains(flag), "{name} {flag}: {help}");
         }

@@ -2,6 +2,8 @@
 
 mod pods;
 mod tools;
+mod treatment;
+mod watch;
 
 use std::path::PathBuf;
 
@@ -9,9 +11,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::pods::{OciHook, OnError};
 pub use self::tools::{Completions, Diff, Doctor, Explain, Input, Manual, Mirror};
+pub use self::treatment::{End, GsoArg, HookArg, LogFormat, Treatment};
+pub use self::watch::Watch;
 use super::settings::Direction;
 use crate::ir::Side;
-use crate::net::{Gso, Link};
+use crate::net::Link;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +71,10 @@ The filter stays after sfunnel has exited.
 Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
     #[command(mut_arg("direction", |side| side.help(ATTACH_SIDE)))]
     Attach(Attach),
+    /// Attach what is in a file, and again whenever it changes or an interface appears
+    #[command(after_help = watch::WATCH)]
+    #[command(mut_arg("direction", |side| side.help(ATTACH_SIDE)))]
+    Watch(Watch),
     /// Remove what sfunnel attached, and nothing else
     #[command(after_help = "\
 Examples:
@@ -167,37 +175,11 @@ pub struct Attach {
     /// Seconds between two tries [variable: RETRY_DELAY] [default: 3]
     #[arg(long, value_name = "SECONDS")]
     pub retry_delay: Option<String>,
-    /// What becomes of TCP and UDP packets of several segments (GSO) that are to be funneled
-    /// [variable: SFUNNEL_GSO] [default: segment]
-    #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
-    pub gso: Option<GsoArg>,
-    /// Finish checksums before a header is pushed: for NAT on the same machine, such as a Service's
-    /// [variable: SFUNNEL_FINISH_CHECKSUMS]
-    #[arg(long)]
-    pub finish_checksums: bool,
-    /// Leave TCP in the segments that it is unfunneled in: faster answers, slower bulk [variable: SFUNNEL_NO_MERGE]
-    #[arg(long)]
-    pub no_merge: bool,
-    /// Where on the hook: clsact or TCX, whose programs run first
-    /// [variable: SFUNNEL_HOOK] [default: auto]
-    #[arg(long, value_enum, ignore_case = true, value_name = "WHERE")]
-    pub hook: Option<HookArg>,
-    /// Where among the programs on TCX: first, last, `before ID` or `after ID`
-    /// [variable: SFUNNEL_ORDER] [default: where sfunnel was before, or first]
-    #[arg(long, value_name = "PLACE", num_args = 1..=2)]
-    pub order: Vec<String>,
-    /// Whose end this is, if the rules are a `service` [variable: SFUNNEL_END]
-    #[arg(long, value_enum, ignore_case = true, value_name = "WHOSE")]
-    pub end: Option<End>,
-    /// Count packets and bytes of every rule; `status` shows them [variable: SFUNNEL_COUNTERS]
-    #[arg(long)]
-    pub counters: bool,
-    /// Say more about what is loaded [variable: DEBUG]
-    #[arg(long)]
-    pub debug: bool,
     /// Change nothing; say whether this is what is attached, with exit code 3 if not
     #[arg(long)]
     pub check: bool,
+    #[command(flatten)]
+    pub treatment: Treatment,
     #[command(flatten)]
     pub defines: Defines,
     #[command(flatten)]
@@ -312,14 +294,6 @@ pub struct Chosen {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum End {
-    /// Of who opens the conversation
-    Client,
-    /// Of who answers
-    Pod,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SideArg {
     Ingress,
     Egress,
@@ -347,36 +321,6 @@ pub enum Emit {
     Diagram,
     /// All of it, for other tools: docs/tools.md
     Json,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum GsoArg {
-    /// Devices beside the interface cut them; each segment is funneled
-    Segment,
-    /// The interface's gso_max_segs becomes 1, until detached: TCP makes none; UDP's pass as they are
-    Limit,
-    /// They pass as they are
-    Off,
-}
-
-impl From<GsoArg> for Gso {
-    fn from(gso: GsoArg) -> Self {
-        match gso {
-            GsoArg::Segment => Gso::Segment,
-            GsoArg::Limit => Gso::Limit,
-            GsoArg::Off => Gso::Off,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum HookArg {
-    /// Behind all programs on TCX: what they end never gets here
-    Clsact,
-    /// Linux 6.6 or later
-    Tcx,
-    /// TCX where programs of others are on it, clsact elsewhere
-    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

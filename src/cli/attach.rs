@@ -2,9 +2,10 @@
 
 use std::thread;
 
-use super::args::{self, End, Strict};
+use super::args;
 use super::counted::{Counting, Wanted};
-use super::point::{self, WhereTo};
+use super::how::How;
+use super::point;
 use super::programs::{Ends, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
@@ -20,36 +21,8 @@ use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, besid
 use crate::net::{card, unseen};
 use crate::policy::{self, Choices, Needs};
 
-/// How to attach, whatever the rules and the place.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How {
-    pub(super) patience: Patience,
-    strict: Strict,
-    end: Option<End>,
-    pub(super) choices: Choices,
-    counters: bool,
-    debug: bool,
-    pub(super) where_to: WhereTo,
-}
-
-impl How {
-    pub(super) fn read(args: &args::Attach, console: &Console<'_>) -> Result<Self, Failure> {
-        let gso = settings::gso(args.gso, console)?;
-        let finish = args.finish_checksums || settings::truth("SFUNNEL_FINISH_CHECKSUMS", console)?;
-        let merge = !(args.no_merge || settings::truth("SFUNNEL_NO_MERGE", console)?);
-        Ok(Self {
-            patience: Patience::read(args, console)?,
-            strict: args.strict,
-            end: settings::end(args.end, console)?,
-            choices: Choices::new(gso, finish, merge).map_err(Failure::Usage)?,
-            counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
-            debug: args.debug || settings::truth("DEBUG", console)?,
-            where_to: WhereTo::read(args, console)?,
-        })
-    }
-}
-
 pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Failure> {
+    console.log_in(args.treatment.log_format);
     let target = Target::read(&args.place, policy::DEFAULT_SIDE.into(), console)?;
     let how = How::read(args, console)?;
     let source = settings::defined(settings::source(args, console)?, &args.defines);
@@ -144,7 +117,7 @@ pub(super) fn detach_from(
     patiently(patience, console, |console| attempt_to_detach(target, whose, &mut netlink, console))
 }
 
-fn attempt_to_detach(
+pub(super) fn attempt_to_detach(
     target: &Target,
     whose: Whose,
     netlink: &mut Netlink,
@@ -157,7 +130,8 @@ fn attempt_to_detach(
     let pairs = gso::settle(netlink, &interfaces, &before, true)?;
     for filter in &removed {
         let name = filter.name.as_deref().unwrap_or_default();
-        console.say(format!("detached from {} {}: {name}", filter.interface.name, filter.hook));
+        let about = [("interface", filter.interface.name.as_str()), ("hook", &filter.hook.to_string())];
+        console.say_about(&about, format!("detached from {} {}: {name}", filter.interface.name, filter.hook));
     }
     say_removed(&pairs, console);
     if removed.is_empty() && pairs.is_empty() {
@@ -207,7 +181,7 @@ pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<I
     }
 }
 
-fn attempt_to_attach(
+pub(super) fn attempt_to_attach(
     target: &Target,
     rules: &[(Hook, &Rules)],
     how: How,
@@ -253,7 +227,8 @@ fn attempt_to_attach(
         }
     };
     for attached in &done {
-        console.say(point::said(attached));
+        let about = [("interface", attached.interface.as_str()), ("hook", &attached.hook.to_string())];
+        console.say_about(&about, point::said(attached));
     }
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use super::args::{Check, Chosen, Compile, Emit, End};
+use super::files::{apart, file_source};
 use super::rules::{Lists, Rules};
-use super::settings::{apart, defined, file_source};
+use super::settings::defined;
 use super::{Console, Failure};
 use crate::ir::Side;
 use crate::policy::{self, Choices};

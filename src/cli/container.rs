@@ -3,7 +3,8 @@
 use nix::sys::utsname::uname;
 
 use super::args::{Attach, Place};
-use super::attach::{How, attach_to, detach_from};
+use super::attach::{attach_to, detach_from};
+use super::how::How;
 use super::settings::{self, Target};
 use super::{Console, Failure};
 use crate::net::detach::Whose;

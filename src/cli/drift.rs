@@ -3,7 +3,8 @@
 //! Comes in: rules and a place, as for attaching. Goes out: every difference in words. Changes nothing, loads
 //! nothing: the name of a filter has the hash of its program.
 
-use super::attach::{How, hooks, lists, open, places};
+use super::attach::{hooks, lists, open, places};
+use super::how::How;
 use super::rules::Rules;
 use super::settings::Target;
 use super::{Console, Failure};

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::args::{Explain, Strict};
 use super::compile::chosen;
+use super::files::apart;
 use super::rules::{Lists, Rules};
-use super::settings::{apart, defined, input_source};
+use super::settings::{defined, input_source};
 use super::{Console, Failure};
 use crate::codegen::{Large, Link as Header, Options};
 use crate::dissect::{ChecksumState, ETHERNET, Ip};

@@ -9,9 +9,9 @@ use std::io;
 
 use serde::Deserialize;
 
-use super::args::{Attach, OciHook, OnError};
+use super::args::{Attach, OciHook, OnError, Treatment};
 use super::pod::{Wishes, deaf, is_apart};
-use super::{Console, Failure, settings};
+use super::{Console, Failure, files};
 
 /// Of the state, what matters here.
 #[derive(Debug, Deserialize)]
@@ -47,17 +47,20 @@ fn hook(args: &OciHook, console: &mut Console<'_>) -> Result<(), Failure> {
     let State { id, status, pid, annotations } = state;
     let mut wishes = Wishes {
         attach: Attach {
-            end: args.end,
-            gso: args.gso,
-            finish_checksums: args.finish_checksums,
-            counters: args.counters,
+            treatment: Treatment {
+                end: args.end,
+                gso: args.gso,
+                finish_checksums: args.finish_checksums,
+                counters: args.counters,
+                ..Treatment::default()
+            },
             defines: args.defines.clone(),
             ..Attach::default()
         },
         ..Wishes::default()
     };
     if let Some(file) = &args.rules {
-        wishes.source = Some(settings::file_source(file)?);
+        wishes.source = Some(files::file_source(file)?);
     }
     wishes.hear(&annotations)?;
     if wishes.source.is_none() {

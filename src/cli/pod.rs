@@ -10,8 +10,9 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::args::{self, End, GsoArg};
-use super::attach::{How, attach_to};
+use super::args::{self, End, GsoArg, LogFormat};
+use super::attach::attach_to;
+use super::how::How;
 use super::settings::{self, Direction, Target};
 use super::{Console, Failure};
 use crate::diag::Source;
@@ -59,15 +60,16 @@ impl Wishes {
                 self.attach.place.direction = Some(direction.map_err(|_| wrong("ingress, egress or both"))?);
             }
             "end" => {
-                self.attach.end = Some(End::from_str(value, true).map_err(|_| wrong("client or pod"))?);
+                self.attach.treatment.end =
+                    Some(End::from_str(value, true).map_err(|_| wrong("client or pod"))?);
             }
             "gso" => {
                 let gso = GsoArg::from_str(value, true);
-                self.attach.gso = Some(gso.map_err(|_| wrong("segment, limit or off"))?);
+                self.attach.treatment.gso = Some(gso.map_err(|_| wrong("segment, limit or off"))?);
             }
-            "finish-checksums" => self.attach.finish_checksums = truth(name, value)?,
-            "no-merge" => self.attach.no_merge = truth(name, value)?,
-            "counters" => self.attach.counters = truth(name, value)?,
+            "finish-checksums" => self.attach.treatment.finish_checksums = truth(name, value)?,
+            "no-merge" => self.attach.treatment.no_merge = truth(name, value)?,
+            "counters" => self.attach.treatment.counters = truth(name, value)?,
             _ => {
                 return Err(Failure::Usage(format!(
                     "annotation {name} is unknown; there are: {}",
@@ -87,11 +89,11 @@ impl Wishes {
     ) -> Result<(Target, How), Failure> {
         // The interfaces of a pod are there before anybody is called for it.
         let mut attach = args::Attach { attempts: Some("1".to_owned()), ..args::Attach::default() };
-        attach.end = self.attach.end;
-        attach.gso = self.attach.gso;
-        attach.finish_checksums = self.attach.finish_checksums;
-        attach.no_merge = self.attach.no_merge;
-        attach.counters = self.attach.counters;
+        attach.treatment.end = self.attach.treatment.end;
+        attach.treatment.gso = self.attach.treatment.gso;
+        attach.treatment.finish_checksums = self.attach.treatment.finish_checksums;
+        attach.treatment.no_merge = self.attach.treatment.no_merge;
+        attach.treatment.counters = self.attach.treatment.counters;
         let target = Target {
             interfaces: Some(interfaces),
             direction: self.attach.place.direction.unwrap_or(policy::DEFAULT_SIDE.into()),
@@ -145,5 +147,12 @@ pub(super) fn deaf<T>(
     work: impl FnOnce(&mut Console<'_>) -> T,
 ) -> T {
     let mut out = std::io::sink();
-    work(&mut Console { out: &mut out, talk, env: &|_| None, color, out_is_terminal: false })
+    work(&mut Console {
+        out: &mut out,
+        talk,
+        env: &|_| None,
+        color,
+        out_is_terminal: false,
+        log: LogFormat::Text,
+    })
 }

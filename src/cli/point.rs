@@ -5,7 +5,7 @@
 
 use clap::ValueEnum;
 
-use super::args::{Attach, HookArg};
+use super::args::{HookArg, Treatment};
 use super::{Console, Failure};
 use crate::net::tcx::{self, Wanted};
 use crate::net::{Attached, Attachment, Filter, Netlink, Order, Point, filter};
@@ -18,7 +18,7 @@ pub(super) struct WhereTo {
 }
 
 impl WhereTo {
-    pub(super) fn read(args: &Attach, console: &Console<'_>) -> Result<Self, Failure> {
+    pub(super) fn read(args: &Treatment, console: &Console<'_>) -> Result<Self, Failure> {
         let hook = match (args.hook, console.variable("SFUNNEL_HOOK")) {
             (Some(hook), _) => hook,
             (None, None) => HookArg::Auto,

@@ -14,6 +14,7 @@ use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::pair::Pair;
 use crate::net::{self, Filter, Hook, Mark, Point, gso, health, macvlan, pair, tcx};
+use crate::paint;
 
 /// One filter of ours, as `--json` shows it; or a program on TCX, with what its note says.
 #[derive(Debug, Serialize)]
@@ -176,7 +177,8 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         let program = program.map_or("?".to_owned(), |id| id.to_string());
         let tag = tag.unwrap_or("?");
         let place = shown.where_it_is();
-        writeln!(console.out, "{interface} {hook}: {name}, program {program} tag {tag}, {place}")?;
+        let title = paint::printable(interface);
+        writeln!(console.out, "{title} {hook}: {name}, program {program} tag {tag}, {place}")?;
         show(shown, console)?;
         for pair in Pair::ALL {
             // Once for an interface, behind its last filter that uses it.
@@ -190,13 +192,13 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
                         None => pair::each(&devices, pair, shown.ifindex.unsigned_abs()).join(", "),
                         Some((_, _, why)) => format!("BROKEN, {why}; {}; attach again", pair.lost()),
                     };
-                    writeln!(console.out, "{interface} {pair}: {state}")?;
+                    writeln!(console.out, "{title} {pair}: {}", paint::printable(&state))?;
                 }
             }
         }
     }
     for line in &left {
-        writeln!(console.out, "{line}")?;
+        writeln!(console.out, "{}", paint::printable(line))?;
     }
     if entries.is_empty() && left.is_empty() {
         console.say("nothing of sfunnel's is attached there");

@@ -15,6 +15,7 @@ pub mod health;
 pub mod links;
 pub mod macvlan;
 pub mod mark;
+pub mod monitor;
 pub mod netlink;
 pub mod netns;
 pub mod pair;

@@ -12,8 +12,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::args::{End, GsoArg, OnError};
+use super::super::files;
 use super::super::pod::Wishes;
-use super::super::settings::{self, Direction};
+use super::super::settings::Direction;
 use super::error::{Code, Error};
 use crate::diag::Source;
 
@@ -121,18 +122,18 @@ impl Network {
             (Some(_), Some(_)) => return Err(self.wrong("ruleset and rulesFile are both there; one will do")),
             (Some(Text::One(text)), None) => Some(Source::new(self.title(), text)),
             (Some(Text::Lines(lines)), None) => Some(Source::new(self.title(), lines.join("\n"))),
-            (None, Some(file)) => Some(settings::file_source(file)?),
+            (None, Some(file)) => Some(files::file_source(file)?),
             (None, None) => None,
         };
         let mut wishes = Wishes { source, ..Wishes::default() };
         let attach = &mut wishes.attach;
         attach.place.direction =
             self.word::<Direction>("direction", self.direction.as_deref(), "ingress, egress or both")?;
-        attach.end = self.word::<End>("end", self.end.as_deref(), "client or pod")?;
-        attach.gso = self.word::<GsoArg>("gso", self.gso.as_deref(), "segment, limit or off")?;
-        attach.finish_checksums = self.finish_checksums;
-        attach.no_merge = self.no_merge;
-        attach.counters = self.counters;
+        attach.treatment.end = self.word::<End>("end", self.end.as_deref(), "client or pod")?;
+        attach.treatment.gso = self.word::<GsoArg>("gso", self.gso.as_deref(), "segment, limit or off")?;
+        attach.treatment.finish_checksums = self.finish_checksums;
+        attach.treatment.no_merge = self.no_merge;
+        attach.treatment.counters = self.counters;
         if let Some(annotations) = self.runtime.as_ref().and_then(|runtime| runtime.annotations.as_ref()) {
             wishes.hear(annotations)?;
         }

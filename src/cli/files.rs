@@ -1,0 +1,55 @@
+//! Rules as files hold them: text, or where they are none.
+//!
+//! Comes in: a path. Goes out: a source with its name. Never looks at what the text says.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::Failure;
+use crate::diag::{self, Diagnostic, Source, Span};
+
+/// Refuses to write to a file that is also read: what is in it would be lost.
+pub fn apart(input: Option<&Path>, output: Option<&Path>) -> Result<(), Failure> {
+    let (Some(input), Some(output)) = (input, output) else { return Ok(()) };
+    let known = |file: &Path| fs::metadata(file).ok().filter(fs::Metadata::is_file);
+    match (known(input), known(output)) {
+        // Whatever it is called: a path may lead over a link.
+        (Some(a), Some(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()) => Err(Failure::Usage(format!(
+            "{} is read, and would be overwritten: write to another file",
+            input.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A file's text, `-` for standard input.
+pub fn file_source(file: &Path) -> Result<Source, Failure> {
+    let (name, bytes) = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        ("<stdin>".to_owned(), io::stdin().read_to_end(&mut bytes).map(|_| bytes))
+    } else {
+        (file.display().to_string(), fs::read(file))
+    };
+    match bytes {
+        Ok(bytes) => text(&name, bytes),
+        Err(source) => Err(Failure::File { what: format!("cannot read {name}"), source }),
+    }
+}
+
+/// The bytes as text, or where they are none.
+pub fn text(name: &str, bytes: Vec<u8>) -> Result<Source, Failure> {
+    let error = match String::from_utf8(bytes) {
+        Ok(text) => return Ok(Source::new(name, text)),
+        Err(error) => error,
+    };
+    let start = error.utf8_error().valid_up_to();
+    let byte = error.as_bytes().get(start).copied().unwrap_or_default();
+    let source = Source::new(name, String::from_utf8_lossy(error.as_bytes()));
+    let span = Span { start, end: start + char::REPLACEMENT_CHARACTER.len_utf8() };
+    let fault = Diagnostic::error("the rules are not UTF-8", span, format!("byte {byte:#04x}"))
+        .help("save them as UTF-8; nothing beyond ASCII is needed outside of comments");
+    let told = diag::render(&source, &[fault], false);
+    Err(Failure::NotText(told.trim_start_matches("error: ").to_owned()))
+}
