@@ -1,8 +1,12 @@
 //! What the demo sends through what, and the rules that say so for each end.
 //!
-//! Data, and text in the rule language. Never touches a packet.
+//! Data, and rules. Never touches a packet.
 
-use crate::ir::Proto;
+use super::Error;
+use crate::check;
+use crate::diag::{self, Diagnostic, Source};
+use crate::ir::{Proto, Ruleset};
+use crate::mirror::{self, Role};
 
 /// The source port of all funnels.
 pub const SPORT: u16 = 540;
@@ -42,58 +46,36 @@ impl Flow {
     }
 }
 
-/// An end of the wire, and a hook there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    ClientEgress,
-    ServerIngress,
-    ServerEgress,
-    ClientIngress,
+/// How the report calls a place.
+pub fn title(role: Role) -> &'static str {
+    match role {
+        Role::ClientEgress => "client egress",
+        Role::PodIngress => "server ingress",
+        Role::PodEgress => "server egress",
+        Role::ClientIngress => "client ingress",
+    }
 }
 
-impl Place {
-    /// In the order in which a request and its response come by.
-    pub const ALL: [Place; 4] =
-        [Place::ClientEgress, Place::ServerIngress, Place::ServerEgress, Place::ClientIngress];
-
-    pub fn title(self) -> &'static str {
-        match self {
-            Place::ClientEgress => "client egress",
-            Place::ServerIngress => "server ingress",
-            Place::ServerEgress => "server egress",
-            Place::ClientIngress => "client ingress",
-        }
+/// The name of the program there.
+pub fn program(role: Role) -> &'static str {
+    match role {
+        Role::ClientEgress => "client_egress",
+        Role::PodIngress => "server_ingress",
+        Role::PodEgress => "server_egress",
+        Role::ClientIngress => "client_ingress",
     }
+}
 
-    /// The name of the program there.
-    pub fn program(self) -> &'static str {
-        match self {
-            Place::ClientEgress => "client_egress",
-            Place::ServerIngress => "server_ingress",
-            Place::ServerEgress => "server_egress",
-            Place::ClientIngress => "client_ingress",
-        }
-    }
-
-    /// The rules, one per line. IPFIX is not answered, but there are rules for its replies.
-    pub fn rules(self) -> Vec<String> {
-        let rule = |flow: &Flow| {
-            let Flow { inner, port, outer, service, .. } = flow;
-            match self {
-                Place::ClientEgress => {
-                    format!("{inner} dport {port} actions funnel {outer} sport {SPORT} dport {service}")
-                }
-                Place::ServerIngress => {
-                    format!("{outer} sport {SPORT} dport {service} actions unfunnel {inner}")
-                }
-                Place::ServerEgress => {
-                    format!("{inner} sport {port} actions funnel {outer} sport {service} dport {SPORT}")
-                }
-                Place::ClientIngress => {
-                    format!("{outer} sport {service} dport {SPORT} actions unfunnel {inner}")
-                }
-            }
-        };
-        FLOWS.iter().map(rule).collect()
-    }
+/// The rules for a place: all follow from what the client sends. IPFIX is not answered, but there are rules for its
+/// replies.
+pub fn rules(role: Role) -> Result<Ruleset, Error> {
+    let funnel = |flow: &Flow| {
+        let Flow { inner, port, outer, service, .. } = flow;
+        format!("{inner} dport {port} actions funnel {outer} sport {SPORT} dport {service}\n")
+    };
+    let source = Source::new(title(Role::ClientEgress), FLOWS.iter().map(funnel).collect::<String>());
+    let bug = |faults: Vec<Diagnostic>| Error::Internal(diag::render(&source, &faults, false));
+    let sent = check::read(&source).map_err(bug)?.ruleset;
+    let mirrored = mirror::mirror(&sent, Role::ClientEgress, role, true).map_err(bug)?;
+    Ok(Ruleset { rules: mirrored.rules })
 }

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use asm::{Assembler, Helper, Insn, Program, Reg::*};
 
 use super::capture::Capture;
-use super::flow::Place;
+use super::flow;
 use super::namespace::Namespace;
 use super::{DEADLINE, Error};
-use crate::diag::{self, Source};
+use crate::ir::Ruleset;
+use crate::mirror::Role;
 use crate::net::{self, Attachment, Hook, Interface, Link, Mark, Netlink, filter, links, veth};
-use crate::{check, codegen, diagram, elf, kernel};
+use crate::{codegen, diagram, elf, kernel};
 
 pub const WIRE: &str = "eth0";
 const TAP: &str = "tap0";
@@ -43,7 +44,8 @@ pub struct Lab {
 /// A program on a hook.
 #[derive(Debug)]
 pub struct Installed {
-    pub place: Place,
+    pub role: Role,
+    pub rules: Vec<String>,
     /// Slots of eight bytes, as compiled, and after the verifier.
     pub slots: usize,
     pub translated: Option<usize>,
@@ -80,10 +82,16 @@ impl Lab {
     /// Compiles, loads and attaches all rules, as `sfunnel attach` does.
     pub fn attach(&mut self) -> Result<Installation, Error> {
         let start = Instant::now();
-        let compiled: Vec<(Place, Program)> =
-            Place::ALL.into_iter().map(|place| Ok((place, compile(place)?))).collect::<Result<_, Error>>()?;
+        let compiled: Vec<(Role, Ruleset, Program)> = Role::ALL
+            .into_iter()
+            .map(|role| {
+                let ruleset = flow::rules(role)?;
+                let program = compile(&ruleset)?;
+                Ok((role, ruleset, program))
+            })
+            .collect::<Result<_, Error>>()?;
         let named: Vec<(&str, &Program)> =
-            compiled.iter().map(|(place, program)| (place.program(), program)).collect();
+            compiled.iter().map(|(role, _, program)| (flow::program(*role), program)).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
         let object = wrap(&named)?;
         let compiling = start.elapsed();
@@ -93,23 +101,20 @@ impl Lab {
         let loading = start.elapsed();
 
         let start = Instant::now();
-        for ((place, compiled), loaded) in compiled.iter().zip(&loaded) {
-            let (end, hook) = match place {
-                Place::ClientEgress => (&mut self.client, Hook::Egress),
-                Place::ClientIngress => (&mut self.client, Hook::Ingress),
-                Place::ServerEgress => (&mut self.server, Hook::Egress),
-                Place::ServerIngress => (&mut self.server, Hook::Ingress),
-            };
-            let name = Mark::new(&compiled.bytes(), place.rules().len()).to_string();
-            let attachment = Attachment::new(end.wire.clone(), hook, loaded, name);
+        for ((role, ruleset, compiled), loaded) in compiled.iter().zip(&loaded) {
+            let end = if role.is_client() { &mut self.client } else { &mut self.server };
+            let name = Mark::new(&compiled.bytes(), ruleset.rules.len()).to_string();
+            let attachment = Attachment::new(end.wire.clone(), role.side().into(), loaded, name);
             // From inside: what is on TCX is asked by a system call, and that looks at its caller's namespace.
             let End { namespace, netlink, .. } = end;
             namespace.within(|| net::plan(netlink, vec![attachment])?.apply(netlink).map(|_| ()))?;
         }
         let attaching = start.elapsed();
 
-        let installed = |((place, compiled), loaded): (&(Place, Program), &kernel::Program)| Installed {
-            place: *place,
+        type Compiled = (Role, Ruleset, Program);
+        let installed = |((role, ruleset, compiled), loaded): (&Compiled, &kernel::Program)| Installed {
+            role: *role,
+            rules: ruleset.rules.iter().map(|rule| rule.text.clone()).collect(),
             slots: compiled.slots(),
             translated: loaded.translated.and_then(|bytes| usize::try_from(bytes / 8).ok()),
         };
@@ -159,16 +164,10 @@ impl End {
     }
 }
 
-fn compile(place: Place) -> Result<Program, Error> {
-    let source = Source::new(place.title(), place.rules().join("\n"));
-    let checked = check::read(&source)
-        .map_err(|diagnostics| Error::Internal(diag::render(&source, &diagnostics, false)))?;
-    codegen::compile(
-        &checked.ruleset,
-        &diagram::build(&checked.ruleset),
-        codegen::Options::pass_gso(Link::Ethernet),
-    )
-    .map_err(|error| Error::Internal(error.to_string()))
+fn compile(ruleset: &Ruleset) -> Result<Program, Error> {
+    let options = codegen::Options::pass_gso(Link::Ethernet);
+    codegen::compile(ruleset, &diagram::build(ruleset), options)
+        .map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// `bpf_clone_redirect(skb, interface, 0); return TC_ACT_UNSPEC`

@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::flow::{FLOWS, Flow, Place};
+use super::flow::{self, FLOWS, Flow};
 use super::lab::{Installation, Installed};
 use super::life::{self, Block, Row};
 use super::packet::Packet;
@@ -54,9 +54,9 @@ impl Report {
         }
         writeln!(out)?;
         writeln!(out, "{}", paint.title("Rules"))?;
-        for place in Place::ALL {
-            for (number, rule) in place.rules().iter().enumerate() {
-                let title = if number == 0 { place.title() } else { "" };
+        for Installed { role, rules, .. } in &self.installation.programs {
+            for (number, rule) in rules.iter().enumerate() {
+                let title = if number == 0 { flow::title(*role) } else { "" };
                 writeln!(out, "  {title:<16}{rule}")?;
             }
         }
@@ -156,11 +156,11 @@ impl Report {
             .collect();
         writeln!(out, "  kernel's counters   InCsumErrors {}", errors.join("; "))?;
         let Installation { programs, compiling, loading, attaching } = &self.installation;
-        for (number, Installed { place, slots, translated }) in programs.iter().enumerate() {
+        for (number, Installed { role, slots, translated, .. }) in programs.iter().enumerate() {
             let title = if number == 0 { "programs" } else { "" };
             let translated =
                 translated.map_or(String::new(), |slots| format!(", {slots} after the verifier's rewriting"));
-            writeln!(out, "  {title:<20}{:<16}{slots} instructions{translated}", place.title())?;
+            writeln!(out, "  {title:<20}{:<16}{slots} instructions{translated}", flow::title(*role))?;
         }
         let (compiling, loading, attaching) = (ms(*compiling), ms(*loading), ms(*attaching));
         writeln!(
