@@ -121,7 +121,7 @@ pub fn interface(
             found.push(Finding::new(Level::Note, format!("{about} {hook}"), why));
         }
     }
-    for card in card::distrusted(std::iter::once(device)) {
+    for card in card::distrusted(std::iter::once(device))? {
         let text = format!(
             "{}: `attach` finishes those of what its egress funnels; elsewhere, use --finish-checksums",
             card.why

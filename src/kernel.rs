@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
+use std::hash::RandomState;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -82,6 +83,8 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
 /// process that has no other threads, and does not run them into this.
 pub fn prepare() {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    // Where getrandom(2) is forbidden, what hash tables need comes from a file. Once it is there, it is kept.
+    let _ = RandomState::new();
     if setrlimit(Resource::RLIMIT_NOFILE, 0, hard).is_ok() {
         LazyLock::force(&LOADER);
         let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);

@@ -16,12 +16,17 @@ pub fn advice(errno: Errno) -> &'static str {
         Errno::ENFILE => {
             "; the whole system may not open more files: raise `sysctl fs.file-max`, or find what holds so many (`lsof`)"
         }
-        Errno::ENOMEM => {
+        Errno::ENOMEM | Errno::ENOBUFS => {
             "; the kernel has no memory for it: free some, or raise the memory limit of this container or unit"
         }
         Errno::ENOSYS => "; this kernel, or the emulator that runs this program, has no such system call",
         _ => "",
     }
+}
+
+/// Whether the system lacks something that it may have again: what was asked for is possible, and not to be done without.
+pub fn is_short(errno: Errno) -> bool {
+    matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)
 }
 
 /// What the system said, and what to do.
@@ -39,6 +44,7 @@ mod tests {
             (Errno::EMFILE, "ulimit -n"),
             (Errno::ENFILE, "fs.file-max"),
             (Errno::ENOMEM, "no memory"),
+            (Errno::ENOBUFS, "no memory"),
             (Errno::ENOSYS, "emulator"),
         ] {
             let text = said(&errno.into());

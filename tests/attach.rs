@@ -47,3 +47,6 @@ mod scarce;
 
 #[path = "attach/turn.rs"]
 mod turn;
+
+#[path = "attach/injected.rs"]
+mod injected;

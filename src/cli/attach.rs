@@ -190,7 +190,9 @@ pub(super) fn attempt_to_attach(
 ) -> Result<(), Failure> {
     let _turn = match turn(target, netlink, console) {
         // Whoever lacks this for attaching may lack more.
-        Err(Failure::Net(error)) if error.is_not_permitted() => return Err(kernel::not_permitted().into()),
+        Err(Failure::Net(error @ net::Error::Turn { .. })) if error.is_not_permitted() => {
+            return Err(kernel::not_permitted().into());
+        }
         turn => turn?,
     };
     let places = places(target, netlink, console)?;
@@ -206,7 +208,7 @@ pub(super) fn attempt_to_attach(
     }
     let funnels = needs.iter().any(|needs| needs.funnels);
     let others = devices.iter().filter(|device| funnels && beside::which(&device.interface).is_none());
-    let distrusted = card::distrusted(others);
+    let distrusted = card::distrusted(others)?;
     let ends = (aside && how.choices.gso == policy::Gso::Segment).then(Ends::load).transpose()?;
     let back = ends.as_ref().map(Ends::back).unwrap_or_default();
     let prepared = if aside {
@@ -233,8 +235,8 @@ pub(super) fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    prepared.rely(netlink)?;
-    let pairs = gso::settle(netlink, &interfaces, &before, false)?;
+    prepared.rely(netlink).map_err(net::Error::after_attaching)?;
+    let pairs = gso::settle(netlink, &interfaces, &before, false).map_err(net::Error::after_attaching)?;
     say_removed(&pairs, console);
     Ok(())
 }

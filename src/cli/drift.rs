@@ -93,7 +93,7 @@ fn difference(
     }
     let needs = Needs::of(hook.into(), &rules.ruleset, how.choices);
     let distrusted =
-        needs.funnels && how.choices.gso == Gso::Segment && !card::distrusted(device.into_iter()).is_empty();
+        needs.funnels && how.choices.gso == Gso::Segment && !card::distrusted(device.into_iter())?.is_empty();
     Ok(beside(&mark, needs.on(distrusted), device, how.choices.gso).map(str::to_owned))
 }
 

@@ -143,15 +143,24 @@ impl Plan<'_> {
         done: &mut usize,
     ) -> Result<Vec<Attached>> {
         for interface in &self.bare {
-            if qdisc::add(netlink, interface)? {
-                added.push(interface.clone());
+            match qdisc::add(netlink, interface) {
+                Ok(false) => {}
+                Ok(true) => added.push(interface.clone()),
+                Err(error) => {
+                    if error.is_unanswered() {
+                        added.push(interface.clone());
+                    }
+                    return Err(error);
+                }
             }
         }
         let mut attached = Vec::new();
         for Step { attachment, previous } in &self.steps {
             let Attachment { interface, hook, point, .. } = attachment;
-            put(netlink, attachment, added)?;
-            *done += 1;
+            let put = put(netlink, attachment, added);
+            // One that may have come about is taken back as well.
+            *done += usize::from(put.as_ref().err().is_none_or(Error::is_unanswered));
+            put?;
             // The other place is left once this one is taken: never is there none.
             for Previous { filter, .. } in previous.iter().filter(|old| old.filter.point() != *point) {
                 remove(netlink, filter)?;

@@ -107,7 +107,12 @@ pub fn settings<T>(device: Beside, message: LinkMessageBuilder<T>) -> LinkMessag
 /// The same for one that is there.
 pub fn set_up(netlink: &mut Netlink, device: Beside, found: &Interface, interface: &Interface) -> Result<()> {
     // Without IPv6 in the kernel, or with it switched off, this is refused, and not needed.
-    let _ = netlink.request(RouteNetlinkMessage::SetLink(without_addresses(found)), 0);
+    match netlink.request(RouteNetlinkMessage::SetLink(without_addresses(found)), 0) {
+        Err(source) if source.is_unanswered() => {
+            return Err(Error::netlink(format!("set up {}", found.name), source));
+        }
+        _ => {}
+    }
     let message = settings(device, LinkUnspec::new_with_index(found.number()))
         .append_extra_attribute(LinkAttribute::IfAlias(alias(device, interface)));
     change(netlink, found, message)

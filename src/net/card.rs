@@ -6,6 +6,7 @@
 
 use std::fs;
 
+use super::Result;
 use super::ethtool::{Ethtool, TX_CHECKSUM};
 use super::links::{Device, Interface};
 use crate::policy::Gso;
@@ -26,14 +27,28 @@ pub struct Distrusted {
 }
 
 /// Those of the devices that are not to be trusted. Where ethtool's netlink family is missing, by driver alone.
-pub fn distrusted<'a>(devices: impl Iterator<Item = &'a Device>) -> Vec<Distrusted> {
-    let mut ethtool = Ethtool::open().ok();
-    let why = |device: &'a Device| {
-        let features = ethtool.as_mut().and_then(|ethtool| ethtool.active(&device.interface).ok());
-        let why = reason(features.as_deref(), driver(device).as_deref())?;
-        Some(Distrusted { interface: device.interface.clone(), why })
-    };
-    devices.filter(|device| !device.interface.is_loopback()).filter_map(why).collect()
+pub fn distrusted<'a>(devices: impl Iterator<Item = &'a Device>) -> Result<Vec<Distrusted>> {
+    let mut ethtool = unless_short(Ethtool::open())?;
+    let mut found = Vec::new();
+    for device in devices.filter(|device| !device.interface.is_loopback()) {
+        let features = match &mut ethtool {
+            Some(ethtool) => unless_short(ethtool.active(&device.interface))?,
+            None => None,
+        };
+        if let Some(why) = reason(features.as_deref(), driver(device).as_deref()) {
+            found.push(Distrusted { interface: device.interface.clone(), why });
+        }
+    }
+    Ok(found)
+}
+
+/// What the kernel does not have can be done without; what it only cannot do at the moment cannot.
+fn unless_short<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_short() => Err(error),
+        Err(_) => Ok(None),
+    }
 }
 
 /// `features`: those that are on, if they could be read.

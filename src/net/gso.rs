@@ -234,7 +234,7 @@ impl Prepared {
                 }
                 Ok(Large::Macvlan)
             }
-            Err(error) if error.is_not_permitted() => Err(error),
+            Err(error) if error.is_final() => Err(error),
             Err(error) => {
                 self.notes.push(format!(
                     "{}: {error}; segments cross the segmentation pair, which is slower",
@@ -280,7 +280,7 @@ impl Prepared {
                 }
                 Ok(Ok(()))
             }
-            Err(error) if error.is_not_permitted() => Err(error),
+            Err(error) if error.is_final() => Err(error),
             Err(error) => Ok(Err(error)),
         }
     }

@@ -25,10 +25,8 @@ pub fn ensure(netlink: &mut Netlink, interface: &Interface, hook: Hook, back: &[
     let (end, macvlan) = (Beside::end(hook.into()), Beside::macvlan(hook.into()));
     let devices = links::devices(netlink)?;
     let made = at(&devices, interface.number(), hook).is_none();
-    if made {
-        create(netlink, end, macvlan, interface)?;
-    }
-    match set_up(netlink, end, macvlan, interface, back) {
+    let done = if made { create(netlink, end, macvlan, interface) } else { Ok(()) };
+    match done.and_then(|()| set_up(netlink, end, macvlan, interface, back)) {
         Err(error) if made => {
             let _ = remove(netlink, interface, hook);
             Err(error)

@@ -157,6 +157,37 @@ impl Error {
         errno == Some(Errno::EPERM)
     }
 
+    /// Whether there is no doing without: of permission, or of descriptors or memory, which there may be again.
+    pub(crate) fn is_final(&self) -> bool {
+        self.is_not_permitted() || self.is_short()
+    }
+
+    /// Whether the system lacks what it may have again.
+    pub(crate) fn is_short(&self) -> bool {
+        self.netlink_source().and_then(netlink::Error::errno).is_some_and(system::is_short)
+    }
+
+    /// Whether the kernel may have done what it was asked for all the same.
+    fn is_unanswered(&self) -> bool {
+        self.netlink_source().is_some_and(netlink::Error::is_unanswered)
+    }
+
+    fn netlink_source(&self) -> Option<&netlink::Error> {
+        match self {
+            Error::Netlink { source, .. } | Error::Pair { source, .. } | Error::Macvlan { source, .. } => {
+                Some(source)
+            }
+            _ => None,
+        }
+    }
+
+    /// An error of what is done once the rules are attached.
+    pub fn after_attaching(self) -> Self {
+        let standing =
+            "the rules are attached, but not all that belongs to them is done: attach again".to_owned();
+        Error::PartWay { cause: Box::new(self), standing: vec![standing] }
+    }
+
     /// What the kernel says to a well-formed request for a filter when there is no qdisc for it, or will soon be none.
     fn is_about_the_qdisc(&self) -> bool {
         const THIS: [Errno; 3] = [Errno::EINVAL, Errno::ENOENT, Errno::EBUSY];

@@ -40,6 +40,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the kernel may have done what it was asked for all the same: its answer did not come.
+    pub fn is_unanswered(&self) -> bool {
+        !matches!(self, Error::Refused { .. })
+    }
+
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Error::Refused { errno, .. } | Error::Socket(errno) => errno.raw_os_error().map(Errno::from_raw),
@@ -163,6 +168,23 @@ impl Netlink {
 
     /// Everything up to the end of the answer, and whether a dump was interrupted by a change.
     fn receive(&mut self) -> Result<(Vec<Answer>, bool)> {
+        let received = self.receive_answer();
+        if received.as_ref().is_err_and(Error::is_unanswered) {
+            self.clear();
+        }
+        received
+    }
+
+    /// Takes what is left of an answer: until that is done, the kernel refuses to list anything else (`EBUSY`).
+    fn clear(&mut self) {
+        const MANY: usize = 10_000;
+        if self.socket.set_non_blocking(true).is_ok() {
+            let _ = (0..MANY).find(|_| self.socket.recv_from_full().is_err());
+            let _ = self.socket.set_non_blocking(false);
+        }
+    }
+
+    fn receive_answer(&mut self) -> Result<(Vec<Answer>, bool)> {
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {

@@ -84,10 +84,8 @@ pub fn ensure(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[
             true
         }
     };
-    if made {
-        create(netlink, pair, interface)?;
-    }
-    match set_up(netlink, pair, interface, back) {
+    let done = if made { create(netlink, pair, interface) } else { Ok(()) };
+    match done.and_then(|()| set_up(netlink, pair, interface, back)) {
         Err(error) if made => {
             let _ = remove(netlink, pair, interface.number());
             Err(error)

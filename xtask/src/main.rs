@@ -27,7 +27,7 @@ const KERNEL_TESTS: [&str; 10] =
     ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo", "mirror", "tools", "examples"];
 
 /// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -39,6 +39,7 @@ const TOOLS: [(&str, &str); 12] = [
     ("nginx", "nginx"),
     ("curl", "curl"),
     ("iperf3", "iperf3"),
+    ("strace", "strace"),
     ("kubectl", "kubernetes-client"),
 ];
 const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
