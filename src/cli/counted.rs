@@ -10,7 +10,7 @@ use asm::Program;
 use super::rules::Rules;
 use super::{Console, Failure, programs};
 use crate::codegen::Options;
-use crate::kernel::counters::{Counters, Counts, Unreadable, let_packets_through};
+use crate::kernel::counters::{Counters, Counts, Unreadable, wait_for_grace_period};
 use crate::net::gso::Aside;
 use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark};
 use crate::{elf, kernel, policy};
@@ -100,7 +100,7 @@ impl<'a> Counting<'a> {
         }
         self.carry_over(console);
         if self.each.iter().any(|counted| counted.before.is_some()) {
-            let_packets_through();
+            wait_for_grace_period();
             self.carry_over(console);
         }
     }
@@ -130,7 +130,7 @@ impl<'a> Counting<'a> {
     }
 }
 
-/// Reads until nothing changes: where the kernel does not wait for packets (see [`let_packets_through`]), one that
+/// Reads until nothing changes: where the kernel does not wait for packets (see [`wait_for_grace_period`]), one that
 /// was half-way through the program when it was replaced is mostly done in the time it takes to read twice.
 fn settled(counters: &Counters) -> Result<Counts, Unreadable> {
     const TRIES: usize = 10;

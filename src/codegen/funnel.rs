@@ -22,9 +22,9 @@ use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
 
-/// What the inner UDP header says to the pushed one. Over UDP, its checksum: absent inside, absent
-/// outside. Over TCP, what the pushed header's sum has to be corrected by, in the packet's byte order.
-const NOTE: Reg = R5;
+/// The checksum of the inner UDP header. Through UDP: where the inner one is absent, so is the outer. Through TCP, it
+/// becomes what the pushed header's sum has to be corrected by, in the packet's byte order.
+const INNER_CHECKSUM: Reg = R5;
 /// The sum of the addresses.
 const SUM: Reg = R3;
 
@@ -43,7 +43,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     let least = Least::header(inner);
     let name = format!("{}funnel_{inner}_in_{outer}", family.prefix());
     let may_lack = family.may_lack_checksum(inner);
-    let sum = (may_lack && outer == Proto::Tcp).then(|| Sum::labels(e));
+    let sum = (may_lack && outer == Proto::Tcp).then(|| PayloadSum::labels(e));
     let tcp =
         shared.lower_mss.filter(|_| inner == Proto::Tcp).map(|lower_mss| Tcp::labels(e, &name, lower_mss));
     let len = family.header_len();
@@ -61,15 +61,15 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     }
     let question = Question::raise(e, (family, outer), &name, (L4_LEN, len));
     if inner == Proto::Udp {
-        e.load(NOTE, &ip.at(len), udp::LENGTH_CHECKSUM);
-        take_note(e, family, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
+        e.load(INNER_CHECKSUM, &ip.at(len), udp::LENGTH_CHECKSUM);
+        check_inner_udp(e, family, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
     }
     if may_lack {
-        e.op_note(Insn::mov64(IP, NOTE), "keep");
+        e.op_note(Insn::mov64(IP, INNER_CHECKSUM), "keep");
     }
     e.adjust_room(ip, pushed);
     if may_lack {
-        e.op(Insn::mov64(NOTE, IP));
+        e.op(Insn::mov64(INNER_CHECKSUM, IP));
     }
     let headers = len + pushed;
     let fail = e.fail();
@@ -85,7 +85,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     build(e, family, &ip.at(len), inner, outer);
     let mut sum_inside = SUM;
     if !e.variant.nat.is_none() {
-        sum_inside = NOTE;
+        sum_inside = INNER_CHECKSUM;
         e.sum_addresses(family, sum_inside, &ip);
         e.change_addresses(family, &ip);
     }
@@ -128,7 +128,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
 /// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room before the
 /// options, so they are moved back to the IP header, and the pushed header goes after them, by way
 /// of the stack: its offset is not known.
-fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>, shared: Shared) {
+fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&PayloadSum>, shared: Shared) {
     let pushed = i16::from(outer.header_len());
     let ip = Window::of_ip_header(ipv4::SHORTEST);
     e.ip_header_len(R1);
@@ -154,8 +154,8 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Sum>,
             e.ip_header_len(R1);
             let at = Offset { bytes: e.ip_offset().bytes + udp::LENGTH_CHECKSUM.offset, plus: Some(R1) };
             e.load_bytes(at, PEEK, Len::Const(4));
-            e.load(NOTE, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
-            take_note(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
+            e.load(INNER_CHECKSUM, &PEEK.window(), Field { offset: 0, ..udp::LENGTH_CHECKSUM });
+            check_inner_udp(e, Family::V4, summing.map(|sum| (sum.needed, sum.with_options)));
         }
     }
     e.sum_new_addresses(Family::V4, SUM, &ip);
@@ -253,35 +253,34 @@ fn forget_hash(e: &mut Emit, name: &str) {
     e.bind(none);
 }
 
-/// From length and checksum of the inner UDP header, in [`NOTE`], to what [`build`] wants of it. A
-/// length that is not that of the packet is not for funneling: the pushed checksum is derived from
-/// it. With `sum` (where to, where back), an absent checksum means that the payload is summed up; over
-/// IPv6 no datagram may be without.
-fn take_note(e: &mut Emit, family: Family, sum: Option<(Label, Label)>) {
-    e.op(Insn::mov32(R2, NOTE));
+/// Splits length and checksum of the inner UDP header, both in [`INNER_CHECKSUM`], and checks them. A length that is
+/// not that of the packet is not for funneling: the pushed checksum is derived from it. With `sum` (where to, where
+/// back), an absent checksum means that the payload is summed up; over IPv6 no datagram may be without.
+fn check_inner_udp(e: &mut Emit, family: Family, sum: Option<(Label, Label)>) {
+    e.op(Insn::mov32(R2, INNER_CHECKSUM));
     e.op_note(Insn::rsh32(R2, 16_u32), udp::LENGTH.name);
     e.pass_if(Cond::ne32(R2, L4_LEN), Reason::Malformed, "not the packet's length");
-    e.op_note(Insn::and32(NOTE, 0xffff_u32), udp::CHECKSUM.name);
+    e.op_note(Insn::and32(INNER_CHECKSUM, 0xffff_u32), udp::CHECKSUM.name);
     if !family.may_lack_checksum(Proto::Udp) {
-        e.pass_if(Cond::eq32(NOTE, 0_u32), Reason::Malformed, "no checksum: not legal");
+        e.pass_if(Cond::eq32(INNER_CHECKSUM, 0_u32), Reason::Malformed, "no checksum: not legal");
     }
     if let Some((needed, summed)) = sum {
-        e.jump_if_note(Cond::eq32(NOTE, 0_u32), needed, "no checksum");
-        e.op_note(Insn::mov32(NOTE, 0_u32), "nothing to correct");
+        e.jump_if_note(Cond::eq32(INNER_CHECKSUM, 0_u32), needed, "no checksum");
+        e.op_note(Insn::mov32(INNER_CHECKSUM, 0_u32), "nothing to correct");
         e.bind(summed);
     }
 }
 
 /// The summing of payloads, which both kinds of IP header share.
-struct Sum {
+struct PayloadSum {
     needed: Label,
     plain: Label,
     with_options: Label,
 }
 
-impl Sum {
-    fn labels(e: &mut Emit) -> Sum {
-        Sum {
+impl PayloadSum {
+    fn labels(e: &mut Emit) -> PayloadSum {
+        PayloadSum {
             needed: e.label("sum_payload"),
             plain: e.label("payload_summed"),
             with_options: e.label("payload_summed_options"),
@@ -290,7 +289,7 @@ impl Sum {
 
     fn emit(self, e: &mut Emit) {
         e.bind(self.needed);
-        payload::emit(e, NOTE);
+        payload::emit(e, INNER_CHECKSUM);
         e.if_options(R1, &Window::of_ip_header(ipv4::SHORTEST), self.with_options);
         e.goto(self.plain);
     }
@@ -311,7 +310,7 @@ fn build(e: &mut Emit, family: Family, header: &Window, inner: Proto, outer: Pro
 
 /// A SYN with the original program's constants, or other flags.
 fn build_tcp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
-    let correction: &[Reg] = if family.may_lack_checksum(inner) { &[NOTE] } else { &[] };
+    let correction: &[Reg] = if family.may_lack_checksum(inner) { &[INNER_CHECKSUM] } else { &[] };
     e.pushed_checksum(inner, Proto::Tcp, SUM, correction);
     e.store_const(header, tcp::URGENT, 0);
     e.store_raw(header, tcp::CHECKSUM, R1);
@@ -331,7 +330,7 @@ fn build_udp(e: &mut Emit, family: Family, header: &Window, inner: Proto) {
     e.never_zero(&format!("{}{inner}_in_udp_nonzero", family.prefix()));
     if family.may_lack_checksum(inner) {
         let present = e.label("udp_in_udp_present");
-        e.jump_if(Cond::ne32(NOTE, 0_u32), present);
+        e.jump_if(Cond::ne32(INNER_CHECKSUM, 0_u32), present);
         e.op_note(Insn::mov32(R1, 0_u32), "no checksum inside, none outside");
         e.bind(present);
     }

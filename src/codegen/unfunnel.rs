@@ -49,7 +49,8 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
     pass_unless_funneled(e, family, &packet.at(len), inner, outer);
     guard.check(e, &packet.at(len + popped), "");
     let merges = e.merges && inner == Proto::Tcp;
-    let early = e.variant.nat.is_none().then(|| Early::rebase(e, family, &packet, (inner, outer), &name));
+    let early =
+        e.variant.nat.is_none().then(|| RebaseBeforePop::rebase(e, family, &packet, (inner, outer), &name));
     if merges {
         merge::look(e, family, &packet, outer, &name);
     }
@@ -122,18 +123,24 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, headers: i16, guard: &
 /// The inner checksum is re-based before the outer header is popped. So the sum that a device has made of the whole
 /// packet (`CHECKSUM_COMPLETE`) can be kept right without a helper: the kernel subtracts the popped header from it
 /// (`bpf_skb_generic_pop`), so what the checksum gains is first taken from that header.
-struct Early {
+struct RebaseBeforePop {
     unfinished: Label,
     /// Only where GRO may have merged.
     restored: Option<Label>,
     rebased: Label,
 }
 
-impl Early {
+impl RebaseBeforePop {
     /// Uses R1 to R4.
-    fn rebase(e: &mut Emit, family: Family, packet: &Window, (inner, outer): Flow, name: &str) -> Early {
+    fn rebase(
+        e: &mut Emit,
+        family: Family,
+        packet: &Window,
+        (inner, outer): Protocols,
+        name: &str,
+    ) -> RebaseBeforePop {
         let merged = outer == Proto::Udp && e.large != Large::Pass;
-        let early = Early {
+        let early = RebaseBeforePop {
             unfinished: e.label(format!("{name}_unfinished")),
             restored: merged.then(|| e.label(format!("{name}_restored"))),
             rebased: e.label(format!("{name}_rebased")),
@@ -158,7 +165,7 @@ impl Early {
         early
     }
 
-    fn finish(self, e: &mut Emit, family: Family, (inner, outer): Flow) {
+    fn finish(self, e: &mut Emit, family: Family, (inner, outer): Protocols) {
         let popped = i16::from(outer.header_len());
         e.bind(self.unfinished);
         let inner_at = e.offset(family, popped, None);
@@ -172,8 +179,8 @@ impl Early {
     }
 
     /// GRO forgets that a checksum inside was still to be finished: the field keeps the pseudo-header's sum. The
-    /// segmentation pair has given each segment an outer checksum, which covers every byte. Of two sums over the same
-    /// bytes one tells the other, so the inner checksum is
+    /// segmentation pair has given each segment an outer checksum, which covers every byte. Two sums over the same
+    /// bytes follow from each other, so the inner checksum is
     ///
     /// ```text
     ///   outer checksum + outer ports + outer length      the outer header
@@ -212,8 +219,8 @@ impl Early {
     }
 }
 
-/// What is inside, and what is around it.
-type Flow = (Proto, Proto);
+/// The inner protocol and the outer one.
+type Protocols = (Proto, Proto);
 
 /// Which ports below the funneling header may be reached.
 struct Guard<'a> {

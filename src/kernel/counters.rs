@@ -237,7 +237,7 @@ impl RuleCount {
 
 /// Returns when every packet that is in a program now has left it: tc runs programs within RCU's read side, and this
 /// command is `synchronize_rcu`, some 10 ms. At once where the kernel refuses it (nohz_full).
-pub fn let_packets_through() {
+pub fn wait_for_grace_period() {
     let _ = membarrier(MembarrierCommand::Global);
 }
 

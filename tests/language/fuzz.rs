@@ -250,8 +250,9 @@ fn a_million_random_and_mutated_rulesets_give_rules_or_diagnostics() {
     assert!(good > RULESETS / 50 && good < RULESETS / 2, "{good}: the mutations are too harsh or too kind");
 }
 
+/// No clock is asked: work that grows with the square of these sizes would not end while anybody waits.
 #[test]
-fn large_and_hostile_texts_are_read_in_linear_time() {
+fn large_and_hostile_texts_are_read_to_their_end() {
     const MANY: usize = 100_000;
     let (long, short) = (1 << 20, 1 << 16);
     let texts = [
