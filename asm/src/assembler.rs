@@ -56,6 +56,7 @@ pub struct Assembler {
     pub(crate) notes: Texts,
     pub(crate) sections: Texts,
     pub(crate) reach: i16,
+    pub(crate) long_jumps: bool,
     origin: Option<u32>,
     reachable: bool,
 }
@@ -78,6 +79,7 @@ impl Assembler {
             notes: Vec::new(),
             sections: Vec::new(),
             reach: i16::MAX,
+            long_jumps: true,
             origin: None,
             reachable: true,
         }
@@ -90,6 +92,12 @@ impl Assembler {
     /// kernel/bpf/core.c: "cannot be patched due to 16-bit range").
     pub fn reach(&mut self, slots: u16) {
         self.reach = i16::try_from(slots).unwrap_or(i16::MAX);
+    }
+
+    /// Whether the kernel has `gotol` (6.6 and later have). Without, jumps forward that are out of reach land on
+    /// islands, which jump on, and a jump back that is out of reach is an error.
+    pub fn long_jumps(&mut self, there_are: bool) {
+        self.long_jumps = there_are;
     }
 
     /// A new label, bound nowhere yet. Names are for the listing and need not be unique.

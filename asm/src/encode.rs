@@ -58,6 +58,7 @@ pub(crate) fn encode(step: &Step, slots: &mut Vec<u64>) -> bool {
         Step::Jump { cond: None, off, .. } => {
             Fields { code: CLASS_JMP | JMP_ALWAYS, off: *off, ..Fields::default() }
         }
+        Step::Island { off, .. } => Fields { code: CLASS_JMP | JMP_ALWAYS, off: *off, ..Fields::default() },
         // JA32: the only jump whose distance is the immediate.
         Step::Long { off, .. } => {
             Fields { code: CLASS_JMP32 | JMP_ALWAYS, imm: off.cast_unsigned(), ..Fields::default() }

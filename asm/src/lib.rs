@@ -8,7 +8,7 @@
 //! whatever is wrong with the program as a whole is an [`Error`] of [`Assembler::finish`].
 //!
 //! Jumps name labels, never distances. Each starts in its short form (16 bits of reach) and is
-//! lengthened to `gotol` only where the distance asks for it.
+//! lengthened to `gotol` only where the distance asks for it, or led over islands on kernels without it.
 //!
 //! ```
 //! use asm::{Assembler, Cond, Insn, Reg, Size};
@@ -42,6 +42,7 @@
 mod assembler;
 mod encode;
 mod insn;
+mod islands;
 mod listing;
 mod operand;
 mod program;

@@ -144,6 +144,10 @@ fn step_text(step: &Step, names: &[String]) -> String {
         Step::Op(insn) => insn.to_string(),
         Step::Jump { cond, to: Some(label), .. } => jump_text(*cond, &names[*label]),
         Step::Jump { cond, off, to: None } => jump_text(*cond, &format!("{off:+}")),
+        Step::Island { to, .. } => {
+            let jump = jump_text(None, &names[*to]);
+            format!("{jump:width$}; island", width = NOTE_COLUMN - INDENT)
+        }
         Step::Long { to, .. } => format!("gotol {}", names[*to]),
     }
 }

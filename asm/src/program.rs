@@ -22,6 +22,11 @@ pub(crate) enum Step {
         off: i32,
         to: usize,
     },
+    /// Where jumps land that are further from their label than a short one goes.
+    Island {
+        off: i16,
+        to: usize,
+    },
 }
 
 /// A step, where it is and which item it comes from.
@@ -38,6 +43,7 @@ pub(crate) struct Placed {
 pub struct Program {
     pub(crate) slots: Vec<u64>,
     pub(crate) long_jumps: usize,
+    pub(crate) islands: usize,
     /// In order of slots.
     pub(crate) steps: Vec<Placed>,
     /// By label; unique among those bound.
@@ -77,6 +83,11 @@ impl Program {
     /// How many jumps had to be lengthened to `gotol`. Kernels before 6.6 take only programs with none.
     pub fn long_jumps(&self) -> usize {
         self.long_jumps
+    }
+
+    /// How many `goto` stand on the way of jumps that would have been long.
+    pub fn islands(&self) -> usize {
+        self.islands
     }
 
     /// The tag the instruction at a slot was stamped with.

@@ -7,7 +7,7 @@
 //! 1. `live`: leave out jumps to the next instruction, then walk the control flow graph. Anything not
 //!    reached, or running off the end, is an error: the verifier refuses both.
 //! 2. `relax`: all jumps start short (16 bits). Those out of reach become long, which pushes others
-//!    out of reach, and so on.
+//!    out of reach, and so on. Where there are to be no long ones, [`islands`](crate::islands) instead.
 //! 3. `emit`: items to steps, one for each instruction of the kernel.
 //! 4. encode.
 //!
@@ -20,6 +20,7 @@ use crate::Label;
 use crate::assembler::{Assembler, Item, LabelDef, What};
 use crate::encode;
 use crate::insn::Cond;
+use crate::islands::{Layout, Pool};
 use crate::listing;
 use crate::program::{Placed, Program, Step};
 
@@ -60,6 +61,12 @@ pub enum Error {
         /// How long it may be.
         limit: usize,
     },
+    /// Without long jumps, no island can be put between a jump and its label.
+    #[error("label `{label}` is further away than a short jump goes")]
+    TooFar {
+        /// The label's name.
+        label: String,
+    },
     /// The encoder gave back something else than it was given.
     #[error("cannot encode: {text}")]
     Encoding {
@@ -72,12 +79,13 @@ pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
     let list = List { items: &asm.items, labels: &asm.labels, reach: asm.reach };
     list.check_bound()?;
     let kept = list.live()?;
-    let (forms, places) = list.relax(&kept);
-    let slots = places.last().copied().unwrap_or(0);
+    let (forms, layout) =
+        if asm.long_jumps { list.relax(&kept) } else { (forms(&kept), list.with_islands(&kept)?) };
+    let slots = layout.places.last().copied().unwrap_or(0);
     if slots > MAX_SLOTS {
         return Err(Error::TooLarge { slots, limit: MAX_SLOTS });
     }
-    let steps = list.emit(&forms, &places)?;
+    let steps = list.emit(&forms, &layout)?;
     let mut encoded = Vec::with_capacity(slots);
     for placed in &steps {
         if !encode::encode(&placed.step, &mut encoded) {
@@ -88,6 +96,7 @@ pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
     bound.sort_unstable();
     Ok(Program {
         slots: encoded,
+        islands: layout.pools.iter().map(|pool| pool.islands.len()).sum(),
         long_jumps: forms.iter().filter(|&&form| form == Form::Long).count(),
         steps,
         label_names: listing::unique_names(asm.labels, &bound),
@@ -99,7 +108,7 @@ pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
 
 /// How an item is going to be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(crate) enum Form {
     Dropped,
     /// An instruction, or a jump within 16 bits.
     Short,
@@ -107,11 +116,11 @@ enum Form {
     Long,
 }
 
-struct List<'a> {
-    items: &'a [Item],
-    labels: &'a [LabelDef],
+pub(crate) struct List<'a> {
+    pub(crate) items: &'a [Item],
+    pub(crate) labels: &'a [LabelDef],
     /// How far a short jump may go forwards, and one slot more backwards.
-    reach: i16,
+    pub(crate) reach: i16,
 }
 
 impl List<'_> {
@@ -128,7 +137,7 @@ impl List<'_> {
     }
 
     /// The item behind a label that `check_bound` has seen.
-    fn target(&self, label: Label) -> usize {
+    pub(crate) fn target(&self, label: Label) -> usize {
         self.labels[label.index].at.unwrap_or(self.items.len())
     }
 
@@ -187,10 +196,9 @@ impl List<'_> {
         }
     }
 
-    /// The form of each item, and the slot of each and of the end.
-    fn relax(&self, kept: &[bool]) -> (Vec<Form>, Vec<usize>) {
-        let mut forms: Vec<Form> =
-            kept.iter().map(|&k| if k { Form::Short } else { Form::Dropped }).collect();
+    /// The form of each item, and where it goes.
+    fn relax(&self, kept: &[bool]) -> (Vec<Form>, Layout) {
+        let mut forms = forms(kept);
         for round in 0..=ROUNDS {
             let assumed = if round < ROUNDS { Form::Short } else { Form::Long };
             let places = self.places(&forms, assumed);
@@ -209,7 +217,12 @@ impl List<'_> {
             }
         }
         let places = self.places(&forms, Form::Short);
-        (forms, places)
+        let lands = self.items.iter().map(|item| match item.what {
+            What::Jump { to, .. } => places[self.target(to)],
+            What::Op(_) => 0,
+        });
+        let lands = lands.collect();
+        (forms, Layout { places, lands, pools: Vec::new() })
     }
 
     fn in_reach(&self, distance: isize) -> bool {
@@ -229,10 +242,14 @@ impl List<'_> {
         places
     }
 
-    fn emit(&self, forms: &[Form], places: &[usize]) -> Result<Vec<Placed>, Error> {
+    fn emit(&self, forms: &[Form], layout: &Layout) -> Result<Vec<Placed>, Error> {
         let mut steps = Vec::with_capacity(self.items.len());
+        let mut pools = layout.pools.iter().peekable();
         for (at, item) in self.items.iter().enumerate() {
-            let mut slot = places[at];
+            if let Some(pool) = pools.next_if(|pool| pool.before == at) {
+                self.emit_pool(pool, &mut steps)?;
+            }
+            let mut slot = layout.places[at];
             let mut place = |step| {
                 steps.push(Placed { slot, item: at, origin: item.origin, step });
                 slot += 1;
@@ -245,7 +262,7 @@ impl List<'_> {
                 What::Jump { cond, to } => (cond, to),
             };
             // Each form ends with the instruction that goes to the label.
-            let away = distance(places[at + 1], places[self.target(to)]);
+            let away = distance(layout.places[at] + width(item, forms[at]), layout.lands[at]);
             let too_far = |_| Error::Encoding { text: self.text(at) };
             let to = to.index;
             match forms[at] {
@@ -272,10 +289,31 @@ impl List<'_> {
         }
         Ok(steps)
     }
+
+    /// As a part of the item that they are behind: labels are bound behind them.
+    fn emit_pool(&self, pool: &Pool, steps: &mut Vec<Placed>) -> Result<(), Error> {
+        let item = pool.before.saturating_sub(1);
+        let too_far = |_| Error::Encoding { text: self.text(item) };
+        let mut place = |slot, step| steps.push(Placed { slot, item, origin: None, step });
+        if pool.skip {
+            let off = i16::try_from(pool.islands.len()).map_err(too_far)?;
+            place(pool.slot, Step::Jump { cond: None, off, to: None });
+        }
+        for (slot, island) in (pool.slot + usize::from(pool.skip)..).zip(&pool.islands) {
+            let off = i16::try_from(distance(slot + 1, island.lands)).map_err(too_far)?;
+            place(slot, Step::Island { off, to: island.label });
+        }
+        Ok(())
+    }
+}
+
+/// All short, but for what is left out.
+fn forms(kept: &[bool]) -> Vec<Form> {
+    kept.iter().map(|&k| if k { Form::Short } else { Form::Dropped }).collect()
 }
 
 /// The slots an item takes in a form.
-fn width(item: &Item, form: Form) -> usize {
+pub(crate) fn width(item: &Item, form: Form) -> usize {
     match (item.what, form) {
         (_, Form::Dropped) => 0,
         (What::Op(insn), _) => insn.slots(),

@@ -1,7 +1,7 @@
 //! Whatever the distances, every jump of a program lands where its label was bound. A small interpreter
 //! that shares no code with the assembler follows the encoded bytes.
 
-use asm::{Assembler, Cond, Insn, Reg};
+use asm::{Assembler, Cond, Error, Insn, Reg};
 use proptest::prelude::*;
 
 const JA: u8 = 0x05;
@@ -108,4 +108,96 @@ proptest! {
             }
         }
     }
+
+    /// The same without long jumps, by way of islands: forward only, so each block goes to a later one.
+    #[test]
+    fn every_jump_lands_by_way_of_islands(
+        reach in prop_oneof![200u16..400, 1000u16..1100, 16_383u16..=16_383, 32_767u16..=32_767],
+        blocks in prop::collection::vec((0usize..4, any::<usize>(), 0usize..12_000), 2..16),
+    ) {
+        let mark = |n: usize| Insn::mov32(Reg::R9, u32::try_from(n).unwrap());
+        let mut asm = Assembler::new();
+        asm.long_jumps(false);
+        asm.reach(reach);
+        let labels: Vec<_> = (0..=blocks.len()).map(|_| asm.label("block")).collect();
+        for (n, &label) in labels.iter().enumerate() {
+            asm.jump_if(Cond::eq32(Reg::R1, u32::try_from(n).unwrap()), label);
+        }
+        asm.push(Insn::exit());
+        let target = |n: usize, to: usize| n + 1 + to % (blocks.len() - n);
+        for (n, &(kind, to, len)) in blocks.iter().enumerate() {
+            asm.bind(labels[n]);
+            asm.push(mark(n));
+            fill(&mut asm, len);
+            let to = labels[target(n, to)];
+            match kind {
+                0 => asm.goto(to),
+                1 => asm.jump_if(Cond::eq64(Reg::R2, 1), to),
+                2 => asm.jump_if(Cond::gt32(Reg::R2, 0), to),
+                _ => asm.jump_if(Cond::set64(Reg::R2, 3), to),
+            }
+        }
+        asm.bind(labels[blocks.len()]);
+        asm.push(mark(blocks.len()));
+        asm.push(Insn::exit());
+        let program = asm.finish().unwrap();
+        let bytes = program.bytes();
+
+        prop_assert_eq!(program.long_jumps(), 0);
+        for slot in 0..program.slots() {
+            let (code, off, _) = fields(&bytes, slot);
+            prop_assert!(code != JA32 && (0..=reach).contains(&off.cast_unsigned()), "{slot}: {code:#x} {off}");
+        }
+        for (n, &(kind, to, _)) in blocks.iter().enumerate() {
+            for taken in [false, true] {
+                let jumps = taken || kind == 0;
+                let next = if jumps { target(n, to) } else { n + 1 };
+                let expected = [n, next].map(|n| i32::try_from(n).unwrap());
+                prop_assert_eq!(run(&bytes, n, taken), expected);
+            }
+        }
+    }
+}
+
+/// Many labels that are all far away from where they are jumped to.
+#[test]
+fn a_pool_has_an_island_for_each_label_that_is_waited_for() {
+    const LABELS: u16 = 1000;
+    let mut asm = Assembler::new();
+    asm.long_jumps(false);
+    let labels: Vec<_> = (0..LABELS).map(|n| asm.label(format!("far_{n}"))).collect();
+    for (n, &label) in (0u32..).zip(&labels) {
+        asm.jump_if(Cond::eq32(Reg::R1, n), label);
+    }
+    fill(&mut asm, 50_000);
+    asm.push(Insn::exit());
+    for (n, &label) in (0u32..).zip(&labels) {
+        asm.bind(label);
+        asm.push(Insn::mov32(Reg::R9, n));
+        asm.push(Insn::exit());
+    }
+    let program = asm.finish().unwrap();
+    assert_eq!(program.islands(), usize::from(LABELS), "one each is enough");
+    let bytes = program.bytes();
+    for n in 0..usize::from(LABELS) {
+        assert_eq!(run(&bytes, n, false), [i32::try_from(n).unwrap()]);
+    }
+    let listing = program.listing(&|_| None);
+    assert!(
+        listing.contains("    goto +1000\n    goto far_0                            ; island\n"),
+        "{listing}"
+    );
+    assert!(listing.contains("    if w1 == 999 goto far_999\n"));
+}
+
+#[test]
+fn islands_lead_forward_only() {
+    let mut asm = Assembler::new();
+    asm.long_jumps(false);
+    let back = asm.label("back");
+    asm.bind(back);
+    fill(&mut asm, 40_000);
+    asm.jump_if(Cond::eq32(Reg::R1, 0), back);
+    asm.push(Insn::exit());
+    assert_eq!(asm.finish().unwrap_err(), Error::TooFar { label: "back".to_owned() });
 }
