@@ -21,10 +21,12 @@ use crate::system;
 
 pub mod bpf;
 pub mod counters;
+mod features;
 pub mod trial;
 mod verdict;
 
 pub use counters::Counters;
+pub use features::features;
 pub use verdict::Refusal;
 
 /// A program in the kernel, for as long as this lives or a filter holds it.
@@ -230,7 +232,7 @@ fn hint(source: &io::Error) -> &'static str {
             "; the ruleset makes too large a program: a kernel takes 1,000,000 instructions"
         }
         Some(Errno::EINVAL) => {
-            "; the kernel may lack an instruction or a helper that the program uses: 6.1 or later is needed"
+            "; the kernel may lack an instruction or a helper that the program uses: 5.10 or later is needed"
         }
         Some(Errno::ENOSYS) => {
             "; this kernel, or the emulator that runs this program, has no bpf system call (CONFIG_BPF_SYSCALL)"

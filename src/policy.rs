@@ -7,7 +7,7 @@ use std::fmt;
 
 use asm::Program;
 
-use crate::codegen::{self, Beside, Large, Link, Options, Via};
+use crate::codegen::{self, Beside, Features, Large, Link, Mtu, Options, Target, Via};
 use crate::ir::{Ruleset, Side};
 
 /// The hook that rules without chains are for, unless the user says another.
@@ -127,10 +127,10 @@ impl Companions {
         Companions { cut, merge: needs.merge, finish: cut.is_some() && needs.finish_all }
     }
 
-    /// The program for this hook.
+    /// The program for this hook, on the newest kernels.
     pub fn options(self, link: Link, side: Side) -> Options {
         let large = self.cut.map_or(Large::Pass, |via| Large::Segment(side, via));
-        Options { link, large, merge: self.merge, finish: self.finish }
+        Options { link, large, merge: self.merge, finish: self.finish, target: Target::NEWEST }
     }
 }
 
@@ -139,10 +139,32 @@ pub fn usual(link: Link, side: Side, ruleset: &Ruleset, choices: Choices) -> Opt
     Companions::usual(&Needs::of(side, ruleset, choices), choices.gso).options(link, side)
 }
 
-/// Every program that some hook may get for these rules, whatever the choices and the interface.
-pub fn every(ruleset: &Ruleset) -> Vec<Options> {
+/// What the program of a hook asks the kernel for that has these features, on an interface with this MTU, if it is known.
+///
+/// Without `bpf_check_mtu`, what leaves by the interface is measured by the MTU that it has now. Nobody knows the route
+/// of what arrives; and kernels without that helper look at no length when they look up a route (`bpf_fib_lookup`).
+pub fn target(features: Features, side: Side, ruleset: &Ruleset, mtu: Option<u32>) -> Target {
+    let mtu = mtu.filter(|_| codegen::funnels(ruleset));
+    let mtu = match (features.check_mtu, side, mtu.map(u16::try_from)) {
+        (true, ..) => Mtu::Asked,
+        // No packet is too long for a longer one.
+        (false, Side::Egress, Some(Ok(mtu))) => Mtu::Is(mtu),
+        (false, ..) => Mtu::Unknown,
+    };
+    Target { long_jumps: features.long_jumps, mtu }
+}
+
+/// What [`target`] does on a kernel without `bpf_check_mtu`.
+pub const UNASKED: &str = "egress measures what it funnels by the MTU that the interface has when rules are attached, so attach \
+     again when that changes; ingress tells no sender that its packets are too long to be forwarded";
+
+/// Every program that some hook may get for these rules on a kernel that has these features, whatever the choices and the
+/// interface (but for its MTU: the usual).
+pub fn every(ruleset: &Ruleset, features: Features) -> Vec<Options> {
+    const MTU: u32 = 1500;
     let mut all = Vec::new();
-    let mut add = |options| {
+    let mut add = |options: Options, side| {
+        let options = options.on(target(features, side, ruleset, Some(MTU)));
         if !all.contains(&options) {
             all.push(options);
         }
@@ -160,7 +182,7 @@ pub fn every(ruleset: &Ruleset) -> Vec<Options> {
                     Companions { cut: None, finish: false, ..usual },
                     Companions::default(),
                 ] {
-                    add(companions.options(link, side));
+                    add(companions.options(link, side), side);
                 }
             }
         }
@@ -176,7 +198,7 @@ pub fn every_choice() -> Vec<Choices> {
 }
 
 /// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
-pub fn name(Options { link, large, merge, finish }: Options) -> String {
+pub fn name(Options { link, large, merge, finish, .. }: Options) -> String {
     let link = match link {
         Link::Ethernet => "",
         Link::None => "_l3",

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -152,6 +153,21 @@ fn compile_writes_to_a_file_and_for_either_link() {
 }
 
 #[test]
+fn compile_leaves_out_what_the_kernel_lacks() {
+    let mut rules = "udp dport 4739 actions funnel tcp sport 540 dport 179\n".to_owned();
+    for n in 0..10_000 {
+        let _ = writeln!(rules, "ip tcp daddr 10.{}.{}.0/24 dport {} drop", n / 256, n % 256, 1 + n % 60_000);
+    }
+    let listing =
+        |more: &[&str]| out(&run(sfunnel(&[&["compile", "-", "-d", "egress"], more].concat()), &rules));
+    let has = |listing: &str| ["bpf_check_mtu", "gotol", "; island"].map(|word| listing.contains(word));
+    assert_eq!(has(&listing(&[])), [true, true, false]);
+    assert_eq!(has(&listing(&["--without", "check-mtu"])), [false, true, false]);
+    assert_eq!(has(&listing(&["--without", "long-jumps"])), [true, false, true]);
+    assert_eq!(has(&listing(&["--without", "check-mtu,long-jumps"])), [false, false, true]);
+}
+
+#[test]
 fn a_closed_pipe_is_success() {
     let mut command = sfunnel(&["compile", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -210,7 +226,7 @@ fn every_flag_is_in_the_help_of_its_command() {
         ("detach", &["--clean"]),
         ("status", &["--json", "--prometheus"]),
         ("check", &["<FILE>", "--deny"]),
-        ("compile", &["<FILE>", "--emit", "--output", "--check", "--link", "--deny"]),
+        ("compile", &["<FILE>", "--emit", "--output", "--check", "--link", "--deny", "--without"]),
         (
             "explain",
             &["[FILE]", "--ruleset", "--direction", "-d,", "--packet", "--pcap", "--write", "--brief"],

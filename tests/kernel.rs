@@ -7,6 +7,9 @@
 
 mod support;
 
+#[path = "kernel/goldens.rs"]
+mod goldens;
+
 #[path = "kernel/counters.rs"]
 mod counters;
 
@@ -19,10 +22,11 @@ use std::thread;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};
 use range_set_blaze::RangeSetBlaze;
-use sfunnel::codegen::Link;
+use sfunnel::codegen::{Link, Mtu, Target};
 use sfunnel::explain;
 use sfunnel::field::Field;
 use sfunnel::ir;
+use sfunnel::kernel::features;
 use sfunnel::matches::{Key, Matches};
 use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
@@ -54,7 +58,7 @@ fn model_diagram_and_kernel_agree_on_random_rulesets() {
     let share = cases.div_ceil(u32::try_from(threads).unwrap_or(1));
     let done = AtomicUsize::new(0);
     thread::scope(|scope| {
-        let work = || agree_on_random(share, &done);
+        let work = || agree_on_random(None, share, &done);
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         for worker in workers {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -63,7 +67,18 @@ fn model_diagram_and_kernel_agree_on_random_rulesets() {
     assert!(done.into_inner() >= cases as usize, "fewer rulesets were run than asked for");
 }
 
-fn agree_on_random(cases: u32, done: &AtomicUsize) {
+/// What is compiled for kernels that lack things does the same in those that do not.
+#[test]
+fn what_old_kernels_lack_is_done_without() {
+    if !require(&[Need::Root]) {
+        return;
+    }
+    for target in [engine::OLDEST, Target { mtu: Mtu::Unknown, ..Target::NEWEST }] {
+        agree_on_random(Some(target), 100, &AtomicUsize::new(0));
+    }
+}
+
+fn agree_on_random(target: Option<Target>, cases: u32, done: &AtomicUsize) {
     let mut loader = Loader::default();
     // Few rules mostly: their packets hit more often. Many sometimes: their diagram is deeper.
     let rulesets = prop_oneof![
@@ -75,19 +90,19 @@ fn agree_on_random(cases: u32, done: &AtomicUsize) {
     let loader_cell = std::cell::RefCell::new(&mut loader);
     let result = TestRunner::new(config).run(&rulesets, |case| {
         done.fetch_add(1, Ordering::Relaxed);
-        let agreed = engine::agree(&mut loader_cell.borrow_mut(), &case);
+        let agreed = engine::agree_for(target, &mut loader_cell.borrow_mut(), &case);
         agreed.map_err(|error| TestCaseError::fail(format!("{error:#}")))
     });
     if let Err(TestError::Fail(why, case)) = result {
-        let case = smallest(&mut loader, case);
+        let case = smallest(target, &mut loader, case);
         panic!("{why}\nSave this as testdata/regressions/NAME.txt:\n\n{case}");
     }
     result.expect("no case was given up");
 }
 
 /// Drops every packet and rule that the failure does not need.
-fn smallest(loader: &mut Loader, mut case: Case) -> Case {
-    let mut fails = |case: &Case| engine::agree(loader, case).is_err();
+fn smallest(target: Option<Target>, loader: &mut Loader, mut case: Case) -> Case {
+    let mut fails = |case: &Case| engine::agree_for(target, loader, case).is_err();
     let alone = case.packets.iter().map(|packet| Case { packets: vec![packet.clone()], ..case.clone() });
     if let Some(one) = alone.into_iter().find(|case| fails(case)) {
         case = one;
@@ -698,7 +713,12 @@ fn the_verifier_walks_through_options_once() {
     let rules = Rule::parse_all(text).expect("rules");
     for link in [Link::Ethernet, Link::None] {
         let (compiled, loaded) = engine::load(&mut Loader::default(), &rules, link).expect("a program");
-        let (slots, verified) = (compiled.slots, loaded.verified().expect("a count"));
+        // Kernels before 5.16 do not tell.
+        let Ok(verified) = loaded.verified() else {
+            assert!(!features().check_mtu, "a count");
+            continue;
+        };
+        let slots = compiled.slots;
         assert!(verified < slots * 3, "{verified} looked at of {slots}");
     }
 }
@@ -721,10 +741,17 @@ fn the_verifier_accepts_65536_rules() {
     }
     let mut loader = Loader::default();
     let of_both = [arb::many(32_768), arb::many6(32_768)].concat();
+    let mut all = Vec::new();
     for rules in [arb::many(1_000), arb::many(10_000), arb::many(65_536), arb::many6(65_536), of_both] {
+        all.push((None, rules));
+    }
+    // By way of islands, where there are no long jumps.
+    all.extend([arb::many(10_000), arb::many(65_536)].map(|rules| (Some(engine::OLDEST), rules)));
+    for (target, rules) in all {
         let count = rules.len();
-        let (compiled, loaded) = engine::load(&mut loader, &rules, Link::Ethernet)
+        let (compiled, loaded) = engine::load_for(target, &mut loader, &rules, Link::Ethernet)
             .unwrap_or_else(|error| panic!("{count} rules: {error:#}"));
+        assert!(target.is_none() || compiled.islands > 0, "{count} rules: no island");
         assert_eq!(compiled.ruleset.rules.len(), count);
         // The first, the last, and some between; and a miss beside each.
         for index in [0, 1, 2, 3, 4, 5, count / 2, count / 2 + 1, count - 4, count - 3, count - 2, count - 1]
@@ -841,22 +868,25 @@ fn a_link_header_that_the_device_does_not_have_is_found() {
 #[test]
 fn two_capabilities_are_enough() {
     const CHILD: &str = "SFUNNEL_TEST_CHILD";
+    // The same kernels that have no bpf_check_mtu compare pointers into the packet only with a third one.
+    let old = !features().check_mtu;
     if std::env::var_os(CHILD).is_some() {
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("a status");
-        // Bits 39 (BPF) and 12 (NET_ADMIN).
-        assert!(status.contains("CapEff:\t0000008000001000\n"), "{status}");
+        // Bits 39 (BPF) and 12 (NET_ADMIN); 38 (PERFMON).
+        let effective = if old { "CapEff:\t000000c000001000\n" } else { "CapEff:\t0000008000001000\n" };
+        assert!(status.contains(effective), "{status}");
         let mut loader = Loader::default();
         for link in [Link::Ethernet, Link::None] {
             engine::load(&mut loader, &arb::many(1_000), link).expect("1,000 rules");
         }
-        agree_on_random(100, &AtomicUsize::new(0));
+        agree_on_random(None, 100, &AtomicUsize::new(0));
         counters::agree_on_random(30);
         return;
     }
     if !require(&[Need::Root, Need::Tool("setpriv", "util-linux")]) {
         return;
     }
-    let caps = "-all,+bpf,+net_admin";
+    let caps = if old { "-all,+bpf,+net_admin,+perfmon" } else { "-all,+bpf,+net_admin" };
     let output = Command::new(support::lab::find_tool("setpriv").expect("setpriv"))
         .args([&format!("--bounding-set={caps}"), &format!("--inh-caps={caps}"), "--"])
         .arg(std::env::current_exe().expect("this binary"))

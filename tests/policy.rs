@@ -14,7 +14,7 @@ use sfunnel::codegen::counters::Reason;
 use sfunnel::diag::Source;
 use sfunnel::explain::words;
 use sfunnel::net::Mark;
-use sfunnel::{check, codegen, diagram, policy};
+use sfunnel::{check, codegen, diagram, kernel, policy};
 use support::lab::{DEADLINE, Ns};
 use support::wire::Wire;
 use support::{Need, require};
@@ -139,7 +139,7 @@ fn tried(rules: &str) -> Vec<String> {
     let hash = |options| {
         Mark::new(&codegen::compile(&ruleset, &diagram, options).expect("a program").bytes(), 0).hash
     };
-    policy::every(&ruleset).into_iter().map(hash).collect()
+    policy::every(&ruleset, kernel::features()).into_iter().map(hash).collect()
 }
 
 #[test]

@@ -262,12 +262,24 @@ pub struct Compile {
     /// Whose end this is, if the rules are a `service`
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub end: Option<End>,
+    /// What the kernel that it is for lacks; repeat it, or separate by commas. `attach` finds that out by trying
+    #[arg(long, value_enum, value_name = "FEATURE", value_delimiter = ',')]
+    pub without: Vec<FeatureArg>,
     #[command(flatten)]
     pub chosen: Chosen,
     #[command(flatten)]
     pub defines: Defines,
     #[command(flatten)]
     pub strict: Strict,
+}
+
+/// What came after Linux 5.10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FeatureArg {
+    /// `bpf_check_mtu` (5.12)
+    CheckMtu,
+    /// `gotol` (6.6)
+    LongJumps,
 }
 
 impl From<Side> for Direction {

@@ -196,7 +196,7 @@ pub(super) fn attempt_to_attach(
         turn => turn?,
     };
     let places = places(target, netlink, console)?;
-    let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
+    let interfaces: Vec<Interface> = places.iter().map(|place| place.interface.clone()).collect();
     let needs = |(hook, rules): &(Hook, &Rules)| Needs::of((*hook).into(), &rules.ruleset, how.choices);
     let needs: Vec<Needs> = rules.iter().map(needs).collect();
     let before = net::status(netlink, &interfaces, &Hook::ALL)?;
@@ -207,6 +207,9 @@ pub(super) fn attempt_to_attach(
         unseen.for_each(|(hook, why)| console.say(format!("{} {hook}: {why}", device.interface.name)));
     }
     let funnels = needs.iter().any(|needs| needs.funnels);
+    if funnels && !kernel::features().check_mtu {
+        console.say(format!("this kernel has no bpf_check_mtu (Linux 5.12): {}", policy::UNASKED));
+    }
     let others = devices.iter().filter(|device| funnels && beside::which(&device.interface).is_none());
     let distrusted = card::distrusted(others)?;
     let ends = (aside && how.choices.gso == policy::Gso::Segment).then(Ends::load).transpose()?;
@@ -260,19 +263,28 @@ fn cards(
     card::notes(distrusted, &funneling.collect::<Vec<_>>(), gso, !finish && (arrives || stacked && leaves))
 }
 
-/// Where to attach, and what packets start with there.
+/// Where to attach, and what packets are like there.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) interface: Interface,
+    pub(super) link: Link,
+    pub(super) mtu: Option<u32>,
+}
+
 pub(super) fn places(
     target: &Target,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
-) -> Result<Vec<(Interface, Link)>, Failure> {
-    let mut places: Vec<(Interface, Link)> = Vec::new();
+) -> Result<Vec<Place>, Failure> {
+    let mut places: Vec<Place> = Vec::new();
     let interfaces = interfaces(target, netlink)?;
     let devices = links::devices(netlink)?;
     for interface in interfaces {
         let device = devices.iter().find(|device| device.interface == interface);
         match device.map_or(interface.link(), Device::link) {
-            Some(link) => places.push((interface, link)),
+            Some(link) => {
+                places.push(Place { interface, link, mtu: device.and_then(|device| device.mtu) });
+            }
             None => {
                 let Interface { name, link_type, .. } = interface;
                 let error = net::Error::UnknownLink { interface: name, link_type };
@@ -287,7 +299,7 @@ pub(super) fn places(
 }
 
 fn attach_prepared(
-    places: &[(Interface, Link)],
+    places: &[Place],
     rules: &[(Hook, &Rules)],
     prepared: &Prepared,
     standing: &[Filter],
@@ -297,10 +309,12 @@ fn attach_prepared(
 ) -> Result<Vec<net::Attached>, Failure> {
     // Each list of rules once, however many hooks have it.
     let mut lists: Vec<(&Rules, Vec<Wanted<'_>>)> = Vec::new();
-    for (interface, link) in places {
+    for Place { interface, link, mtu } in places {
         for (hook, rules) in rules {
             let aside = prepared.of(interface, *hook);
-            let wanted = (interface, *hook, aside.companions().options(*link, (*hook).into()), aside);
+            let target = policy::target(kernel::features(), (*hook).into(), &rules.ruleset, *mtu);
+            let options = aside.companions().options(*link, (*hook).into()).on(target);
+            let wanted = (interface, *hook, options, aside);
             match lists.iter_mut().find(|(known, _)| std::ptr::eq(*known, *rules)) {
                 Some((_, all)) => all.push(wanted),
                 None => lists.push((rules, vec![wanted])),

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 
-use super::args::{Check, Chosen, Compile, Emit, End};
+use super::args::{Check, Chosen, Compile, Emit, End, FeatureArg};
 use super::files::{apart, file_source};
 use super::rules::{Lists, Rules};
 use super::settings::defined;
 use super::{Console, Failure};
+use crate::codegen::Features;
 use crate::ir::Side;
 use crate::policy::{self, Choices};
 use crate::stored::{self, Answer, Form};
@@ -60,7 +61,12 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
         .one(wanted)?;
     let choices = chosen(args.chosen)?;
     let side = side.or(wanted).unwrap_or(policy::DEFAULT_SIDE);
-    let compile = || rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, choices));
+    let features = Features {
+        check_mtu: !args.without.contains(&FeatureArg::CheckMtu),
+        long_jumps: !args.without.contains(&FeatureArg::LongJumps),
+    };
+    let target = policy::target(features, side, &rules.ruleset, None);
+    let compile = || rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, choices).on(target));
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
     }

@@ -3,18 +3,19 @@
 //! Comes in: rules and a place, as for attaching. Goes out: every difference in words. Changes nothing, loads
 //! nothing: the name of a filter has the hash of its program.
 
-use super::attach::{hooks, lists, open, places};
+use super::attach::{Place, hooks, lists, open, places};
 use super::how::How;
 use super::rules::Rules;
 use super::settings::Target;
 use super::{Console, Failure};
+use crate::codegen::Features;
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::gso::Aside;
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
-use crate::net::{self, Filter, Hook, Interface, Link, Mark, card, health};
-use crate::policy::{Gso, Needs};
+use crate::net::{self, Filter, Hook, Interface, Mark, card, health};
+use crate::policy::{self, Gso, Needs};
 
 pub(super) fn check(
     target: &Target,
@@ -44,17 +45,18 @@ pub(super) fn differences(
     let rules = hooks(target, &lists)?;
     let mut netlink = open(target)?;
     let places = places(target, &mut netlink, console)?;
-    let interfaces: Vec<Interface> = places.iter().map(|(interface, _)| interface.clone()).collect();
+    let interfaces: Vec<Interface> = places.iter().map(|place| place.interface.clone()).collect();
     let standing = net::status(&mut netlink, &interfaces, &Hook::ALL)?;
     let devices = links::devices(&mut netlink)?;
     let mut found = Vec::new();
-    for (interface, link) in &places {
+    for place in &places {
+        let interface = &place.interface;
         let broken = health::broken(&mut netlink, &standing, &devices, interface)?;
         for (hook, rules) in &rules {
             let filter =
                 standing.iter().find(|filter| filter.interface == *interface && filter.hook == *hook);
             let device = devices.iter().find(|device| device.interface == *interface);
-            let mut differs = difference(filter, (*link, *hook), device, rules, how)?;
+            let mut differs = difference(filter, (place, *hook), device, rules, how)?;
             if let (None, Some(filter)) = (&differs, filter) {
                 differs = how.where_to.misses(&mut netlink, filter)?;
             }
@@ -69,7 +71,7 @@ pub(super) fn differences(
 
 fn difference(
     filter: Option<&Filter>,
-    (link, hook): (Link, Hook),
+    (place, hook): (&Place, Hook),
     device: Option<&Device>,
     rules: &Rules,
     how: How,
@@ -80,9 +82,20 @@ fn difference(
         return Ok(Some(format!("another version of sfunnel has attached `{name}`")));
     };
     let Mark { large, merging, finishing, .. } = mark;
-    let options = Aside { large, merging, finishing }.companions().options(link, hook.into());
-    let wanted = Mark::new(&rules.compile(options)?.bytes(), rules.ruleset.rules.len());
-    if wanted.hash != mark.hash {
+    let options = Aside { large, merging, finishing }.companions().options(place.link, hook.into());
+    let made_for = |features| {
+        let target = policy::target(features, hook.into(), &rules.ruleset, place.mtu);
+        let program = rules.compile(options.on(target))?;
+        Ok::<_, Failure>(Mark::new(&program.bytes(), rules.ruleset.rules.len()))
+    };
+    // What the kernel has could only be found out by loading.
+    let [newest, older @ ..] = Features::EVERY;
+    let wanted = made_for(newest)?;
+    let mut known = wanted.hash == mark.hash;
+    for features in older {
+        known = known || made_for(features)?.hash == mark.hash;
+    }
+    if !known {
         return Ok(Some(format!(
             "a program of {} with the hash {} is attached, and these rules make one of {} with the hash {}",
             counted(mark.rules),

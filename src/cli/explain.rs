@@ -20,7 +20,7 @@ use crate::kernel::LoadError;
 use crate::kernel::counters::Counters;
 use crate::kernel::trial::{REDIRECT, Trial};
 use crate::paint::Paint;
-use crate::{elf, policy};
+use crate::{elf, kernel, policy};
 
 /// A frame and its time.
 type Passed = (Vec<u8>, (u32, u32));
@@ -82,7 +82,8 @@ fn hook(
     paint: Paint,
     console: &mut Console<'_>,
 ) -> Result<Vec<Passed>, Failure> {
-    let options = policy::usual(Header::Ethernet, side, &rules.ruleset, chosen(args.chosen)?);
+    let target = policy::target(kernel::features(), side, &rules.ruleset, None);
+    let options = policy::usual(Header::Ethernet, side, &rules.ruleset, chosen(args.chosen)?).on(target);
     let mut run = Run::load(rules, options, args, console)?;
     let (mut frames, mut counts) = (Vec::new(), [0usize; 5]);
     for (index, sample) in samples.iter().enumerate() {

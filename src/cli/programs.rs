@@ -68,11 +68,12 @@ impl Programs {
 pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Console<'_>) {
     let translated = program.translated.map_or("unknown".to_owned(), |bytes| (bytes / 8).to_string());
     console.say(format!(
-        "debug: program {} `{}`: {} instructions, {} long jumps, {translated} after the verifier",
+        "debug: program {} `{}`: {} instructions, {} long jumps, {} islands, {translated} after the verifier",
         program.id,
         program.name,
         compiled.slots(),
         compiled.long_jumps(),
+        compiled.islands(),
     ));
 }
 

@@ -32,9 +32,21 @@ impl Jumbo {
 
     /// Falls through from nowhere.
     pub(super) fn emit(self, e: &mut Emit) {
-        let ip = Window::of_ip_header(ipv6::SHORTEST);
         e.bind(self.other);
         e.jump_if_note(Cond::ne32(R2, ipv6::HOP_BY_HOP), e.pass, "not hop-by-hop options");
+        self.find_ports(e);
+    }
+
+    /// The same in front of the diagrams, for kernels where nothing leads back over them.
+    pub(super) fn emit_in_front(&self, e: &mut Emit) {
+        let usual = e.label("ip6_usual");
+        e.jump_if_note(Cond::ne32(R2, ipv6::HOP_BY_HOP), usual, "not hop-by-hop options");
+        self.find_ports(e);
+        e.bind(usual);
+    }
+
+    fn find_ports(&self, e: &mut Emit) {
+        let ip = Window::of_ip_header(ipv6::SHORTEST);
         e.load(R2, &ip, ipv6::LENGTH);
         e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not a jumbogram");
         e.load(R2, &ip.at(ipv6::LEN), ipv6::JUMBO);

@@ -18,8 +18,8 @@
 
 use asm::{Cond, Helper, Insn, Label, Reg::*, Size};
 
-use super::emit::{Emit, FP, SHOT, Slot, UNSPEC};
-use super::frame::COUNTER;
+use super::emit::{Emit, FP, SHOT, UNSPEC};
+use super::frame::{COUNTER, Slot};
 use crate::ir::Rule;
 use crate::packet::skb;
 

@@ -7,7 +7,8 @@
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
 use super::counters::Reason;
-use super::{Large, Link, Options, Variant, merge, segment};
+use super::frame::Slot;
+use super::{Large, Link, Options, Target, Variant, merge, segment};
 use crate::packet::{Field, skb};
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -53,19 +54,10 @@ impl Window {
     pub(super) fn of_ip_header(len: i16) -> Window {
         Window { base: IP, offset: 0, len }
     }
-}
 
-/// An area of the stack frame, below the frame pointer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    /// Negative: bytes from the frame pointer to the area's start.
-    pub offset: i16,
-    pub len: i16,
-}
-
-impl Slot {
-    pub(super) fn window(self) -> Window {
-        Window { base: FP, offset: self.offset, len: self.len }
+    /// In the stack frame.
+    pub(super) fn of_slot(Slot { offset, len }: Slot) -> Window {
+        Window { base: FP, offset, len }
     }
 }
 
@@ -77,6 +69,7 @@ pub(super) struct Emit {
     pub(super) large: Large,
     /// Whether all packets to funnel go to the segmentation pair.
     pub(super) finish: bool,
+    pub(super) target: Target,
     /// Where packets of several segments go, once something has jumped there.
     segment: Option<Label>,
     /// Whether there is a merging pair.
@@ -96,9 +89,10 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large, merge, finish } = options;
+        let Options { link, large, merge, finish, target } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
+        asm.long_jumps(target.long_jumps);
         let (pass, fail) = (asm.label("pass"), asm.label("fail"));
         Emit {
             asm,
@@ -106,6 +100,7 @@ impl Emit {
             entered: false,
             large,
             finish,
+            target,
             segment: None,
             merges: merge,
             merge: None,

@@ -15,9 +15,23 @@
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::counters::Reason;
-use super::emit::{Emit, FP, Slot, Window};
+use super::emit::{Emit, FP, Window};
 use crate::ir::Family;
 use crate::packet::{fib, ipv4};
+
+/// An area of the stack frame, below the frame pointer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// Negative: bytes from the frame pointer to the area's start.
+    pub offset: i16,
+    pub len: i16,
+}
+
+impl Slot {
+    pub(super) fn window(self) -> Window {
+        Window::of_slot(self)
+    }
+}
 
 pub(super) const PUSHED: Slot = Slot { offset: -24, len: 24 };
 pub(super) const OPTIONS: Slot = Slot { offset: -64, len: ipv4::OPTIONS_MAX };

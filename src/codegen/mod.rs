@@ -62,6 +62,7 @@ mod payload;
 mod prologue;
 mod search;
 mod segment;
+mod target;
 mod unfunnel;
 mod validate;
 
@@ -74,6 +75,7 @@ use range_set_blaze::RangeSetBlaze;
 pub use self::beside::Beside;
 pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
+pub use self::target::{Features, Mtu, Target};
 
 use self::emit::Emit;
 use crate::diagram::Diagram;
@@ -108,13 +110,19 @@ pub struct Options {
     pub merge: bool,
     /// Every packet to funnel crosses the segmentation pair first, for a finished checksum: never with a macvlan.
     pub finish: bool,
+    pub target: Target,
 }
 
 impl Options {
     /// The program that leaves packets of several segments alone, and makes none. Not what `attach` loads by default:
     /// see [`policy`](crate::policy).
     pub const fn pass_gso(link: Link) -> Self {
-        Options { link, large: Large::Pass, merge: false, finish: false }
+        Options { link, large: Large::Pass, merge: false, finish: false, target: Target::NEWEST }
+    }
+
+    #[must_use]
+    pub const fn on(self, target: Target) -> Self {
+        Options { target, ..self }
     }
 }
 
@@ -330,7 +338,9 @@ fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
         e.bind(label);
         mss::emit(e);
     }
-    for ((family, counted), shared) in funneled {
+    // Where nobody asks what fits, nothing is told.
+    let told = |_: &_| e.target.mtu != Mtu::Unknown;
+    for ((family, counted), shared) in funneled.into_iter().filter(told).collect::<Vec<_>>() {
         e.variant.counted = counted;
         e.bind(shared.too_long);
         mtu::emit(e, family);

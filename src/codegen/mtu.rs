@@ -13,17 +13,20 @@
 //!
 //! The program is the same on both: on ingress the interface is the one the packet was received by. (It
 //! also is where a packet leaves by the interface it came from; such an answer goes nowhere.)
+//!
+//! For kernels without `bpf_check_mtu`, a program for egress holds the interface's MTU, and one for ingress asks
+//! nothing: those kernels do not look at the length when they look up a route.
 
 mod untold;
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
-use super::Link;
 use super::checksum::ones_complement_sum;
 use super::counters::Reason;
-use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Slot, Window};
-use super::frame::{FIB, Len, MTU, Offset, REPLY};
+use super::emit::{Emit, FP, IP, L4_LEN, PORTS, Window};
+use super::frame::{FIB, Len, MTU, Offset, REPLY, Slot};
 use super::nat::new_word;
+use super::{Link, Mtu};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ethernet, fib, icmp, ipv4, ipv6, skb};
 
@@ -52,8 +55,13 @@ impl Question {
     ) -> Question {
         let asked = e.label(format!("{name}_large"));
         let fits = e.label(format!("{name}_fits"));
-        let most = family.least_mtu() - u16::from(outer.header_len()) - without.unsigned_abs();
-        e.jump_if_note(Cond::gt32(length, most), asked, "not every link carries it");
+        let (mtu, note) = match e.target.mtu {
+            Mtu::Asked => (family.least_mtu(), "not every link carries it"),
+            Mtu::Is(mtu) => (mtu, "not for this interface"),
+            Mtu::Unknown => return Question { family, outer, name: name.to_owned(), asked, fits },
+        };
+        let most = mtu.saturating_sub(u16::from(outer.header_len()) + without.unsigned_abs());
+        e.jump_if_note(Cond::gt32(length, most), asked, note);
         e.bind(fits);
         Question { family, outer, name: name.to_owned(), asked, fits }
     }
@@ -62,6 +70,19 @@ impl Question {
     pub(super) fn emit(self, e: &mut Emit, too_long: Label) {
         let Question { family, outer, name, asked, fits } = self;
         let pushed = i32::from(outer.header_len());
+        match e.target.mtu {
+            Mtu::Asked => {}
+            Mtu::Is(mtu) => {
+                e.bind(asked);
+                e.load_skb(R1, skb::IFINDEX);
+                e.load_skb(R2, skb::INGRESS_IFINDEX);
+                e.jump_if_note(Cond::eq32(R1, R2), fits, "from the same interface");
+                let told = (i32::from(mtu) - pushed).max(family.least_mtu().into());
+                e.op_note(Insn::mov32(TOLD, told), "MTU");
+                return e.goto(too_long);
+            }
+            Mtu::Unknown => return,
+        }
         let ip = Window::of_ip_header(family.shortest());
         let received = e.label(format!("{name}_received"));
         e.bind(asked);
@@ -201,10 +222,12 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
     e.count_as(Reason::MtuTold);
     let fail = e.fail();
     let least = i32::from(family.least_mtu());
-    let told = e.label(format!("{}mtu_to_tell", family.prefix()));
-    e.jump_if(Cond::ge32(TOLD, least), told);
-    e.op_note(Insn::mov32(TOLD, least), "what every link carries");
-    e.bind(told);
+    if e.target.mtu == Mtu::Asked {
+        let told = e.label(format!("{}mtu_to_tell", family.prefix()));
+        e.jump_if(Cond::ge32(TOLD, least), told);
+        e.op_note(Insn::mov32(TOLD, least), "what every link carries");
+        e.bind(told);
+    }
 
     let header = family.header_len();
     let ones = header + icmp::LEN + quoted(family);

@@ -7,7 +7,7 @@
 use asm::{Cond, Insn, Label, Reg::*};
 
 use super::big::Jumbo;
-use super::emit::{Emit, PORTS, SKB, Window};
+use super::emit::{Cold, Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::{Link, merge};
 use crate::ir::{Family, Proto};
@@ -40,16 +40,14 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
         unless(e, first, other);
     }
     match first {
-        Family::V4 => plain_or_options(e, &ip, |e| dispatch(e, Family::V4, v4, &mut tree)),
-        Family::V6 => find_ports(e, &ip, |e| dispatch(e, Family::V6, v6, &mut tree)),
+        Family::V4 => plain_or_options(e, &ip, cold, |e| dispatch(e, Family::V4, v4, &mut tree)),
+        Family::V6 => find_ports(e, &ip, cold, |e| dispatch(e, Family::V6, v6, &mut tree)),
     }
-    e.pull(cold);
     if let Some(second) = second {
         e.bind(second);
         unless(e, Family::V6, e.pass);
         let (ip, cold) = e.pull_window("ip6_packet", ipv6::SHORTEST);
-        find_ports(e, &ip, |e| dispatch(e, Family::V6, v6, &mut tree));
-        e.pull(cold);
+        find_ports(e, &ip, cold, |e| dispatch(e, Family::V6, v6, &mut tree));
     }
 }
 
@@ -68,7 +66,11 @@ fn unless(e: &mut Emit, family: Family, other: Label) {
 fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMut(&mut Emit, Family, Proto)) {
     e.load(R2, &Window::of_ip_header(family.shortest()), family.protocol());
     let jumbo = (family == Family::V6 && wanted.contains(&Proto::Tcp)).then(|| Jumbo::labels(e));
-    let neither = jumbo.as_ref().map_or(e.pass, |jumbo| jumbo.other);
+    let in_front = !e.target.long_jumps;
+    let neither = jumbo.as_ref().filter(|_| !in_front).map_or(e.pass, |jumbo| jumbo.other);
+    if let Some(jumbo) = jumbo.as_ref().filter(|_| in_front) {
+        jumbo.emit_in_front(e);
+    }
     for (index, proto) in wanted.iter().enumerate() {
         let last = index + 1 == wanted.len();
         let another = if last { neither } else { e.label(format!("{}not_{proto}", family.prefix())) };
@@ -82,31 +84,58 @@ fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMu
         }
     }
     e.origin(None);
-    if let Some(jumbo) = jumbo {
+    if let Some(jumbo) = jumbo.filter(|_| !in_front) {
         jumbo.emit(e);
     }
 }
 
 /// IPv6: what is behind the header is L4, or of no concern, unless [`Jumbo`] finds a header that kernels make.
-fn find_ports(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit)) {
+fn find_ports(e: &mut Emit, ip: &Window, cold: Cold, dispatch: impl FnOnce(&mut Emit)) {
     e.load(R2, ip, ipv6::VERSION);
     e.op(Insn::rsh32(R2, 4_u32));
     e.jump_if_note(Cond::ne32(R2, 6_u32), e.pass, "another version");
     e.load(PORTS, &ip.at(ipv6::LEN), l4::PORTS);
-    dispatch(e);
+    if e.target.long_jumps {
+        dispatch(e);
+        e.pull(cold);
+    } else {
+        let found = e.label("ip6_dispatch");
+        e.goto(found);
+        e.pull(cold);
+        e.bind(found);
+        dispatch(e);
+    }
 }
 
 /// IPv4. Behind options the L4 header is at a variable offset: its ports come by way of the stack.
-fn plain_or_options(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit)) {
+///
+/// What is rare is behind the tree, out of the way; but without long jumps in front of it, since nothing leads back over
+/// a large one.
+fn plain_or_options(e: &mut Emit, ip: &Window, cold: Cold, dispatch: impl FnOnce(&mut Emit)) {
     let with_options = e.label("options");
     let found = e.label("dispatch");
     e.load(R2, ip, ipv4::VERSION_IHL);
     e.jump_if_note(Cond::ne32(R2, ipv4::PLAIN), with_options, "another version, or options");
     e.load(PORTS, &ip.at(ipv4::LEN), l4::PORTS);
-    e.bind(found);
-    dispatch(e);
+    if e.target.long_jumps {
+        e.bind(found);
+        dispatch(e);
+        e.bind(with_options);
+        ports_behind_options(e);
+        e.goto(found);
+        e.pull(cold);
+    } else {
+        e.goto(found);
+        e.pull(cold);
+        e.bind(with_options);
+        ports_behind_options(e);
+        e.bind(found);
+        dispatch(e);
+    }
+}
 
-    e.bind(with_options);
+/// On entry R2 is the first byte of the header.
+fn ports_behind_options(e: &mut Emit) {
     e.op(Insn::mov32(R3, R2));
     e.op_note(Insn::rsh32(R3, 4_u32), "ip.version");
     e.jump_if(Cond::ne32(R3, 4_u32), e.pass);
@@ -116,5 +145,4 @@ fn plain_or_options(e: &mut Emit, ip: &Window, dispatch: impl FnOnce(&mut Emit))
     let behind_options = Offset { plus: Some(R2), ..e.ip_offset() };
     e.load_bytes(behind_options, PEEK, Len::Const(4));
     e.load(PORTS, &PEEK.window(), l4::PORTS);
-    e.goto(found);
 }

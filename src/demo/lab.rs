@@ -14,13 +14,15 @@ use super::capture::Capture;
 use super::flow;
 use super::namespace::Namespace;
 use super::{DEADLINE, Error};
-use crate::ir::Ruleset;
+use crate::ir::{Ruleset, Side};
 use crate::mirror::Role;
 use crate::net::{self, Attachment, Hook, Interface, Link, Mark, Netlink, filter, links, veth};
-use crate::{codegen, diagram, elf, kernel};
+use crate::{codegen, diagram, elf, kernel, policy};
 
 pub const WIRE: &str = "eth0";
 const TAP: &str = "tap0";
+/// Of a veth pair that nobody has set one for.
+const MTU: u32 = 1500;
 /// Client and server. TEST-NET-1 (RFC 5737): nobody's addresses.
 pub const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2)];
 
@@ -86,7 +88,7 @@ impl Lab {
             .into_iter()
             .map(|role| {
                 let ruleset = flow::rules(role)?;
-                let program = compile(&ruleset)?;
+                let program = compile(&ruleset, role.side())?;
                 Ok((role, ruleset, program))
             })
             .collect::<Result<_, Error>>()?;
@@ -164,8 +166,9 @@ impl End {
     }
 }
 
-fn compile(ruleset: &Ruleset) -> Result<Program, Error> {
-    let options = codegen::Options::pass_gso(Link::Ethernet);
+fn compile(ruleset: &Ruleset, side: Side) -> Result<Program, Error> {
+    let target = policy::target(kernel::features(), side, ruleset, Some(MTU));
+    let options = codegen::Options::pass_gso(Link::Ethernet).on(target);
     codegen::compile(ruleset, &diagram::build(ruleset), options)
         .map_err(|error| Error::Internal(error.to_string()))
 }

@@ -10,6 +10,7 @@ use std::{fmt, thread};
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Finding, Level};
+use crate::codegen::Features;
 use crate::diag::Source;
 use crate::diagram::{self, Diagram};
 use crate::ir::{Ruleset, Side};
@@ -46,6 +47,7 @@ pub fn programs() -> Vec<Finding> {
             }
         }
     }
+    found.extend(lacking(kernel::features()));
     let tried = match thread::Builder::new().spawn(attach) {
         Ok(thread) => thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload)),
         Err(error) => {
@@ -72,6 +74,21 @@ pub fn programs() -> Vec<Finding> {
     found
 }
 
+/// What the kernel lacks, and what is done instead.
+fn lacking(Features { check_mtu, long_jumps }: Features) -> Vec<Finding> {
+    let note = |text: &str| Finding::new(Level::Note, "kernel", text);
+    let mut found = Vec::new();
+    if !check_mtu {
+        found.push(note(&format!("no bpf_check_mtu (Linux 5.12): {}", policy::UNASKED)));
+    }
+    if !long_jumps {
+        let text =
+            "no jumps of 32 bits (gotol, Linux 6.6): large programs jump by way of islands, a little slower";
+        found.push(note(text));
+    }
+    found
+}
+
 /// Whether the kernel takes every program that these rules may become.
 pub fn of_rules(ruleset: &Ruleset, diagram: &Diagram, about: &str) -> Finding {
     match every(ruleset, diagram) {
@@ -92,7 +109,9 @@ fn read(rules: &str) -> Result<(Ruleset, Diagram), String> {
 
 /// Loads one program after the other, and forgets it.
 fn every(ruleset: &Ruleset, diagram: &Diagram) -> Result<(), String> {
-    policy::every(ruleset).into_iter().try_for_each(|options| load(ruleset, diagram, options).map(drop))
+    policy::every(ruleset, kernel::features())
+        .into_iter()
+        .try_for_each(|options| load(ruleset, diagram, options).map(drop))
 }
 
 fn load(ruleset: &Ruleset, diagram: &Diagram, options: codegen::Options) -> Result<kernel::Program, String> {
@@ -126,7 +145,8 @@ fn attach() -> Result<Vec<String>, Trying> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(Trying::NotTried)?;
     let [(_, rules), ..] = SAMPLES;
     let (ruleset, diagram) = read(rules).map_err(Trying::Failed)?;
-    let options = policy::usual(net::Link::Ethernet, Side::Egress, &ruleset, Choices::default());
+    let target = policy::target(kernel::features(), Side::Egress, &ruleset, None);
+    let options = policy::usual(net::Link::Ethernet, Side::Egress, &ruleset, Choices::default()).on(target);
     let program = load(&ruleset, &diagram, options).map_err(Trying::Failed)?;
     let mut netlink = Netlink::open().map_err(|error| failed(&error))?;
     let interfaces = links::list(&mut netlink).map_err(|error| failed(&error))?;

@@ -46,8 +46,9 @@ impl Refusal {
         match self.errno {
             Some(Errno::E2BIG) => "; the ruleset makes too large a program",
             Some(Errno::EFAULT) => "; the ruleset makes too branchy a program for this kernel",
-            _ if self.line.contains("unknown opcode") => {
-                "; the ruleset needs far jumps, which kernels before 6.6 do not have: use fewer rules there"
+            // As 5.10 does; later ones compare pointers into the packet for whoever has CAP_BPF.
+            _ if self.line.contains("pointer comparison prohibited") => {
+                "; this kernel asks for CAP_PERFMON (or CAP_SYS_ADMIN) as well"
             }
             _ => "",
         }
@@ -107,6 +108,15 @@ mod tests {
             refusal.to_string(),
             "R2 invalid mem access 'scalar'; last instruction looked at: `1: (71) r0 = *(u8 *)(r2 +0)` (6 lines omitted)"
         );
+    }
+
+    #[test]
+    fn an_old_kernel_that_asks_for_one_more_capability_is_understood() {
+        let refusal = read(
+            Errno::EACCES,
+            "18: (2d) if r4 > r3 goto pc+9\nR3 pointer comparison prohibited\nprocessed 12 insns\n",
+        );
+        assert!(refusal.to_string().contains("prohibited; this kernel asks for CAP_PERFMON"), "{refusal}");
     }
 
     #[test]

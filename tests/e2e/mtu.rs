@@ -9,7 +9,11 @@ use std::time::Instant;
 
 use nix::libc;
 
-use sfunnel::codegen::Link;
+use sfunnel::codegen::{self, Features, Link, Options};
+use sfunnel::diag::Source;
+use sfunnel::ir::Side;
+use sfunnel::net::{self, Attachment, Hook, Netlink, links};
+use sfunnel::{diagram, elf, kernel, policy};
 
 use super::support::lab::{DEADLINE, Ns, attach};
 use super::support::packet::{Packet, hex};
@@ -136,6 +140,45 @@ fn upstream_trap_over_the_mtu_a_local_udp_sender_learns_it() {
                 the_sender_learns(&world, mtu, outer, &format!("{} {outer}, {mtu}, tx {offload}", world.ip));
                 world.no_checksum_errors();
             }
+        }
+    }
+}
+
+/// What `attach` loads on egress where there is no `bpf_check_mtu`.
+fn attach_with_the_mtu_in_it(ns: &Ns, iface: &str, mtu: u32, rules: &str) {
+    let ruleset = sfunnel::read(&Source::new("rules", rules)).expect("rules").ruleset;
+    let old = Features { check_mtu: false, ..kernel::features() };
+    let target = policy::target(old, Side::Egress, &ruleset, Some(mtu));
+    let options = Options::pass_gso(Link::Ethernet).on(target);
+    let program = codegen::compile(&ruleset, &diagram::build(&ruleset), options).expect("a program");
+    assert!(!program.listing(&|_| None).contains("bpf_check_mtu"));
+    let object = elf::wrap(&[("old", &program)]).expect("an object");
+    ns.run(|| {
+        let loaded = kernel::load(&object, &["old"]).expect("a program in the kernel");
+        let mut netlink = Netlink::open().expect("a socket");
+        let interface =
+            links::find(&mut netlink, &[iface.to_owned()]).expect("interfaces").pop().expect("one");
+        let attachment = Attachment::new(interface, Hook::Egress, &loaded[0], "old".to_owned());
+        net::plan(&mut netlink, vec![attachment]).expect("a plan").apply(&mut netlink).expect("attached");
+    });
+}
+
+#[test]
+fn a_local_udp_sender_learns_the_mtu_that_the_program_holds() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for (outer, make) in outers_and_worlds() {
+        for mtu in [1400, 9000] {
+            let world = make(Way::Direct);
+            for (ns, iface) in [(&world.client, "vc"), (&world.server, "vs")] {
+                ns.tool("ip", &format!("link set {iface} mtu {mtu}"));
+            }
+            attach_with_the_mtu_in_it(&world.client, "vc", mtu, &rule(outer));
+            unfunnel_at_the_server(&world, outer);
+            let what = format!("{} {outer}, {mtu}", world.ip);
+            the_sender_learns(&world, usize::try_from(mtu).expect("small"), outer, &what);
+            world.no_checksum_errors();
         }
     }
 }

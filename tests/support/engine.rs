@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use sfunnel::codegen::{self, Link};
+use sfunnel::codegen::{self, Link, Mtu, Options, Target};
 use sfunnel::diag::Source;
 use sfunnel::diagram::{self, Diagram};
 use sfunnel::field::Field;
-use sfunnel::ir::{Family, Proto, Ruleset};
-use sfunnel::matches;
-
-use sfunnel::kernel::Counters;
+use sfunnel::ir::{Family, Proto, Ruleset, Side};
+use sfunnel::kernel::{self, Counters};
+use sfunnel::{matches, policy};
 
 use super::case::{Case, Sample};
 use super::counts::{self, Counted};
@@ -31,11 +30,20 @@ pub struct Compiled {
     pub diagram: Diagram,
     /// Eight-byte instruction slots that go to the kernel.
     pub slots: usize,
+    pub islands: usize,
     pub elf: Vec<u8>,
 }
 
-/// Text to object, as `sfunnel compile` does it.
+/// What the oldest kernels make do with, on an interface whose MTU no packet of a test run exceeds.
+pub const OLDEST: Target = Target { long_jumps: false, mtu: Mtu::Is(9000) };
+
+/// Text to object, as `sfunnel attach` does it in this kernel.
 pub fn compile(text: &str, link: Link) -> Result<Compiled> {
+    compile_for(None, text, link)
+}
+
+/// For a kernel other than this one, if it is said.
+fn compile_for(target: Option<Target>, text: &str, link: Link) -> Result<Compiled> {
     let source = Source::new("test", text);
     let checked = sfunnel::read(&source).map_err(|diagnostics| {
         let all: Vec<String> = diagnostics.iter().map(|d| d.message.clone()).collect();
@@ -43,15 +51,29 @@ pub fn compile(text: &str, link: Link) -> Result<Compiled> {
     })?;
     let ruleset = checked.ruleset;
     let diagram = diagram::build(&ruleset);
-    let program = codegen::compile(&ruleset, &diagram, codegen::Options::pass_gso(link))?;
+    let program = codegen::compile(&ruleset, &diagram, options(target, &ruleset, link))?;
     let slots = program.slots();
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program)])?;
-    Ok(Compiled { ruleset, diagram, slots, elf })
+    Ok(Compiled { ruleset, diagram, slots, islands: program.islands(), elf })
+}
+
+fn options(target: Option<Target>, ruleset: &Ruleset, link: Link) -> Options {
+    let here = || policy::target(kernel::features(), Side::Ingress, ruleset, None);
+    Options::pass_gso(link).on(target.unwrap_or_else(here))
 }
 
 /// Compiled, loaded, and seen to hold nothing that the verifier had to remove.
 pub fn load(loader: &mut Loader, rules: &[Rule], link: Link) -> Result<(Compiled, Loaded)> {
-    let compiled = compile(&rules::text(rules), link)?;
+    load_for(None, loader, rules, link)
+}
+
+pub fn load_for(
+    target: Option<Target>,
+    loader: &mut Loader,
+    rules: &[Rule],
+    link: Link,
+) -> Result<(Compiled, Loaded)> {
+    let compiled = compile_for(target, &rules::text(rules), link)?;
     let loaded = loader.load(&compiled.elf, PROGRAM)?;
     let left = loaded.slots()?;
     ensure!(
@@ -108,7 +130,8 @@ pub fn agree_on_counts(
 pub fn load_counting(loader: &mut Loader, text: &str, link: Link) -> Result<(Compiled, Loaded, Counters)> {
     let compiled = compile(text, link)?;
     let counters = Counters::create(&compiled.ruleset)?;
-    let program = codegen::compile(&compiled.ruleset, &compiled.diagram, codegen::Options::pass_gso(link))?;
+    let options = options(None, &compiled.ruleset, link);
+    let program = codegen::compile(&compiled.ruleset, &compiled.diagram, options)?;
     let elf = sfunnel::elf::wrap(&[(PROGRAM, &program.with_maps(&counters.descriptors()))])?;
     let loaded = loader.load(&elf, PROGRAM)?;
     let left = loaded.slots()?;
@@ -136,7 +159,11 @@ pub fn lookup(diagram: &Diagram, key: &Key) -> Result<Option<usize>> {
 
 /// Runs the case through all three, and says where they part.
 pub fn agree(loader: &mut Loader, case: &Case) -> Result<()> {
-    let (compiled, loaded) = load(loader, &case.rules, Link::Ethernet)?;
+    agree_for(None, loader, case)
+}
+
+pub fn agree_for(target: Option<Target>, loader: &mut Loader, case: &Case) -> Result<()> {
+    let (compiled, loaded) = load_for(target, loader, &case.rules, Link::Ethernet)?;
     for (number, packet) in case.packets.iter().enumerate() {
         agree_on(&case.rules, &compiled.diagram, &loaded, packet)
             .with_context(|| format!("packet {number}: {}", packet.words))?;

@@ -11,6 +11,7 @@ pub mod case;
 pub mod counts;
 pub mod engine;
 pub mod flows;
+pub mod golden;
 pub mod iperf;
 pub mod lab;
 pub mod model;

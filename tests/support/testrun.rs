@@ -40,6 +40,8 @@ pub struct Loader(EbpfLoader<'static>);
 
 impl Default for Loader {
     fn default() -> Self {
+        // On old kernels, it takes a higher limit first: as the product raises it.
+        sfunnel::kernel::features();
         let mut loader = EbpfLoader::new();
         // Our programs have no relocations that would need it.
         loader.btf(None);

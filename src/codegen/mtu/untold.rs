@@ -18,7 +18,8 @@ use asm::{Cond, Helper, Insn, Reg::*};
 
 use super::super::Link;
 use super::super::counters::Reason;
-use super::super::emit::{Emit, Slot, Window};
+use super::super::emit::{Emit, Window};
+use super::super::frame::Slot;
 use super::{L4_AT, Towards, icmp_kind, look_up_route};
 use crate::ir::Family;
 use crate::packet::{ethernet, ipv4, ipv6, skb};
