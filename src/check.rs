@@ -143,8 +143,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
 /// What is odd about a name.
 fn defined(define: &Define) -> Vec<Diagnostic> {
     let mut found = match &define.values {
-        Values::Ports(set) => set::overlaps(set),
-        Values::Addresses(set) => set::overlaps(set),
+        Values::Known(set) => set::overlaps(set),
         Values::Unknown => Vec::new(),
     };
     if !define.used && define.values != Values::Unknown {
@@ -231,20 +230,16 @@ impl Matches {
                     matches.protocol = Some(*protocol);
                     continue;
                 }
-                MatchKind::Addr { side, negated, set } => {
+                MatchKind::Field { field, negated, set } => {
                     faults.extend(set::overlaps(set));
-                    (side.of(Field::SADDR, Field::DADDR), set::addresses(set, *negated))
-                }
-                MatchKind::Port { side, negated, set } => {
-                    faults.extend(set::overlaps(set));
-                    (side.of(Field::SPORT, Field::DPORT), set::numbers(set, *negated))
+                    (*field, set::values(*field, set, *negated))
                 }
             };
             if sets.iter().all(Option::is_none) {
-                let keyword = m.kind.keyword();
+                let name = field.row().notation.name();
                 faults.push(
-                    Diagnostic::error("this can never match", m.span, "no address is left")
-                        .help(format!("leave `{keyword}` out to match any address")),
+                    Diagnostic::error("this can never match", m.span, format!("no {name} is left"))
+                        .help(format!("leave `{field}` out to match any {name}")),
                 );
             }
             matches.fields.insert(field, sets);

@@ -47,7 +47,7 @@ pub enum Node {
     Test { field: Field, arms: Vec<Arm> },
 }
 
-/// From the value after the previous arm's last, or 0, up to this one.
+/// From the value after the previous arm's last, or the field's smallest, up to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Arm {
     pub last: u128,
@@ -62,9 +62,9 @@ pub struct Span<T = NodeId> {
     pub then: T,
 }
 
-/// The arms as spans.
-pub fn spans(arms: &[Arm]) -> impl Iterator<Item = Span> {
-    let firsts = std::iter::once(0).chain(arms.iter().map(|arm| arm.last.saturating_add(1)));
+/// The arms as spans, from the field's smallest value on.
+pub fn spans(min: u128, arms: &[Arm]) -> impl Iterator<Item = Span> {
+    let firsts = std::iter::once(min).chain(arms.iter().map(|arm| arm.last.saturating_add(1)));
     arms.iter().zip(firsts).map(|(arm, first)| Span { first, last: arm.last, then: arm.then })
 }
 

@@ -9,8 +9,8 @@ pub mod ran;
 pub mod report;
 pub mod words;
 
-use crate::dissect::{Ip, Unmatchable, be16, be32};
-use crate::field::Field;
+use crate::dissect::{Ip, Unmatchable, be16};
+use crate::field::{Base, Field};
 use crate::ir::{Action, Family, Rule, Ruleset};
 use crate::matches::{Key, Matches};
 use crate::rule_text;
@@ -49,17 +49,19 @@ pub struct Matching {
 pub fn key(frame: &[u8]) -> Result<Key, Unmatchable> {
     let ip = Ip::in_frame(frame)?;
     let segment = ip.segment()?;
-    let addresses = ip.addresses();
-    let long = |at: usize| {
-        let bytes = addresses.get(at..).and_then(|rest| rest.first_chunk::<16>());
-        bytes.map_or(0, |bytes| u128::from_be_bytes(*bytes))
-    };
-    let [saddr, daddr] = match ip.family {
-        Family::V4 => [be32(addresses, 0).into(), be32(addresses, 4).into()],
-        Family::V6 => [long(0), long(16)],
-    };
-    let key = Key::new(ip.family, segment.proto).with(Field::SADDR, saddr).with(Field::DADDR, daddr);
-    Ok(key.with_ports(segment.sport(), segment.dport()))
+    let key = Key::new(ip.family, segment.proto);
+    Ok(Field::all().fold(key, |key, field| match field.row().place[ip.family.index()] {
+        Some(place) if field.exists(ip.family, segment.proto) => {
+            let bytes = match place.base {
+                Base::Ip => ip.header,
+                Base::Port(_) | Base::L4 => segment.bytes,
+                // Of packets that somebody else describes, the kernel knows nothing.
+                Base::Skb => &[],
+            };
+            key.with(field, place.value(bytes))
+        }
+        _ => key,
+    }))
 }
 
 /// Tries the rules from top to bottom.

@@ -1,13 +1,13 @@
 //! The table of fields: everything that a rule can match on besides IP version and protocol, one row each.
 //!
-//! The decision diagram, the emitter, and everything that shows rules walk this table: what a field is called, where it
-//! is in a packet, what its values look like, and what becomes of it on the way. The parser does not yet. Data only:
-//! never knows a rule or a packet.
+//! Parser, checks, decision diagram, emitter and everything that shows rules walk this table: what a field is called,
+//! how its values are written, where it is in a packet, and what becomes of it on the way. A new match is a new row.
+//! Data only: never knows a rule or a packet.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::packet::{self, ipv4, ipv6};
+use crate::packet::{self, ipv4, ipv6, l4};
 use crate::protocol::{End, Family, Proto};
 
 /// A row of the table.
@@ -40,20 +40,100 @@ pub enum Notation {
     Number(Number),
 }
 
-/// Decimal numbers.
-#[derive(Debug)]
-pub struct Number {
-    /// The smallest that can be written.
-    pub min: u32,
+impl Notation {
+    /// What one value is called, as in "no address is left" and "between two ports".
+    pub fn name(&self) -> &'static str {
+        match self {
+            Notation::Address => "address",
+            Notation::Number(number) => number.name,
+        }
+    }
 }
 
-/// Where a field is, in a packet or beside it.
+/// Numbers, and what messages call them.
+#[derive(Debug)]
+pub struct Number {
+    /// One of them, after "to match any" or "between two": `port`.
+    pub name: &'static str,
+    /// One of them, after "expected": `a port number`.
+    pub one: &'static str,
+    /// The smallest and the largest that can be written.
+    pub min: u32,
+    pub max: u32,
+    /// Whether they may be written as `0x10`, too.
+    pub hexadecimal: bool,
+    /// What some of them are called.
+    pub names: &'static [(&'static str, u32)],
+    /// Examples for remedies: a value, and a set.
+    pub examples: [&'static str; 2],
+}
+
+/// Where a field is, in a packet or in what the kernel knows of it.
 #[derive(Debug, Clone, Copy)]
-pub enum Place {
-    /// In the IP header, as words from the most significant on.
-    Ip(&'static [packet::Field]),
-    /// One of the two ports, which the prologue has found.
+pub struct Place {
+    pub base: Base,
+    /// The words that hold it, from the most significant on; a single one if it is not all of them.
+    pub words: &'static [packet::Field],
+    /// How many bits of the word are to the right of it.
+    pub shift: u8,
+    pub bits: u8,
+    /// What rules call a packet's value, less what is there.
+    pub plus: u8,
+}
+
+/// What a place's offset counts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// The IP header.
+    Ip,
+    /// The L4 header's ports, which the prologue has found.
     Port(End),
+    /// The L4 header.
+    L4,
+    /// `struct __sk_buff`, in host byte order.
+    Skb,
+}
+
+impl Place {
+    /// Whole words.
+    const fn new(base: Base, words: &'static [packet::Field]) -> Place {
+        let (mut bits, mut at) = (0, 0);
+        while at < words.len() {
+            bits += 8 * words[at].size.bytes();
+            at += 1;
+        }
+        Place { base, words, shift: 0, bits, plus: 0 }
+    }
+
+    const fn ip(words: &'static [packet::Field]) -> Place {
+        Place::new(Base::Ip, words)
+    }
+
+    /// A part of a word.
+    const fn part(self, shift: u8, bits: u8) -> Place {
+        Place { shift, bits, ..self }
+    }
+
+    const fn plus(self, plus: u8) -> Place {
+        Place { plus, ..self }
+    }
+
+    /// The largest number that fits.
+    fn all_ones(&self) -> u128 {
+        u128::MAX.checked_shr(128 - u32::from(self.bits)).unwrap_or(0)
+    }
+
+    /// The value of a packet, of whose bytes from the base on these are the first.
+    pub fn value(&self, bytes: &[u8]) -> u128 {
+        let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+        let word = |word: &packet::Field| {
+            let from = usize::from(word.offset.unsigned_abs());
+            (from..from + usize::from(word.size.bytes())).map(byte).collect::<Vec<u8>>()
+        };
+        let bytes: Vec<u8> = self.words.iter().flat_map(word).collect();
+        let value = bytes.iter().fold(0_u128, |value, byte| value << 8 | u128::from(*byte));
+        (value >> self.shift & self.all_ones()) + u128::from(self.plus)
+    }
 }
 
 /// A field in packets of the other direction.
@@ -61,6 +141,8 @@ pub enum Place {
 pub enum Reply {
     /// The value is in that field.
     In(Field),
+    /// It says nothing about packets at other places, of either direction: rules for those leave it out.
+    Unknown,
 }
 
 /// A field of a packet to which `funnel` has been applied.
@@ -70,6 +152,8 @@ pub enum Funneled {
     Kept,
     /// That of the funneling header.
     Port(End),
+    /// Another one.
+    Changed,
 }
 
 impl Field {
@@ -80,7 +164,11 @@ impl Field {
 
     /// In the order of the normal form.
     pub fn all() -> impl Iterator<Item = Field> {
-        (0_u8..).zip(&TABLE).map(|(index, _)| Field(index))
+        (0_u8..).zip(TABLE).map(|(index, _)| Field(index))
+    }
+
+    pub fn named(keyword: &str) -> Option<Field> {
+        Field::all().find(|field| field.keyword() == keyword)
     }
 
     pub fn row(self) -> &'static Row {
@@ -91,6 +179,7 @@ impl Field {
         self.row().keyword
     }
 
+    /// The port at that end.
     pub const fn of(end: End) -> Field {
         match end {
             End::Sport => Field::SPORT,
@@ -98,15 +187,19 @@ impl Field {
         }
     }
 
+    /// Whether packets of this family may have it.
+    pub fn is_in(self, family: Family) -> bool {
+        self.row().place[family.index()].is_some()
+    }
+
     /// Whether packets of this kind have it.
     pub fn exists(self, family: Family, proto: Proto) -> bool {
-        let row = self.row();
-        row.place[family.index()].is_some() && row.proto.is_none_or(|only| only == proto)
+        self.is_in(family) && self.row().proto.is_none_or(|only| only == proto)
     }
 
     /// Whether it is in the header behind that of IP.
     pub fn is_l4(self) -> bool {
-        self.row().place.iter().flatten().any(|place| matches!(place, Place::Port(_)))
+        self.row().place.iter().flatten().any(|place| matches!(place.base, Base::Port(_) | Base::L4))
     }
 
     /// The value as one writes it in a rule.
@@ -119,14 +212,14 @@ impl Field {
         }
     }
 
-    /// The largest value that a packet of this family can have there; the smallest is 0.
-    pub fn max(self, family: Family) -> u128 {
-        let bits = match self.row().place[family.index()] {
-            Some(Place::Ip(words)) => words.iter().map(|word| 8 * u32::from(word.size.bytes())).sum(),
-            Some(Place::Port(_)) => 16,
-            None => 0,
-        };
-        u128::MAX.checked_shr(128 - bits).unwrap_or(0)
+    /// The smallest value that a packet of this family can have there.
+    pub fn smallest(self, family: Family) -> u128 {
+        self.row().place[family.index()].map_or(0, |place| place.plus.into())
+    }
+
+    /// The largest.
+    pub fn largest(self, family: Family) -> u128 {
+        self.row().place[family.index()].map_or(0, |place| place.all_ones() + u128::from(place.plus))
     }
 }
 
@@ -143,13 +236,35 @@ impl fmt::Debug for Field {
 }
 
 /// Port 0 is reserved (RFC 6335 section 6).
-const PORT: Number = Number { min: 1 };
+pub const PORT: Number = Number {
+    name: "port",
+    one: "a port number",
+    min: 1,
+    max: 65_535,
+    hexadecimal: false,
+    names: &[],
+    examples: ["80", "{ 80, 443 }"],
+};
 
-static TABLE: [Row; 4] = [
+/// Ports, as actions list them.
+pub static PORTS: Notation = Notation::Number(PORT);
+
+/// What a name may stand for, whatever it is used for.
+pub const ANY: Number = Number {
+    name: "number",
+    one: "a number",
+    min: 0,
+    max: u32::MAX,
+    hexadecimal: true,
+    names: &[],
+    examples: ["80", "{ 80, 443 }"],
+};
+
+static TABLE: &[Row] = &[
     Row {
         keyword: "saddr",
         notation: Notation::Address,
-        place: [Some(Place::Ip(&[ipv4::SADDR])), Some(Place::Ip(&ipv6::SADDR))],
+        place: [Some(Place::ip(&[ipv4::SADDR])), Some(Place::ip(&ipv6::SADDR))],
         proto: None,
         reply: Reply::In(Field::DADDR),
         funneled: Funneled::Kept,
@@ -157,7 +272,7 @@ static TABLE: [Row; 4] = [
     Row {
         keyword: "daddr",
         notation: Notation::Address,
-        place: [Some(Place::Ip(&[ipv4::DADDR])), Some(Place::Ip(&ipv6::DADDR))],
+        place: [Some(Place::ip(&[ipv4::DADDR])), Some(Place::ip(&ipv6::DADDR))],
         proto: None,
         reply: Reply::In(Field::SADDR),
         funneled: Funneled::Kept,
@@ -165,7 +280,7 @@ static TABLE: [Row; 4] = [
     Row {
         keyword: "sport",
         notation: Notation::Number(PORT),
-        place: [Some(Place::Port(End::Sport)); 2],
+        place: [Some(Place::new(Base::Port(End::Sport), &[l4::SPORT])); 2],
         proto: None,
         reply: Reply::In(Field::DPORT),
         funneled: Funneled::Port(End::Sport),
@@ -173,7 +288,7 @@ static TABLE: [Row; 4] = [
     Row {
         keyword: "dport",
         notation: Notation::Number(PORT),
-        place: [Some(Place::Port(End::Dport)); 2],
+        place: [Some(Place::new(Base::Port(End::Dport), &[l4::DPORT])); 2],
         proto: None,
         reply: Reply::In(Field::SPORT),
         funneled: Funneled::Port(End::Dport),

@@ -25,7 +25,7 @@ pub struct Matches {
 
 /// All values that a field of this family can have.
 pub fn universe(field: Field, family: Family) -> Set {
-    Set::from_iter([0..=field.max(family)])
+    Set::from_iter([field.smallest(family)..=field.largest(family)])
 }
 
 impl Matches {
@@ -99,10 +99,17 @@ impl Matches {
 
     /// The packets that answer these.
     pub fn reversed(&self) -> Matches {
-        let sets = self.sets.iter().map(|(field, set)| match field.row().reply {
-            Reply::In(other) => (other, set.clone()),
+        let sets = self.sets.iter().filter_map(|(field, set)| match field.row().reply {
+            Reply::In(other) => Some((other, set.clone())),
+            Reply::Unknown => None,
         });
         Matches { sets: sets.collect() }
+    }
+
+    /// What is known of these packets at other places.
+    pub fn elsewhere(&self) -> Matches {
+        let kept = self.sets.iter().filter(|(field, _)| field.row().reply != Reply::Unknown);
+        Matches { sets: kept.map(|(field, set)| (*field, set.clone())).collect() }
     }
 
     /// What rules that see the packets after `funnel` can know of them: ports that it has pushed, the rest as it was.

@@ -20,7 +20,7 @@ mod far;
 use std::fmt;
 
 use crate::diag::{Diagnostic, Source, Span};
-use crate::field::Field;
+use crate::field::{Field, Reply};
 use crate::ir::{Action, End, Rule, Ruleset, Side};
 use crate::{check, rule_text};
 
@@ -195,6 +195,14 @@ pub fn mirror(ruleset: &Ruleset, from: Role, to: Role, nat: bool) -> Result<Mirr
         let text = "addresses are left out: NAT on the way may change them (`--no-nat` keeps them)";
         mirrored.notes.insert(0, Note { rule: None, text: text.to_owned() });
     }
+    if from != to {
+        for rule in &ruleset.rules {
+            for field in local_fields(rule) {
+                let text = format!("`{field}` is left out: it says nothing about packets at other places");
+                mirrored.note(rule, text);
+            }
+        }
+    }
     Ok(mirrored)
 }
 
@@ -219,6 +227,17 @@ fn names_addresses(rule: &Rule) -> bool {
 
 fn without_addresses(rule: &Rule) -> Rule {
     rule.clone().with(|_, matches| matches.without(Field::SADDR).without(Field::DADDR))
+}
+
+/// What is known of the rule's packets at another place. `keep`: addresses, too.
+fn elsewhere(rule: &Rule, keep: bool) -> Rule {
+    let known = rule.clone().with(|_, matches| matches.elsewhere());
+    if keep { known } else { without_addresses(&known) }
+}
+
+/// The fields that the rule matches on and that say nothing at other places.
+fn local_fields(rule: &Rule) -> Vec<Field> {
+    Field::all().filter(|field| rule.matches_on(*field) && field.row().reply == Reply::Unknown).collect()
 }
 
 /// What `check` would say against the new rules, at the rules that they come from.

@@ -87,8 +87,11 @@ pub fn values(field: Field, sets: &[(Family, Set)]) -> String {
         sets.iter().map(|(family, set)| (*family, universe(field, *family) - set)).collect();
     let all = |sets: &[(Family, Set)]| match field.row().notation {
         Notation::Address => sets.iter().flat_map(|(family, set)| prefixes(*family, set)).collect::<Vec<_>>(),
-        // The same numbers in both families.
-        Notation::Number(_) => sets.first().map(|(_, set)| ranges(field, set)).unwrap_or_default(),
+        // The same numbers in both families, but for those that packets of one of them cannot have.
+        Notation::Number(_) => {
+            let all = sets.iter().fold(Set::new(), |all, (_, set)| all | set);
+            ranges(field, &all)
+        }
     };
     let (inside, others) = (all(sets), all(&outside));
     let can_be_written = |sets: &[(Family, Set)]| match &field.row().notation {
@@ -135,7 +138,7 @@ fn ranges(field: Field, set: &Set) -> Vec<String> {
 }
 
 fn prefixes(family: Family, set: &Set) -> Vec<String> {
-    let width = Field::SADDR.max(family).count_ones();
+    let width = Field::SADDR.largest(family).count_ones();
     let show = |first: u128| Field::SADDR.show(family, first);
     set.ranges().flat_map(|range| cut_into_prefixes(*range.start(), *range.end(), width, show)).collect()
 }

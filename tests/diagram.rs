@@ -146,8 +146,8 @@ fn diff_is_exact() {
         let rules = rulesets.into_iter().flat_map(|ruleset| &ruleset.rules);
         let sets = rules.filter_map(|rule| rule.of(family)?.get(field));
         let ends = sets.flat_map(|set| set.ranges()).flat_map(|range| [*range.start(), *range.end()]);
-        let near =
-            ends.flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1).min(field.max(family))]);
+        let near = ends
+            .flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1).min(field.largest(family))]);
         near.chain([0]).collect()
     };
     let fate = |ruleset: &Ruleset, key: &Key| {

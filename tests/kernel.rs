@@ -579,6 +579,7 @@ fn unalias_restores_exactly_the_ports_on_its_list() {
             daddr: None,
             sport: None,
             dport,
+            others: Vec::new(),
             action,
             extra: Default::default(),
         }];

@@ -9,8 +9,9 @@ use range_set_blaze::RangeSetBlaze;
 
 use super::Matches;
 use super::Pair;
-use super::set::Shown;
+use super::set::range;
 use crate::diag::{Diagnostic, Span};
+use crate::field::Field;
 use crate::ir::{Action, End};
 use crate::syntax::ast::{self, MatchKind, Side};
 
@@ -175,7 +176,7 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
 pub(super) fn show(list: &RangeSetBlaze<u16>) -> String {
     const LONGEST: usize = 16;
     let mut ports: Vec<String> =
-        list.ranges().take(LONGEST).map(|range| u16::shown(*range.start(), *range.end())).collect();
+        list.ranges().take(LONGEST).map(|ports| range(*ports.start(), *ports.end())).collect();
     if list.ranges_len() > LONGEST {
         ports.push("...".into());
     }
@@ -210,6 +211,5 @@ pub(super) fn span(rule: &ast::Rule) -> Span {
 
 /// Where the port on this side is matched.
 fn place(rule: &ast::Rule, wanted: Side) -> Option<Span> {
-    let on = |kind: &MatchKind| matches!(kind, MatchKind::Port { side, .. } if *side == wanted);
-    rule.matches.iter().find(|m| on(&m.kind)).map(|m| m.span)
+    rule.matched(Field::of(end(wanted))).map(|m| m.span)
 }

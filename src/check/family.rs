@@ -2,11 +2,10 @@
 //!
 //! A rule's matches go in, its families or why no packet is of them come out.
 
-use std::net::IpAddr;
-
 use crate::diag::Diagnostic;
+use crate::field::Notation;
 use crate::ir::Family;
-use crate::syntax::ast::{ActionKind, Item, Match, MatchKind, Rule, Version};
+use crate::syntax::ast::{ActionKind, Item, Match, MatchKind, Rule, Value, Version};
 
 /// Both, or the one that is said; and what is said against it.
 pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
@@ -15,48 +14,89 @@ pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
         _ => None,
     });
     let mut sets = rule.matches.iter().filter_map(|m| match &m.kind {
-        MatchKind::Addr { set, .. } => Some((m, set.items.as_slice())),
+        MatchKind::Field { field, set, .. } if matches!(field.row().notation, Notation::Address) => {
+            Some((m, set.items.as_slice()))
+        }
         _ => None,
     });
     let (one, other) = (sets.next(), sets.next());
     if let (Some((_, one)), Some((_, other))) = (one, other) {
         for (these, those) in [(other, one), (one, other)] {
-            let lonely =
-                |item: &&Item<IpAddr>| !those.iter().any(|that| version_of(that) == version_of(item));
-            if let Some(item) = these.iter().find(lonely) {
-                return Err(one_sided(item, &those[0]));
+            let lonely = |item: &&Item| !those.iter().any(|that| version_of(that) == version_of(item));
+            if let Some(item) = these.iter().find(lonely)
+                && let Some(version) = version_of(item)
+            {
+                return Err(one_sided(item, version, &those[0]));
             }
         }
     }
     for (m, items) in [one, other].into_iter().flatten() {
         if let Some((word, version)) = word
-            && let Some(wrong) = items.iter().find(|item| version_of(item) != version)
+            && let Some(wrong) = items.iter().find(|item| version_of(item) != Some(version))
         {
             return Err(against_word(word, version, m, wrong));
         }
     }
+    pinned_twice(rule)?;
+    let named = |items: &[Item], version| items.iter().any(|item| version_of(item) == Some(version));
     let said = |version| {
         word.is_none_or(|(_, word)| word == version)
-            && one.is_none_or(|(_, items)| items.iter().any(|item| version_of(item) == version))
-            && other.is_none_or(|(_, items)| items.iter().any(|item| version_of(item) == version))
+            && one.is_none_or(|(_, items)| named(items, version))
+            && other.is_none_or(|(_, items)| named(items, version))
+            && rule.matches.iter().all(|m| is_in(m, version))
     };
     let family = match (said(Version::V4), said(Version::V6)) {
         (true, false) => Some(Version::V4),
         (false, true) => Some(Version::V6),
         _ => None,
     };
-    let named = one.is_some();
-    Ok(rewritten(rule, family, named)?.map(|version| match version {
-        Version::V4 => Family::V4,
-        Version::V6 => Family::V6,
-    }))
+    Ok(rewritten(rule, family, one.is_some())?.map(family_of))
+}
+
+/// Whether packets of this version have the field that is matched.
+fn is_in(m: &Match, version: Version) -> bool {
+    match m.kind {
+        MatchKind::Field { field, .. } => field.is_in(family_of(version)),
+        MatchKind::Ip(_) | MatchKind::Protocol(_) => true,
+    }
+}
+
+/// Refuses two matches of which each is about another version of IP, one of them because of its field.
+fn pinned_twice(rule: &Rule) -> Result<(), Diagnostic> {
+    let only = |m: &Match| match &m.kind {
+        MatchKind::Ip(version) => Some(*version),
+        MatchKind::Protocol(_) => None,
+        MatchKind::Field { set, .. } => match (is_in(m, Version::V4), is_in(m, Version::V6)) {
+            (true, false) => Some(Version::V4),
+            (false, true) => Some(Version::V6),
+            _ => {
+                let version = version_of(set.items.first()?)?;
+                set.items.iter().all(|item| version_of(item) == Some(version)).then_some(version)
+            }
+        },
+    };
+    let mut pinned = rule.matches.iter().filter_map(|m| Some((m, only(m)?)));
+    let Some((first, version)) = pinned.next() else { return Ok(()) };
+    let Some((again, other)) = pinned.find(|(_, other)| *other != version) else { return Ok(()) };
+    // Words and addresses that disagree have messages of their own.
+    let by_field = |m: &Match| !Version::ALL.iter().all(|version| is_in(m, *version));
+    if !by_field(first) && !by_field(again) {
+        return Ok(());
+    }
+    let (one, two) = (first.kind.keyword(), again.kind.keyword());
+    let error =
+        Diagnostic::error(format!("`{one}` and `{two}` in one rule"), again.span, "no packet is both");
+    let about = |version| format!("{} only", name(version));
+    Err(error
+        .with(first.span, about(version))
+        .help(format!("write two rules: `{two}` is about {}", about(other))))
 }
 
 /// What `dnat` and `snat` leave of it: they give a packet an address of its own version.
 fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
     for action in &rule.actions {
         let ActionKind::Nat { address, .. } = &action.kind else { continue };
-        let version = version_of(address);
+        let version = Version::of(address.first);
         let other = family.filter(|family| *family != version);
         if family.is_none() && named || other.is_some() {
             let word = action.kind.keyword();
@@ -73,15 +113,26 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
     Ok(family)
 }
 
-fn version_of(item: &Item<IpAddr>) -> Version {
-    Version::of(item.first)
+/// Of an address.
+fn version_of(item: &Item) -> Option<Version> {
+    match item.first {
+        Value::Address(address) => Some(Version::of(address)),
+        Value::Number(_) => None,
+    }
 }
 
-fn against_word(word: &Match, version: Version, m: &Match, wrong: &Item<IpAddr>) -> Diagnostic {
+fn family_of(version: Version) -> Family {
+    match version {
+        Version::V4 => Family::V4,
+        Version::V6 => Family::V6,
+    }
+}
+
+fn against_word(word: &Match, version: Version, m: &Match, wrong: &Item) -> Diagnostic {
     let keyword = version.keyword();
-    let actual = version_of(wrong);
+    let actual = other(version);
     let help = match &m.kind {
-        MatchKind::Addr { set, .. } if set.items.iter().any(|item| version_of(item) == version) => {
+        MatchKind::Field { set, .. } if set.items.iter().any(|item| version_of(item) == Some(version)) => {
             format!("leave `{keyword}` out: the addresses say it")
         }
         _ => format!(
@@ -94,11 +145,18 @@ fn against_word(word: &Match, version: Version, m: &Match, wrong: &Item<IpAddr>)
         .help(help)
 }
 
-fn one_sided(item: &Item<IpAddr>, that: &Item<IpAddr>) -> Diagnostic {
-    let (this, other) = (version_of(item), version_of(that));
-    Diagnostic::error("no packet has addresses of both versions of IP", item.span, a(this))
-        .with(that.span, a(other))
+/// An address of a version that the other side has none of.
+fn one_sided(item: &Item, version: Version, that: &Item) -> Diagnostic {
+    Diagnostic::error("no packet has addresses of both versions of IP", item.span, a(version))
+        .with(that.span, a(other(version)))
         .help(format!("write two rules, one for {} and one for {}", name(Version::V4), name(Version::V6)))
+}
+
+fn other(version: Version) -> Version {
+    match version {
+        Version::V4 => Version::V6,
+        Version::V6 => Version::V4,
+    }
 }
 
 fn name(version: Version) -> &'static str {

@@ -14,7 +14,7 @@ use crate::diag::{Diagnostic, Span};
 use crate::field::Field;
 use crate::ir::{Action, End, Family, Funnel, Guard, Proto, Rule};
 use crate::rule_text;
-use crate::syntax::ast::{self, MatchKind, Side};
+use crate::syntax::ast;
 
 /// Ports of a remedy: of more, an example is said.
 const MOST_SHOWN: usize = 16;
@@ -83,10 +83,8 @@ fn inner(rule: &Rule) -> Option<Proto> {
 
 /// Where packets come in: the port, or all that is matched.
 fn entrance(rule: &ast::Rule) -> Span {
-    let port = |kind: &MatchKind| matches!(kind, MatchKind::Port { side: Side::Destination, .. });
     let all = || Some(rule.matches.first()?.span.to(rule.matches.last()?.span));
-    let port = rule.matches.iter().find(|m| port(&m.kind)).map(|m| m.span);
-    port.or_else(all).unwrap_or(rule.span)
+    rule.matched(Field::DPORT).map(|m| m.span).or_else(all).unwrap_or(rule.span)
 }
 
 /// The guard for what the ruleset funnels the other way, as it is written.

@@ -9,14 +9,15 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use asm::{Insn, Label, Reg, Reg::*};
+use asm::{Insn, Label, Reg, Reg::R2};
 
-use super::emit::{Emit, PORTS, UNSPEC, Window};
+use super::emit::{Emit, PORTS, UNSPEC};
+use super::fetch;
 use super::search::{Run, Search, search};
 use super::{Routine, Routines, Variant, Verb};
 use crate::diagram::{Diagram, Node, NodeId, Span, spans};
-use crate::field::{Field, Place};
-use crate::ir::{Action, End, Family, Funnel, Proto, Rule};
+use crate::field::Field;
+use crate::ir::{Action, Family, Funnel, Proto, Rule};
 use crate::packet;
 
 /// The field that is being looked at, in host byte order. Loaded anew by each test: where ways meet, the verifier should
@@ -75,7 +76,7 @@ impl Walk<'_> {
         for (_, node) in self.diagram.nodes() {
             let Node::Test { field, .. } = node else { continue };
             // A value of several words is looked at word by word, which may lead to the same node several times.
-            let is_long = Field::max(*field, self.family) > u128::from(u32::MAX);
+            let is_long = field.largest(self.family) > u128::from(u32::MAX);
             for child in children(node).filter(|child| is_test(self.diagram.node(*child))) {
                 self.parents[child.index()] += 1;
                 if self.known[child.index()].is_none() && (is_long || references[child.index()] > 1) {
@@ -138,12 +139,14 @@ impl Walk<'_> {
             }
             Node::Rule(rule) => self.leaf(*rule),
             Node::Test { field, arms } => {
-                let spans: Vec<Span> = spans(arms).collect();
+                let min = field.smallest(self.family);
+                let spans: Vec<Span> = spans(min, arms).collect();
                 match field.row().place[self.family.index()] {
-                    Some(Place::Ip(words)) => self.words(*field, words, 0, &spans),
-                    Some(Place::Port(end)) => {
-                        self.load_port(end);
-                        self.search(*field, None, &whole(&spans));
+                    Some(place) if place.words.len() > 1 => self.words(*field, place.words, 0, &spans),
+                    Some(place) => {
+                        self.e.origin(None);
+                        fetch::emit(self.e, KEY, self.family, place, field.keyword());
+                        self.search(*field, None, low(min), &whole(&spans));
                     }
                     None => self.e.exit(UNSPEC), // no rule about this family matches on it
                 }
@@ -171,17 +174,15 @@ impl Walk<'_> {
     fn words(&mut self, field: Field, words: &'static [packet::Field], skip: usize, spans: &[Span]) {
         let Some(word) = words.get(skip) else { return };
         self.e.origin(None);
-        self.e.load(KEY, &Window::of_ip_header(self.family.header_len()), *word);
-        if words.len() == 1 {
-            return self.search(field, None, &whole(spans));
-        }
-        self.search(field, Some((words, skip)), &by_word(spans, 32 * (words.len() - skip - 1)));
+        fetch::word(self.e, KEY, self.family, *word);
+        self.search(field, Some((words, skip)), 0, &by_word(spans, 32 * (words.len() - skip - 1)));
     }
 
     fn search(
         &mut self,
         field: Field,
         word: Option<(&'static [packet::Field], usize)>,
+        first: u32,
         runs: &[(u32, Towards)],
     ) {
         // The search wants places that it can compare; those that need more words are told apart by number.
@@ -198,16 +199,7 @@ impl Walk<'_> {
         };
         let runs: Vec<Run<Goal>> = runs.iter().map(&mut place).collect();
         self.e.origin(None);
-        search(&mut Test { walk: self, field, word, deeper }, KEY, 0, &runs);
-    }
-
-    fn load_port(&mut self, end: End) {
-        self.e.origin(None);
-        self.e.op(Insn::mov32(KEY, PORTS));
-        match end {
-            End::Sport => self.e.op_note(Insn::rsh32(KEY, 16_u32), "sport"),
-            End::Dport => self.e.op_note(Insn::and32(KEY, 0xffff_u32), "dport"),
-        }
+        search(&mut Test { walk: self, field, word, deeper }, KEY, first, &runs);
     }
 
     fn leaf(&mut self, number: usize) {

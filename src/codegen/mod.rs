@@ -50,6 +50,7 @@ mod classify;
 pub mod counters;
 mod either;
 mod emit;
+mod fetch;
 mod frame;
 mod funnel;
 mod ip;

@@ -12,7 +12,7 @@ use crate::protocol::Family;
 #[derive(Debug)]
 pub(super) struct Scale {
     pub field: Field,
-    /// The first value of each rank; the first of all is 0.
+    /// The first value of each rank; the first of all is the smallest there is.
     pub firsts: Vec<u128>,
     /// The field's largest value.
     max: u128,
@@ -26,7 +26,8 @@ impl Scale {
 
     /// Words of 32 bits that a test has to look at.
     pub fn words(&self, family: Family) -> usize {
-        usize::try_from(self.field.max(family).count_ones().div_ceil(32)).unwrap_or(1)
+        let bits = u128::BITS - self.field.largest(family).leading_zeros();
+        usize::try_from(bits.div_ceil(32)).unwrap_or(1)
     }
 
     /// The last value of a rank; of one beyond the last, the last of all.
@@ -79,10 +80,11 @@ fn scale<'a>(
     field: Field,
     family: Family,
 ) -> Option<Scale> {
-    let max = field.max(family);
+    let max = field.largest(family);
     let of = of.get(field);
     // Values that no packet has are gaps, which belong to the rank before them.
-    let mut firsts: Vec<u128> = of.map_or(vec![0], |of| of.ranges().map(|range| *range.start()).collect());
+    let mut firsts: Vec<u128> =
+        of.map_or(vec![field.smallest(family)], |of| of.ranges().map(|range| *range.start()).collect());
     let mut add = |range: std::ops::RangeInclusive<u128>| {
         firsts.push(*range.start());
         firsts.extend(
@@ -98,7 +100,7 @@ fn scale<'a>(
     firsts.sort_unstable();
     firsts.dedup();
     if let Some(first) = firsts.first_mut() {
-        *first = 0;
+        *first = field.smallest(family);
     }
     (firsts.len() > 1).then_some(Scale { field, firsts, max })
 }

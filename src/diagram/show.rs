@@ -67,7 +67,7 @@ impl Show<'_> {
             }
             Node::Test { field, arms } => {
                 writeln!(f)?;
-                let (groups, rest) = groups(arms);
+                let (groups, rest) = groups(field.smallest(self.family), arms);
                 for (then, values) in groups {
                     let head = format!("{field} {}", rule_text::elements(*field, self.family, &values));
                     self.node(f, depth + 1, &head, then, false)?;
@@ -80,8 +80,8 @@ impl Show<'_> {
 
 /// The nodes that arms lead to, each with its values, in the order of the first of them; and the node of all other
 /// values, which is that of the most arms, the first one of several.
-fn groups(arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
-    let mut groups = by_target(spans(arms));
+fn groups(min: u128, arms: &[Arm]) -> (Vec<(NodeId, Set)>, NodeId) {
+    let mut groups = by_target(spans(min, arms));
     let most = (0..groups.len()).rev().max_by_key(|place| groups[*place].1.len()).unwrap_or_default();
     let rest = if groups.is_empty() { NodeId(0) } else { groups.remove(most).0 };
     (groups.into_iter().map(|(then, ranges)| (then, Set::from_iter(ranges))).collect(), rest)

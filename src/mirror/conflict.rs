@@ -3,6 +3,7 @@
 //! Takes rules; gives yes or no, and diagnostics that name both.
 
 use crate::diag::Diagnostic;
+use crate::field::Field;
 use crate::ir::{Action, Effect, Rule};
 
 /// Whether they are one and the same, wherever they come from.
@@ -31,6 +32,17 @@ pub(super) fn same_at_other_end(earlier: &Rule, rule: &Rule) -> Diagnostic {
     .help(
         "say `--no-nat` if nothing changes addresses on the way; or mirror the rules of one Service at a time",
     )
+}
+
+/// Two rules that differ in a field that says nothing at the other end.
+pub(super) fn same_without(field: Field, earlier: &Rule, rule: &Rule) -> Diagnostic {
+    Diagnostic::error(
+        format!("without `{field}`, the other end cannot tell these two apart"),
+        rule.span,
+        format!("`{field}` says nothing about packets at other places"),
+    )
+    .with(earlier.span, "takes its packets first")
+    .help("let the two differ in ports or protocol, or mirror them one at a time")
 }
 
 /// Two rules whose packets arrive alike.

@@ -4,7 +4,7 @@
 //! ports are hidden. What is not hidden here is not let in there: `unfunnel` gets a guard, `unalias` its list.
 //! Refuses what would arrive in a way that two rules claim.
 
-use super::{Mirrored, Role, conflict, without_addresses};
+use super::{Mirrored, Role, conflict, elsewhere};
 use crate::diag::Diagnostic;
 use crate::field::Field;
 use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
@@ -20,7 +20,7 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
     // What each rule sends, and the rules that restore it, with the rule that both come from.
     let mut sent: Vec<(&Rule, Rule, Rule)> = Vec::new();
     for rule in &from.rules {
-        let bare = if keep { rule.clone() } else { without_addresses(rule) };
+        let bare = elsewhere(rule, keep);
         match &rule.action {
             Action::Accept => far.note(rule, "an exception of the other end, nothing to undo"),
             Action::Drop => far.note(rule, "dropped there, never sent"),

@@ -7,9 +7,10 @@ use super::ast::{Action, ActionKind};
 use super::help::{self, Spoils};
 use super::parser::{argument, not_equal, port_side};
 use super::set::set;
-use super::value as values;
-use super::word::{Cursor, Parsed, keyword, peek, wrong};
+use super::value::{Wanted, port};
+use super::word::{Cursor, Parsed, Word, keyword, peek, wrong};
 use crate::diag::Diagnostic;
+use crate::field;
 
 const ALIAS: &str = "write for example `alias dport 80`";
 
@@ -31,12 +32,8 @@ pub(super) fn alias(i: Cursor<'_>) -> Parsed<'_, Action> {
         return wrong(help::skip(rest, Spoils::Word), vec![error]);
     }
     let (after, _) = not_equal(after, name)?;
-    let (rest, (port, span)) = argument(after, name, "a port number", "80", &|found, keyword| {
-        values::port(found, keyword).map_err(|diagnostic| match diagnostic.message.as_str() {
-            message if message.starts_with("port must be") => diagnostic.help(ALIAS),
-            _ => diagnostic,
-        })
-    })?;
+    let read = |found: Word<'_>, keyword: &str| port(found, keyword).map_err(|unread| unread.advise(ALIAS));
+    let (rest, (port, span)) = argument(after, name, "a port number", "80", &read)?;
     Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Alias { side, port } }))
 }
 
@@ -45,7 +42,7 @@ pub(super) fn unalias(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unalias")(i)?;
     if let Ok((after, (_, name))) = port_side(i) {
         const LONGEST: usize = 60;
-        let (rest, value) = match set::<u16>(after, key) {
+        let (rest, value) = match set(after, Wanted::listed_by(&field::PORTS, key)) {
             Ok((rest, ports)) => (rest, i.text(ports.span)),
             Err(_) => (help::skip(after, Spoils::UntilAction), "8080"),
         };
@@ -54,17 +51,6 @@ pub(super) fn unalias(i: Cursor<'_>) -> Parsed<'_, Action> {
         let error = Diagnostic::error(message, name.span, "the rule's matches say which port it is");
         return wrong(rest, vec![error.help(format!("write `unalias {value}`"))]);
     }
-    match set(i, key) {
-        Ok((rest, ports)) => {
-            Ok((rest, Action { span: key.span.to(ports.span), kind: ActionKind::Unalias { ports } }))
-        }
-        Err(error) => Err(error.map(|mut fault| {
-            for diagnostic in &mut fault.diagnostics {
-                if diagnostic.help.as_deref().is_some_and(|help| help.starts_with("to match any")) {
-                    diagnostic.help = Some("list ports from 1 to 65535".to_owned());
-                }
-            }
-            fault
-        })),
-    }
+    let (rest, ports) = set(i, Wanted::listed_by(&field::PORTS, key))?;
+    Ok((rest, Action { span: key.span.to(ports.span), kind: ActionKind::Unalias { ports } }))
 }

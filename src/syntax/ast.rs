@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::diag::Span;
+use crate::field::Field;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ast {
@@ -29,8 +30,8 @@ pub struct Define {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Values {
-    Ports(Set<u16>),
-    Addresses(Set<IpAddr>),
+    /// All of one kind.
+    Known(Set),
     /// They could not be read.
     Unknown,
 }
@@ -79,22 +80,27 @@ pub struct Match {
 pub enum MatchKind {
     Ip(Version),
     Protocol(Protocol),
-    Addr { side: Side, negated: bool, set: Set<IpAddr> },
-    Port { side: Side, negated: bool, set: Set<u16> },
+    Field { field: Field, negated: bool, set: Set },
 }
 
-/// What stands where ports or addresses are expected: one value, or `{ several }`.
+/// What is written where values are expected: one of them, or `{ several }`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Set<T> {
+pub struct Set {
     pub span: Span,
     /// At least one.
-    pub items: Vec<Item<T>>,
+    pub items: Vec<Item>,
 }
 
-/// One element of a set: from `first` to `last`, which are of one kind and in order. All those that a name
-/// stands for have the place of the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Value {
+    Number(u32),
+    Address(IpAddr),
+}
+
+/// One element of a set: from `first` to `last`, which are of one kind and in order. Values that come from a name
+/// carry the name's span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Item<T> {
+pub struct Item<T = Value> {
     pub span: Span,
     pub first: T,
     pub last: T,
@@ -144,7 +150,7 @@ pub enum ActionKind {
         port: u16,
     },
     Unalias {
-        ports: Set<u16>,
+        ports: Set,
     },
     /// The new address of one side, alone or besides one of the others.
     Nat {
@@ -172,7 +178,16 @@ pub struct Guard {
     pub span: Span,
     pub side: Side,
     pub negated: bool,
-    pub set: Set<u16>,
+    pub set: Set,
+}
+
+impl Rule {
+    /// Where a field is matched.
+    pub fn matched(&self, field: Field) -> Option<&Match> {
+        self.matches
+            .iter()
+            .find(|m| matches!(m.kind, MatchKind::Field { field: other, .. } if other == field))
+    }
 }
 
 impl MatchKind {
@@ -181,10 +196,7 @@ impl MatchKind {
         match self {
             MatchKind::Ip(version) => version.keyword(),
             MatchKind::Protocol(protocol) => protocol.keyword(),
-            MatchKind::Addr { side: Side::Source, .. } => "saddr",
-            MatchKind::Addr { side: Side::Destination, .. } => "daddr",
-            MatchKind::Port { side: Side::Source, .. } => "sport",
-            MatchKind::Port { side: Side::Destination, .. } => "dport",
+            MatchKind::Field { field, .. } => field.keyword(),
         }
     }
 }
@@ -240,6 +252,8 @@ impl Side {
 }
 
 impl Version {
+    pub const ALL: [Version; 2] = [Version::V4, Version::V6];
+
     pub fn keyword(self) -> &'static str {
         match self {
             Version::V4 => "ip",

@@ -5,13 +5,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
-use super::ast::{Define, Item, Set, Values};
+use super::ast::{Define, Item, Value, Values};
 use super::help;
-use super::set::{Value, part, set};
+use super::set::{part, set};
+use super::value::{Wanted, out_of_range};
 use super::word::{Cursor, Parsed, Word, lines, peek, piece, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
+use crate::field::{ANY, Notation};
 
 /// What is defined so far.
 #[derive(Debug, Default)]
@@ -66,23 +67,21 @@ impl Names {
     }
 
     /// What `$NAME` stands for, each value with the place of `$NAME`. Nothing: it is known to be wrong.
-    pub(super) fn values<T: Value>(&self, found: Word<'_>) -> Result<Option<Vec<Item<T>>>, Diagnostic> {
+    pub(super) fn values(
+        &self,
+        found: Word<'_>,
+        wanted: Wanted<'_>,
+    ) -> Result<Option<Vec<Item>>, Diagnostic> {
         let before = self.0.borrow().values;
-        let items = self.find(found, |define, _| match T::of(&define.values) {
-            // Told already.
-            Some(_) if before > MOST_VALUES => Ok(None),
-            Some(items) if before + items.len() > MOST_VALUES => Err(too_many(found)),
-            Some(items) => {
-                Ok(Some(items.iter().map(|item| Item { span: found.span, ..*item }).collect::<Vec<_>>()))
+        let items = self.find(found, |define, _| match &define.values {
+            Values::Unknown => Ok(None),
+            // Reported already.
+            Values::Known(_) if before > MOST_VALUES => Ok(None),
+            Values::Known(set) if before + set.items.len() > MOST_VALUES => Err(too_many(found)),
+            Values::Known(set) => {
+                set.items.iter().try_for_each(|item| fits(item, define, found, wanted))?;
+                Ok(Some(set.items.iter().map(|item| Item { span: found.span, ..*item }).collect::<Vec<_>>()))
             }
-            None if define.values == Values::Unknown => Ok(None),
-            None => Err(Diagnostic::error(
-                format!("expected {}, found `{}`", T::WHAT, found.text),
-                found.span,
-                format!("stands for {}", kind(&define.values)),
-            )
-            .with(define.span, "defined here")
-            .help(format!("use a name that stands for {}", T::WHAT))),
         });
         let items = items.inspect_err(|error| {
             if error.message.starts_with(TOO_MANY) {
@@ -154,15 +153,36 @@ fn undefined(state: &State, found: Word<'_>, name: &str) -> Diagnostic {
     }
 }
 
-const PORTS: &str = "ports";
+/// Whether what a name stands for can be used where `found` is.
+fn fits(item: &Item, define: &Define, found: Word<'_>, wanted: Wanted<'_>) -> Result<(), Diagnostic> {
+    let (number, first, last) = match (wanted.notation, item.first, item.last) {
+        (Notation::Address, Value::Address(_), _) => return Ok(()),
+        (Notation::Number(number), Value::Number(first), Value::Number(last)) => (number, first, last),
+        _ => {
+            let message = format!("expected {}, found `{}`", wanted.one(), found.text);
+            let label = format!("stands for {}", kind(&define.values));
+            let error = Diagnostic::error(message, found.span, label).with(define.span, "defined here");
+            return Err(error.help(format!("use a name that stands for {}", wanted.one())));
+        }
+    };
+    let wrong = [first, last].into_iter().find(|value| !(number.min..=number.max).contains(value));
+    let Some(wrong) = wrong else { return Ok(()) };
+    let text = wrong.to_string();
+    let value = Word { text: &text, span: found.span };
+    let unread = out_of_range(value, number, Some(wrong));
+    Err(unread.advise(wanted.listed().advice()).with(define.span, "defined here"))
+}
+
+const NUMBERS: &str = "numbers";
 const ADDRESSES: &str = "addresses";
 const NOTHING: &str = "nothing";
 
 fn kind(values: &Values) -> &'static str {
-    match values {
-        Values::Ports(_) => PORTS,
-        Values::Addresses(_) => ADDRESSES,
-        Values::Unknown => NOTHING,
+    let Values::Known(set) = values else { return NOTHING };
+    match set.items.first().map(|item| item.first) {
+        Some(Value::Address(_)) => ADDRESSES,
+        Some(Value::Number(_)) => NUMBERS,
+        None => NOTHING,
     }
 }
 
@@ -196,7 +216,7 @@ pub(super) fn given(i: Cursor<'_>) -> Parsed<'_, ()> {
     wrong(rest, vec![error.help("give one value or one set, and rules where the other rules are")])
 }
 
-/// `define = "define" NAME "=" ( addresses | ports )`, behind the keyword; without one on the command line.
+/// `define = "define" NAME "=" ( addresses | numbers )`, behind the keyword; without one on the command line.
 pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
     let written = |name: &str| match key {
         Some(_) => format!("`define {name} = VALUE`"),
@@ -273,40 +293,29 @@ fn value<'a>(i: Cursor<'a>, name: &str, span: Span) -> (Cursor<'a>, Values, Opti
     let like = |first| i.names.find(first, |define, _| Ok(kind(&define.values)));
     let kind = match first.filter(|first| first.text.starts_with('$')).map(like) {
         None if first.is_some_and(|first| first.text.contains(['.', ':'])) => ADDRESSES,
-        None => PORTS,
+        None => NUMBERS,
         Some(Ok(kind)) => kind,
         Some(Err(error)) => return (i, Values::Unknown, None, vec![error]),
     };
     if kind == NOTHING {
         return (i, Values::Unknown, None, Vec::new());
     }
-    let is_address = kind == ADDRESSES;
-    if is_address { read::<IpAddr>(i, key, Values::Addresses) } else { read::<u16>(i, key, Values::Ports) }
+    let notation = if kind == ADDRESSES { &Notation::Address } else { &Notation::Number(ANY) };
+    read(i, Wanted::listed_by(notation, key))
 }
 
-fn read<'a, T: Value>(
-    i: Cursor<'a>,
-    key: Word<'_>,
-    make: fn(Set<T>) -> Values,
-) -> (Cursor<'a>, Values, Option<Span>, Vec<Diagnostic>) {
+fn read<'a>(i: Cursor<'a>, wanted: Wanted<'_>) -> (Cursor<'a>, Values, Option<Span>, Vec<Diagnostic>) {
     use nom::Err::{Error, Failure, Incomplete};
 
-    match set::<T>(i, key) {
+    match set(i, wanted) {
         Ok((rest, set)) => {
             let single = match peek(i).filter(|one| one.text.starts_with('$')) {
                 Some(one) => i.names.find(one, |_, single| Ok(single)).ok().flatten(),
                 None => Some(set.span).filter(|_| set.items.len() == 1 && !i.text(set.span).starts_with('{')),
             };
-            (rest, make(set), single, Vec::new())
+            (rest, Values::Known(set), single, Vec::new())
         }
-        Err(Error(fault) | Failure(fault)) => {
-            let told = fault.diagnostics.into_iter().map(|diagnostic| {
-                let leave_out =
-                    diagnostic.help.as_deref().is_some_and(|help| help.starts_with("to match any"));
-                if leave_out { diagnostic.help("list ports from 1 to 65535") } else { diagnostic }
-            });
-            (fault.rest, Values::Unknown, None, told.collect())
-        }
+        Err(Error(fault) | Failure(fault)) => (fault.rest, Values::Unknown, None, fault.diagnostics),
         Err(Incomplete(_)) => (i, Values::Unknown, None, Vec::new()),
     }
 }

@@ -10,17 +10,27 @@ use nom::Err;
 use super::set::looks_like_a_value;
 use super::word::{Cursor, Parsed, Word, lines, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
+use crate::field::{Field, Notation, PORT};
 
-/// Every word of the language.
-const KEYWORDS: [&str; 25] = [
-    "ip6", "ip", "tcp", "udp", "saddr", "daddr", "sport", "dport", "actions", "accept", "drop", "funnel",
-    "unfunnel", "encap", "decap", "alias", "unalias", "mark", "flags", "counter", "chain", "define", "dnat",
-    "snat", "service",
+/// The words that are no field's.
+const WORDS: [&str; 21] = [
+    "ip6", "ip", "tcp", "udp", "actions", "accept", "drop", "funnel", "unfunnel", "encap", "decap", "alias",
+    "unalias", "mark", "flags", "counter", "chain", "define", "dnat", "snat", "service",
 ];
 
 /// Those that start an action.
 pub(crate) const ACTIONS: [&str; 10] =
     ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark", "counter", "dnat", "snat"];
+
+/// Every word of the language.
+fn keywords() -> impl Iterator<Item = &'static str> {
+    WORDS.into_iter().chain(Field::all().map(Field::keyword))
+}
+
+/// The word of the language that this one is.
+fn keyword(text: &str) -> Option<&'static str> {
+    keywords().find(|keyword| *keyword == text)
+}
 
 /// What people coming from other languages write.
 const SYNONYMS: [(&str, &str); 15] = [
@@ -117,10 +127,14 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     let error = Diagnostic::error(message, word.span, "not a match nor an action");
     let error = match remedy(word.text).or_else(|| without_match(word.text)) {
         Some(remedy) => error.help(remedy),
-        None => error.help(
-            "matches are `ip`, `ip6`, `tcp`, `udp`, `saddr`, `daddr`, `sport`, `dport`; \
-             actions are `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `mark`, `counter`, `dnat`, `snat`",
-        ),
+        None => {
+            let quoted = |words: &mut dyn Iterator<Item = &str>| {
+                words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+            };
+            let fields = Field::all().map(Field::keyword);
+            let matches = quoted(&mut ["ip", "ip6", "tcp", "udp"].into_iter().chain(fields));
+            error.help(format!("matches are {matches}; actions are {}", quoted(&mut ACTIONS.into_iter())))
+        }
     };
     (error, Spoils::Word)
 }
@@ -176,16 +190,20 @@ pub(super) fn in_next_line<'a, T>(
     })
 }
 
-/// A comparison as a range of ports.
+/// A comparison as a range of the numbers that `key` is matched by, or of ports.
 pub(super) fn compared(operator: &str, operand: &str, key: Word<'_>) -> String {
     let (below, or_equal) = (operator.starts_with('<'), operator.contains('='));
-    let range = operand.parse::<u16>().ok().and_then(|port| match (below, or_equal) {
-        (true, true) => (1, port).into(),
-        (true, false) => Some((1, port.checked_sub(1)?)),
-        (false, true) => (port, u16::MAX).into(),
-        (false, false) => Some((port.checked_add(1)?, u16::MAX)),
+    let (min, max) = match Field::named(key.text).map(|field| &field.row().notation) {
+        Some(Notation::Number(number)) => (number.min, number.max),
+        _ => (PORT.min, PORT.max),
+    };
+    let range = operand.parse::<u32>().ok().and_then(|value| match (below, or_equal) {
+        (true, true) => (min, value).into(),
+        (true, false) => Some((min, value.checked_sub(1)?)),
+        (false, true) => (value, max).into(),
+        (false, false) => Some((value.checked_add(1)?, max)),
     });
-    match range.filter(|(first, last)| *first > 0 && first <= last) {
+    match range.filter(|(first, last)| min <= *first && first <= last && *last <= max) {
         Some((first, last)) => format!("`{} {first}-{last}`", key.text),
         None => format!("a range, such as `{} FIRST-LAST`", key.text),
     }
@@ -197,7 +215,7 @@ pub(crate) const LONGEST_QUOTED: usize = 100;
 pub(super) const JOIN: &str = "join the lines";
 
 pub(super) fn is_keyword(word: Word<'_>) -> bool {
-    KEYWORDS.contains(&word.text)
+    keyword(word.text).is_some()
 }
 
 /// Worth a look of its own: a keyword, or something one can say more about than "unknown".
@@ -208,10 +226,8 @@ fn is_word_of_ours(word: Word<'_>) -> bool {
 /// Names, where no value is expected, lines that were to go on, and what no eye can see.
 pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
     if word.text.starts_with('$') {
-        let error = Diagnostic::error("a name out of place", word.span, "stands for ports or addresses");
-        return Some(
-            error.help("write it where ports or addresses are: `dport $NAME`, `saddr { $NAME, 10.0.0.1 }`"),
-        );
+        let error = Diagnostic::error("a name out of place", word.span, "stands for numbers or addresses");
+        return Some(error.help("write it where values are: `dport $NAME`, `saddr { $NAME, 10.0.0.1 }`"));
     }
     if word.text.ends_with('\\') {
         let span = Span { start: word.span.end - 1, end: word.span.end };
@@ -244,14 +260,14 @@ fn remedy(text: &str) -> Option<String> {
         return None;
     }
     let lower = text.to_lowercase();
-    if KEYWORDS.contains(&&*lower) {
+    if keyword(&lower).is_some() {
         return Some(format!("words are lower case: write `{lower}`"));
     }
-    if let Some(keyword) = synonym(&lower) {
-        return Some(format!("did you mean `{keyword}`?"));
+    if let Some(meant) = synonym(&lower) {
+        return Some(format!("did you mean `{meant}`?"));
     }
     if let Some((key, value)) = text.split_once('=')
-        && KEYWORDS.contains(&key)
+        && keyword(key).is_some()
     {
         return Some(format!("`=` is not an operator: write `{key} {}`", value.trim_start_matches('=')));
     }
@@ -264,8 +280,7 @@ fn remedy(text: &str) -> Option<String> {
 /// The word of the language that this one, which is none, was meant to be.
 pub(super) fn meant(text: &str) -> Option<&'static str> {
     let lower = text.to_lowercase();
-    let keyword = KEYWORDS.iter().copied().find(|keyword| *keyword == lower);
-    keyword.or_else(|| synonym(&lower)).or_else(|| misspelled(&lower))
+    keyword(&lower).or_else(|| synonym(&lower)).or_else(|| misspelled(&lower))
 }
 
 fn synonym(lower: &str) -> Option<&'static str> {
@@ -277,7 +292,7 @@ fn misspelled(lower: &str) -> Option<&'static str> {
     if lower.len() > 12 || lower.chars().filter(char::is_ascii_alphabetic).count() < 2 {
         return None;
     }
-    let distances = KEYWORDS.iter().map(|&keyword| (strsim::osa_distance(lower, keyword), keyword));
+    let distances = keywords().map(|keyword| (strsim::osa_distance(lower, keyword), keyword));
     let (slips, keyword) = distances.min()?;
     let allowed = if keyword.len() > 4 { 2 } else { 1 };
     (slips <= allowed).then_some(keyword)
@@ -286,13 +301,13 @@ fn misspelled(lower: &str) -> Option<&'static str> {
 /// `iptcpdport80` as `ip tcp dport 80`: keywords and values that were written without blanks.
 fn unglued(text: &str) -> Option<String> {
     let mut words = Vec::new();
-    let mut keywords = 0;
+    let mut known = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        // The longer of two that fit stands first.
-        let len = match KEYWORDS.iter().find(|&&keyword| rest.starts_with(keyword)) {
+        let fitting = keywords().filter(|keyword| rest.starts_with(keyword));
+        let len = match fitting.max_by_key(|keyword| keyword.len()) {
             Some(keyword) => {
-                keywords += 1;
+                known += 1;
                 keyword.len()
             }
             None => {
@@ -308,7 +323,7 @@ fn unglued(text: &str) -> Option<String> {
         words.push(word);
         rest = tail;
     }
-    (keywords > 0 && words.len() > 1).then(|| words.join(" "))
+    (known > 0 && words.len() > 1).then(|| words.join(" "))
 }
 
 /// Blanks that are no blanks, as copied from web pages, and control characters.

@@ -7,8 +7,10 @@ use super::ast::{Action, ActionKind, Flags, Guard, Protocol};
 use super::help::{self, Spoils};
 use super::parser::{argument, not_equal, port_side, repeated};
 use super::set::set;
+use super::value::{self, Wanted};
 use super::word::{Cursor, Parsed, Word, keyword, peek, piece, wrong};
 use crate::diag::{Diagnostic, Span, quote};
+use crate::field;
 use crate::protocol::TCP_FLAGS;
 
 const EXAMPLE: &str = "write for example `flags syn` or `flags psh|ack`";
@@ -18,7 +20,7 @@ pub(super) fn guards(mut i: Cursor<'_>) -> Parsed<'_, Vec<Guard>> {
     let mut guards: Vec<Guard> = Vec::new();
     while let Ok((rest, (side, key))) = port_side(i) {
         let (rest, negated) = not_equal(rest, key)?;
-        let (rest, ports) = set(rest, key)?;
+        let (rest, ports) = set(rest, Wanted::matched(&field::PORTS, key))?;
         let span = key.span.to(ports.span);
         if let Some(first) = guards.iter().find(|guard| guard.side == side) {
             return wrong(rest, vec![repeated(key.text, first.span, span)]);
@@ -96,27 +98,14 @@ fn unknown_flag(name: &str, found: Word<'_>) -> Diagnostic {
 pub(super) fn mark(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("mark")(i)?;
     let Ok((rest, set)) = keyword("set")(i) else {
-        let number = peek(i).and_then(|word| number(word).ok());
-        let help =
-            format!("write `mark set {}`", number.map_or("1".to_owned(), |(number, _)| number.to_string()));
+        let number = peek(i).and_then(|word| value::number(word, &field::ANY, "mark set").ok());
+        let help = format!("write `mark set {}`", number.unwrap_or(1));
         let error = Diagnostic::error("expected `set` after `mark`", key.span, "sets a packet's mark");
         return wrong(help::skip(i, Spoils::UntilAction), vec![error.help(help)]);
     };
     let key = Word { text: "mark set", span: key.span.to(set.span) };
-    let (rest, ((value, _), span)) = argument(rest, key, "a number", "1", &|word, _| number(word))?;
+    let read =
+        |word: Word<'_>, key: &str| value::number(word, &field::ANY, key).map_err(|unread| unread.error);
+    let (rest, (value, span)) = argument(rest, key, "a number", "1", &read)?;
     Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Mark { value } }))
-}
-
-/// Decimal, or hexadecimal behind `0x`, of 32 bits.
-fn number(word: Word<'_>) -> Result<(u32, Span), Diagnostic> {
-    let parsed = match word.text.strip_prefix("0x") {
-        Some(hex) if hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16),
-        Some(_) => "".parse(),
-        None if word.text.starts_with('+') => "".parse(),
-        None => word.text.parse(),
-    };
-    parsed.map(|value| (value, word.span)).map_err(|_| {
-        Diagnostic::error(format!("expected a number, found {}", quote(word.text)), word.span, "not 32 bits")
-            .help("write a number from 0 to 4294967295, or 0x0 to 0xffffffff")
-    })
 }

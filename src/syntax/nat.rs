@@ -59,7 +59,7 @@ pub(super) fn nat(i: Cursor<'_>) -> Parsed<'_, Action> {
         }
     });
     let port = port
-        .map(|port| values::port(port, key.text).map_err(|error| error.help(example.as_str())))
+        .map(|port| values::port(port, key.text).map_err(|unread| unread.error.help(example.as_str())))
         .transpose();
     match (item, port) {
         (Ok(address), Ok(port)) => Ok((

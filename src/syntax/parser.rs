@@ -16,9 +16,10 @@ use super::list::not_one;
 use super::more;
 use super::nat;
 use super::set::set;
-use super::value as values;
-use super::word::{Cursor, Parsed, Word, keyword, peek, word, wrong};
+use super::value::{self, Wanted};
+use super::word::{Cursor, Parsed, Word, keyword, no, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
+use crate::field::Field;
 
 /// `rule = { match } [ "actions" ] action`
 ///
@@ -127,14 +128,13 @@ fn out_of_order(rule: &Rule, item: &Item) -> Option<Diagnostic> {
     }
 }
 
-/// `match = "ip" | "ip6" | protocol | addr-match | port-match`
+/// `match = "ip" | "ip6" | protocol | field-match`
 fn match_(i: Cursor<'_>) -> Parsed<'_, Match> {
     alt((
         keyword("ip").map(|word| Match { span: word.span, kind: MatchKind::Ip(Version::V4) }),
         keyword("ip6").map(|word| Match { span: word.span, kind: MatchKind::Ip(Version::V6) }),
         protocol.map(|(protocol, word)| Match { span: word.span, kind: MatchKind::Protocol(protocol) }),
-        addr_match,
-        port_match,
+        field_match,
     ))
     .parse(i)
 }
@@ -145,21 +145,13 @@ fn protocol(i: Cursor<'_>) -> Parsed<'_, (Protocol, Word<'_>)> {
         .parse(i)
 }
 
-/// `addr-match = ( "saddr" | "daddr" ) [ "!=" ] addresses`
-fn addr_match(i: Cursor<'_>) -> Parsed<'_, Match> {
-    let (i, key) = alt((keyword("saddr"), keyword("daddr"))).parse(i)?;
-    let side = if key.text == "saddr" { Side::Source } else { Side::Destination };
-    let (i, negated) = not_equal(i, key)?;
-    let (rest, set) = set(i, key)?;
-    Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Addr { side, negated, set } }))
-}
-
-/// `port-match = ( "sport" | "dport" ) [ "!=" ] ports`
-fn port_match(i: Cursor<'_>) -> Parsed<'_, Match> {
-    let (i, (side, key)) = port_side(i)?;
-    let (i, negated) = not_equal(i, key)?;
-    let (rest, set) = set(i, key)?;
-    Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Port { side, negated, set } }))
+/// `field-match = field [ "!=" ] set`
+fn field_match(i: Cursor<'_>) -> Parsed<'_, Match> {
+    let (rest, key) = word(i)?;
+    let Some(field) = Field::named(key.text) else { return no(i) };
+    let (rest, negated) = not_equal(rest, key)?;
+    let (rest, set) = set(rest, Wanted::matched(&field.row().notation, key))?;
+    Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Field { field, negated, set } }))
 }
 
 pub(super) fn port_side(i: Cursor<'_>) -> Parsed<'_, (Side, Word<'_>)> {
@@ -325,17 +317,15 @@ fn funnel_port<'a>(
             return wrong(help::skip(rest, Spoils::Word), vec![diagnostic]);
         }
         let (i, _) = not_equal(i, key)?;
-        argument(i, key, "a port number", "540", &values::port)
+        // "Leave it out" is no remedy here: both ports must be written.
+        let advice = "choose a port between 1 and 65535 for the funneling header";
+        let read = |word: Word<'_>, key: &str| value::port(word, key).map_err(|unread| unread.advise(advice));
+        argument(i, key, "a port number", "540", &read)
     });
     match parsed {
         Ok((rest, (port, _))) => (rest, Some(port)),
         Err(Err::Error(fault) | Err::Failure(fault)) => {
-            // "Leave it out" is no remedy here: both ports must be written.
-            let advice = "choose a port between 1 and 65535 for the funneling header";
-            diagnostics.extend(fault.diagnostics.into_iter().map(|diagnostic| {
-                let out_of_range = diagnostic.message.starts_with("port must be");
-                if out_of_range { diagnostic.help(advice) } else { diagnostic }
-            }));
+            diagnostics.extend(fault.diagnostics);
             (fault.rest, None)
         }
         Err(Err::Incomplete(_)) => (i, None),

@@ -1,131 +1,44 @@
-//! Sets and ranges: `80`, `8000-8080`, `{ 80, 443, 8000-8080 }`, and the same of addresses.
+//! Sets and ranges: `80`, `8000-8080`, `{ 80, 443, 8000-8080 }`, and the same of all other kinds of value.
 //!
-//! One production for both, over the kind of value. A set between braces may span lines. Never merges or
-//! sorts anything: the elements come out as they were written, each with its place.
+//! One production for all kinds; which one is [`Wanted`], and a single value is read by [`value`](super::value). A set
+//! between braces may span lines. Never merges or sorts anything: the elements come out as they were written, each with
+//! its place.
 
 use std::net::IpAddr;
 
-use super::ast::{Item, Set, Values};
+use super::ast::{Item, Set, Value};
 use super::define;
 use super::help::{self, Spoils};
 use super::list::bare_list;
-use super::value as values;
+use super::value::{Unread, Wanted};
 use super::word::{Cursor, Parsed, Word, line_end, lines, peek, piece, wrong};
 use crate::diag::{Diagnostic, Span, quote};
-
-/// A kind of value that sets are made of.
-pub(super) trait Value: Copy {
-    /// One value, as in "expected a port number".
-    const WHAT: &'static str;
-    const KIND: &'static str;
-    /// Examples for remedies.
-    const ONE: &'static str;
-    const MANY: &'static str;
-
-    /// A word that stands for itself, or for a range, as a prefix does.
-    fn read(word: Word<'_>, key: &str) -> Result<(Self, Self), Diagnostic>;
-
-    /// One end of a range.
-    fn end(word: Word<'_>, key: &str) -> Result<Self, Diagnostic>;
-
-    /// Values of this kind.
-    fn of(values: &Values) -> Option<&[Item<Self>]>;
-
-    /// Why the two are not the ends of a range.
-    fn range(first: Self, last: Self) -> Result<(), NoRange>;
-}
-
-pub(super) enum NoRange {
-    /// The first end lies behind the last.
-    Backwards,
-    /// From an IPv4 address to an IPv6 address, or the other way round.
-    Mixed,
-}
-
-impl Value for u16 {
-    const WHAT: &'static str = "a port number";
-    const KIND: &'static str = "port";
-    const ONE: &'static str = "80";
-    const MANY: &'static str = "{ 80, 443 }";
-
-    fn read(word: Word<'_>, key: &str) -> Result<(u16, u16), Diagnostic> {
-        values::port(word, key).map(|port| (port, port))
-    }
-
-    fn end(word: Word<'_>, key: &str) -> Result<u16, Diagnostic> {
-        values::port(word, key)
-    }
-
-    fn of(values: &Values) -> Option<&[Item<u16>]> {
-        match values {
-            Values::Ports(set) => Some(&set.items),
-            Values::Addresses(_) | Values::Unknown => None,
-        }
-    }
-
-    fn range(first: u16, last: u16) -> Result<(), NoRange> {
-        if first <= last { Ok(()) } else { Err(NoRange::Backwards) }
-    }
-}
-
-impl Value for IpAddr {
-    const WHAT: &'static str = "an IP address";
-    const KIND: &'static str = "address";
-    const ONE: &'static str = "10.0.0.1";
-    const MANY: &'static str = "{ 10.0.0.1, 10.0.1.0/24 }";
-
-    fn read(word: Word<'_>, key: &str) -> Result<(IpAddr, IpAddr), Diagnostic> {
-        values::address(word, key)
-    }
-
-    fn end(word: Word<'_>, key: &str) -> Result<IpAddr, Diagnostic> {
-        if word.text.contains('/') {
-            return Err(Diagnostic::error("a range runs from address to address", word.span, "a prefix")
-                .help(format!("write `{key} 10.0.0.0-10.0.0.9`, or a set of prefixes")));
-        }
-        values::address(word, key).map(|(first, _)| first)
-    }
-
-    fn of(values: &Values) -> Option<&[Item<IpAddr>]> {
-        match values {
-            Values::Addresses(set) => Some(&set.items),
-            Values::Ports(_) | Values::Unknown => None,
-        }
-    }
-
-    fn range(first: IpAddr, last: IpAddr) -> Result<(), NoRange> {
-        match first.is_ipv4() == last.is_ipv4() {
-            true if first <= last => Ok(()),
-            true => Err(NoRange::Backwards),
-            false => Err(NoRange::Mixed),
-        }
-    }
-}
+use crate::field::Notation;
 
 /// `set = element | "{" element { "," element } [ "," ] "}"`
-pub(super) fn set<'a, T: Value>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> {
-    let example = if key.text == "unalias" { "8080" } else { T::ONE };
-    let help = format!("write for example `{} {example}`", key.text);
+pub(super) fn set<'a>(i: Cursor<'a>, wanted: Wanted<'_>) -> Parsed<'a, Set> {
+    let key = wanted.key;
+    let one = wanted.one();
     match peek(i) {
         None => {
-            if let Some(parsed) = help::in_next_line(i, key, true, |next| set(next, key)) {
+            if let Some(parsed) = help::in_next_line(i, key, true, |next| set(next, wanted)) {
                 return parsed;
             }
-            let message = format!("expected {} after `{}`", T::WHAT, key.text);
-            wrong(i, vec![Diagnostic::error(message, key.span, "has no value").help(help)])
+            let message = format!("expected {one} after `{}`", key.text);
+            wrong(i, vec![Diagnostic::error(message, key.span, "has no value").help(wanted.example())])
         }
         Some(found) if help::is_keyword(found) || found.text == "}" => {
-            let message = format!("expected {}, found `{}`", T::WHAT, found.text);
+            let message = format!("expected {one}, found `{}`", found.text);
             let missing =
                 Diagnostic::error(message, found.span, "not a value").with(key.span, "has no value");
-            wrong(i, vec![missing.help(help)])
+            wrong(i, vec![missing.help(wanted.example())])
         }
-        Some(open) if open.text == "{" => braces(i, key),
+        Some(open) if open.text == "{" => braces(i, wanted.listed()),
         Some(found) => {
             if let Some((rest, error)) = bare_list(i, key) {
                 return wrong(rest, vec![error]);
             }
-            match element(i, key, false) {
+            match element(i, wanted, false) {
                 (rest, Ok(items)) => {
                     let span = items.iter().fold(found.span, |span, item| span.to(item.span));
                     Ok((rest, Set { span, items }))
@@ -137,15 +50,15 @@ pub(super) fn set<'a, T: Value>(i: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<
 }
 
 /// `element = value [ "-" value ] | NAME`; a name may stand for several, or be known to be wrong.
-fn element<'a, T: Value>(
+fn element<'a>(
     i: Cursor<'a>,
-    key: Word<'_>,
+    wanted: Wanted<'_>,
     inside: bool,
-) -> (Cursor<'a>, Result<Vec<Item<T>>, Vec<Diagnostic>>) {
+) -> (Cursor<'a>, Result<Vec<Item>, Vec<Diagnostic>>) {
     let next = |i| piece(if inside { lines(i) } else { i });
-    let Ok((rest, found)) = piece(i) else { return (i, Err(vec![not_closed(i.here(), key, "")])) };
+    let Ok((rest, found)) = piece(i) else { return (i, Err(vec![not_closed(i.here(), wanted.key, "")])) };
     let split = match found.text.find('-').filter(|at| *at > 0) {
-        Some(at) if looks_like_a_value(found.text) && !found.text[..at].ends_with('/') => {
+        Some(at) if wanted.may_be(found.text, at) && !found.text[..at].ends_with('/') => {
             let (first, last) = (part(found, 0, at), part(found, at + 1, found.text.len()));
             if last.text.is_empty() {
                 next(rest).ok().map(|(rest, last)| (rest, first, last))
@@ -173,12 +86,12 @@ fn element<'a, T: Value>(
             );
         }
         None if found.text.starts_with('$') => {
-            let items = i.names.values(found).map_err(|error| vec![error]);
+            let items = i.names.values(found, wanted).map_err(|error| vec![error]);
             return (rest, items.and_then(|items| items.ok_or_else(Vec::new)));
         }
         None => {
-            let item = T::read(found, key.text).map(|(first, last)| Item { span: found.span, first, last });
-            return (rest, item.map(|item| vec![item]).map_err(|error| vec![error]));
+            let item = wanted.read(found).map(|(first, last)| vec![Item { span: found.span, first, last }]);
+            return (rest, item.map_err(|unread| vec![unread.advise(wanted.advice())]));
         }
     };
     let span = first.span.to(last.span);
@@ -190,33 +103,49 @@ fn element<'a, T: Value>(
         (Ok(first), Ok(last)) => (first, last),
         (Err(faults), _) | (_, Err(faults)) => return (rest, Err(faults)),
     };
-    let ends = T::end(meant_first, key.text).and_then(|first| Ok((first, T::end(meant_last, key.text)?)));
-    let item = ends.map_err(|error| range_remedy(error, first, last)).and_then(|(from, to)| {
-        T::range(from, to).map(|()| Item { span, first: from, last: to }).map_err(|why| match why {
-            NoRange::Backwards => {
-                Diagnostic::error("the range runs backwards", span, "its first value is the larger one")
-                    .help(format!("write `{}-{}`", last.text, first.text))
-            }
-            NoRange::Mixed => Diagnostic::error("a range over both versions of IP", span, "IPv4 and IPv6")
-                .help("write two addresses of one version"),
-        })
-    });
+    let item = wanted
+        .end(meant_first)
+        .and_then(|first| Ok((first, wanted.end(meant_last)?)))
+        .map_err(|unread| range_remedy(unread, wanted, first, last))
+        .and_then(|ends| range(ends, span, first, last));
     (rest, item.map(|item| vec![item]).map_err(|error| vec![error]))
 }
 
-/// "Leave it out" is no remedy for one end of a range.
-fn range_remedy(error: Diagnostic, first: Word<'_>, last: Word<'_>) -> Diagnostic {
-    if !error.message.starts_with("port must be") {
-        return error;
-    }
-    let value = |word: Word<'_>| word.text.parse::<u16>().ok().filter(|value| *value > 0);
-    let at_first = error.primary.span == first.span;
-    let help = match (value(first), value(last)) {
-        (None, Some(last)) if at_first => format!("write `1-{last}`"),
-        (Some(first), None) => format!("write `{first}-65535`"),
-        _ => "write both ends from 1 to 65535".to_string(),
+/// The range, unless these are not the ends of one.
+fn range(
+    (from, to): (Value, Value),
+    span: Span,
+    first: Word<'_>,
+    last: Word<'_>,
+) -> Result<Item, Diagnostic> {
+    let family = |value: Value| match value {
+        Value::Number(_) => None,
+        Value::Address(address) => Some(IpAddr::is_ipv4(&address)),
     };
-    error.help(help)
+    if family(from) != family(to) {
+        let error = Diagnostic::error("a range over both versions of IP", span, "IPv4 and IPv6");
+        return Err(error.help("write two addresses of one version"));
+    }
+    if from > to {
+        let error = Diagnostic::error("the range runs backwards", span, "its first value is the larger one");
+        return Err(error.help(format!("write `{}-{}`", last.text, first.text)));
+    }
+    Ok(Item { span, first: from, last: to })
+}
+
+/// "Leave it out" is no remedy for one end of a range.
+fn range_remedy(unread: Unread, wanted: Wanted<'_>, first: Word<'_>, last: Word<'_>) -> Diagnostic {
+    let Notation::Number(number) = wanted.notation else { return unread.error };
+    let right = |word: Word<'_>| {
+        word.text.parse::<u32>().ok().filter(|value| (number.min..=number.max).contains(value))
+    };
+    let at_first = unread.error.primary.span == first.span;
+    let help = match (right(first), right(last)) {
+        (None, Some(last)) if at_first => format!("write `{}-{last}`", number.min),
+        (Some(first), None) => format!("write `{first}-{}`", number.max),
+        _ => format!("write both ends from {} to {}", number.min, number.max),
+    };
+    unread.advise(help)
 }
 
 /// Not the name of a service, such as `http-alt`.
@@ -244,7 +173,8 @@ fn not_closed(open: Span, key: Word<'_>, set: &str) -> Diagnostic {
 
 /// Whatever is wrong in it, reading goes on behind the closing brace. Without one, it goes on with the
 /// next line: a set may span lines, but a mistake should not.
-fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> {
+fn braces<'a>(start: Cursor<'a>, wanted: Wanted<'_>) -> Parsed<'a, Set> {
+    let key = wanted.key;
     let (mut i, open) = piece(start)?;
     let mut items = Vec::new();
     let mut diagnostics = Vec::new();
@@ -280,26 +210,26 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
             }
             "," if comma => diagnostics.push(
                 Diagnostic::error(
-                    format!("expected {}, found `,`", T::WHAT),
+                    format!("expected {}, found `,`", wanted.one()),
                     found.span,
                     "nothing in front of it",
                 )
-                .help(format!("write one `,` between two {}", plural(T::KIND))),
+                .help(format!("write one `,` between two {}", wanted.several())),
             ),
             "," => comma = true,
             _ => {
                 if !comma && depth == 1 {
-                    let label = format!("another {}", T::KIND);
-                    let help = format!("write `,` between two {}", plural(T::KIND));
+                    let label = format!("another {}", wanted.name());
+                    let help = format!("write `,` between two {}", wanted.several());
                     diagnostics.push(Diagnostic::error("expected `,` or `}`", found.span, label).help(help));
                 }
                 comma = false;
-                let (rest, item) = element(i, key, true);
+                let (rest, item) = element(i, wanted, true);
                 match item {
                     Ok(more) => items.extend(more),
                     Err(faults) => {
                         wrong_element = true;
-                        diagnostics.extend(faults.into_iter().map(in_set));
+                        diagnostics.extend(faults);
                     }
                 }
                 i = rest;
@@ -311,24 +241,11 @@ fn braces<'a, T: Value>(start: Cursor<'a>, key: Word<'_>) -> Parsed<'a, Set<T>> 
     i = piece(i)?.0;
     let span = open.span.to(close.span);
     if items.is_empty() && diagnostics.is_empty() && !wrong_element {
-        let error = Diagnostic::error("the set is empty", span, format!("no {}", T::KIND));
-        let help = format!("write for example `{} {}`", key.text, T::MANY);
-        diagnostics.push(error.help(help));
+        let error = Diagnostic::error("the set is empty", span, format!("no {}", wanted.name()));
+        diagnostics.push(error.help(wanted.example_of_set()));
     }
     if wrong_element || !diagnostics.is_empty() {
         return wrong(i, diagnostics);
     }
     Ok((i, Set { span, items }))
-}
-
-/// "Leave it out" is no remedy here.
-fn in_set(error: Diagnostic) -> Diagnostic {
-    match error.help.as_deref() {
-        Some(help) if help.starts_with("to match any") => error.help("list ports from 1 to 65535"),
-        _ => error,
-    }
-}
-
-fn plural(kind: &str) -> String {
-    if kind.ends_with('s') { format!("{kind}es") } else { format!("{kind}s") }
 }

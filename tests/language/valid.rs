@@ -525,9 +525,9 @@ fn names_that_are_given_apart_stand_in_front_and_are_named_in_errors() {
     let source = Source::new("rules.sf", "tcp dport $WEB drop");
     let given = source.clone().with_defines("--define", &["WEB={ 80, 443 }".to_owned()]);
     assert!(sfunnel::read(&given).is_ok());
-    let wrong = source.with_defines("--define", &["LB = 10.0.0.1".to_owned(), "WEB=0".to_owned()]);
+    let wrong = source.with_defines("--define", &["LB = 10.0.0.1".to_owned(), "WEB=http".to_owned()]);
     let told = render(&wrong, &sfunnel::read(&wrong).unwrap_err(), false);
-    assert!(told.contains("--> --define:1:5\n") && told.contains("1 | WEB=0\n"), "{told}");
+    assert!(told.contains("--> --define:1:5\n") && told.contains("1 | WEB=http\n"), "{told}");
     assert!(told.contains("`LB` is never used") && !told.contains("rules.sf"), "{told}");
 }
 

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::case::{Case, Sample};
+use super::fields::{FIELDS, Numbers, Other};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
 use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits};
 use super::testrun::{LONGEST, shortest};
@@ -126,16 +127,19 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
         weighted(0.35, addrs(versions)),
         weighted(0.35, ports()),
         weighted(0.65, ports()),
+        others(),
     );
-    (matches, action()).prop_map(move |((proto, saddr, daddr, sport, dport), action)| {
+    (matches, action()).prop_map(move |((proto, saddr, daddr, sport, dport, others), action)| {
         let addresses = saddr.is_some() || daddr.is_some();
         let ip = match versions {
             Versions::Four if says || !addresses => Some(4),
             Versions::Six if says || !addresses => Some(6),
             _ => None,
         };
-        let mut rule = Rule { ip, proto, saddr, daddr, sport, dport, action, extra: Extra::default() };
+        let mut rule =
+            Rule { ip, proto, saddr, daddr, sport, dport, others, action, extra: Extra::default() };
         repair(&mut rule);
+        keep_legal_others(&mut rule);
         if rule.matches_own_output() {
             // Refused, and rightly: it would funnel without end. Another protocol cannot match.
             if let Action::Funnel { outer, .. } = &mut rule.action {
@@ -144,6 +148,38 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
         }
         rule
     })
+}
+
+/// No other field mostly; sometimes one, rarely two.
+fn others() -> impl Strategy<Value = Vec<Other>> {
+    let other = (any::<Index>(), vec((any::<Index>(), any::<Index>(), prop::bool::weighted(0.2)), 1..4));
+    let count = prop_oneof![6 => 0usize..=0, 3 => 1usize..=1, 1 => 2usize..=2];
+    let other = (other, prop::bool::weighted(0.2)).prop_map(|((field, picks), negated)| {
+        let field = field.index(FIELDS.len().max(1));
+        let value = |(first, last, is_range): (Index, Index, bool)| {
+            let pool = FIELDS[field].values;
+            let (first, last) = (*first.get(pool), *last.get(pool));
+            if is_range { Numbers(first.min(last), first.max(last)) } else { Numbers(first, first) }
+        };
+        Other { field, values: Match { negated, values: picks.into_iter().map(value).collect() } }
+    });
+    count.prop_flat_map(move |n| vec(other.clone(), if FIELDS.is_empty() { 0 } else { n }))
+}
+
+/// Each field once, of the rule's protocol, of one version that the rule is about, and with some value left.
+fn keep_legal_others(rule: &mut Rule) {
+    for other in std::mem::take(&mut rule.others) {
+        let row = other.row();
+        let ranges = other.values.values.iter().map(|value| (value.0.into(), value.1.into())).collect();
+        let nothing_left = other.values.negated && are_all(ranges, 0, row.largest.into());
+        let is_new = rule.others.iter().all(|known| known.field != other.field);
+        let proto = row.proto.is_none_or(|proto| proto == rule.proto);
+        rule.others.push(other);
+        let some_version = rule.is_about(false) || rule.is_about(true);
+        if nothing_left || !is_new || !proto || !some_version {
+            rule.others.pop();
+        }
+    }
 }
 
 fn extra() -> impl Strategy<Value = Extra> {
@@ -329,6 +365,7 @@ struct Pick {
     daddr: Near,
     sport: Near,
     dport: Near,
+    other: Near,
     /// With a layer inside: usual for rules that unfunnel, rare for others.
     nested: Nested,
     payload: usize,
@@ -411,14 +448,14 @@ fn pick() -> impl Strategy<Value = Pick> {
         5 => vec(change(), 1),
         2 => vec(change(), 2..4),
     ];
-    let key = (near(), near(), near(), near());
+    let key = (near(), near(), near(), near(), near());
     let which = (any::<Index>(), any::<Index>());
     let others = (prop::bool::weighted(0.05), any::<bool>(), prop::bool::weighted(0.05));
     (which, others, key, nested, payload, changes).prop_map(
         |(
             (rule, which),
             (other_proto, six, other_version),
-            (saddr, daddr, sport, dport),
+            (saddr, daddr, sport, dport, other),
             nested,
             payload,
             changes,
@@ -432,6 +469,7 @@ fn pick() -> impl Strategy<Value = Pick> {
             daddr,
             sport,
             dport,
+            other,
             nested,
             payload,
             changes,
@@ -568,6 +606,19 @@ impl Near {
     }
 }
 
+impl Near {
+    fn number(self, other: &Other, which: Index) -> u32 {
+        let Numbers(first, last) = *which.get(&other.values.values);
+        match self {
+            Near::Same | Near::First => first,
+            Near::Last => last,
+            Near::Before => first.saturating_sub(1),
+            Near::After => last.saturating_add(1).min(other.row().largest),
+            Near::Any(index) => *index.get(other.row().values),
+        }
+    }
+}
+
 impl Pick {
     /// An urgent pointer that is listed, or just beside one that is.
     fn hidden(&self, ports: &[u16]) -> u16 {
@@ -603,6 +654,9 @@ impl Pick {
         let daddr = self.daddr.addr(&rule.daddr, which, six);
         let mut packet = Packet::new(saddr, daddr, layers);
         packet.payload = self.payload;
+        for other in &rule.others {
+            (other.row().write)(&mut packet, self.other.number(other, which));
+        }
         let mut late = Vec::new();
         for change in &self.changes {
             match change {
@@ -721,6 +775,7 @@ pub fn many(count: usize) -> Vec<Rule> {
             daddr: Some(Match::one(addr)),
             sport: None,
             dport: Some(Match::one(Ports(port, port))),
+            others: Vec::new(),
             action: match i % 6 {
                 0 => Action::Accept,
                 1 => Action::Drop,

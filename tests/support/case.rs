@@ -1,7 +1,7 @@
 //! A ruleset and packets to run through it, as a text file (`testdata/regressions/*.txt`).
 //!
 //! In and out: text such as the one below. Free text on top says what to look at. Packets are the
-//! words of `words.rs` or `hex FRAME`; `gso N` may follow either, and `#` starts a comment.
+//! words of `words.rs` or `hex FRAME`; `gso N` and `mark N` may follow either, and `#` starts a comment.
 //! A packet may end in `=> rule N`, `=> miss`: checked against the model, which is then checked
 //! against the other engines.
 //!
@@ -33,6 +33,7 @@ pub struct Case {
 pub struct Sample {
     pub frame: Vec<u8>,
     pub gso: u32,
+    pub mark: u32,
     pub words: String,
     /// `Some(None)`: no rule matches.
     pub expected: Option<Option<usize>>,
@@ -41,7 +42,7 @@ pub struct Sample {
 impl Sample {
     pub fn new(packet: &Packet) -> Sample {
         let words = packet.to_string();
-        Sample { frame: packet.frame(), gso: packet.gso, words, expected: None }
+        Sample { frame: packet.frame(), gso: packet.gso, mark: packet.mark, words, expected: None }
     }
 
     fn parse(line: &str) -> Result<Sample, String> {
@@ -60,10 +61,12 @@ impl Sample {
         let mut sample = match packet.trim().strip_prefix("hex ") {
             None => Sample::new(&Packet::parse(packet)?),
             Some(rest) => {
+                let (rest, mark) = rest.trim().split_once(" mark ").unwrap_or((rest.trim(), "0"));
                 let (frame, gso) = rest.trim().split_once(" gso ").unwrap_or((rest.trim(), "0"));
-                let gso = gso.trim().parse().map_err(|_| format!("`{gso}` is no gso size"))?;
+                let number = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is no number"));
                 let words = comment.trim().to_owned();
-                Sample { frame: unhex(frame.trim())?, gso, words, expected: None }
+                let (gso, mark) = (number(gso)?, number(mark)?);
+                Sample { frame: unhex(frame.trim())?, gso, mark, words, expected: None }
             }
         };
         sample.expected = expected;
@@ -105,8 +108,13 @@ impl fmt::Display for Case {
         writeln!(f, "What to look at: say it here.\n\n-- rules --")?;
         write!(f, "{}-- packets --", rules::text(&self.rules))?;
         for packet in &self.packets {
-            let gso = if packet.gso == 0 { String::new() } else { format!(" gso {}", packet.gso) };
-            write!(f, "\nhex {}{gso}  # {}", hex(&packet.frame), packet.words)?;
+            write!(f, "\nhex {}", hex(&packet.frame))?;
+            for (word, value) in [("gso", packet.gso), ("mark", packet.mark)] {
+                if value != 0 {
+                    write!(f, " {word} {value}")?;
+                }
+            }
+            write!(f, "  # {}", packet.words)?;
         }
         writeln!(f)
     }

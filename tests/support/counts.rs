@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use super::fields::{self, View};
 use super::model::{Outcome, Verdict};
 use super::rules::{Action, Key, Rule};
 
@@ -22,9 +23,10 @@ pub fn of(
     counts: impl Fn(usize) -> bool,
     frame: &[u8],
     gso: u32,
+    mark: u32,
     outcome: &Outcome,
 ) -> Option<Counted> {
-    let packet = Packet::find(frame, gso)?;
+    let packet = Packet::find(frame, gso, mark)?;
     let index = rules.iter().position(|rule| rule.matches(&packet.key))?;
     if !counts(index) {
         return None;
@@ -70,7 +72,7 @@ struct Packet {
 }
 
 impl Packet {
-    fn find(frame: &[u8], gso: u32) -> Option<Packet> {
+    fn find(frame: &[u8], gso: u32, mark: u32) -> Option<Packet> {
         let be16 = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
         let ports = |l4: usize| Some((be16(l4)?, be16(l4 + 2)?));
         let has = frame.len() - 14;
@@ -83,7 +85,8 @@ impl Packet {
             let jumbo = gso != 0 && claims == 40 && frame[20] == 0 && frame[54..58] == [6, 0, 0xc2, 4];
             let (proto, l4) = if jumbo { (6, 62) } else { (frame[20], 54) };
             let (sport, dport) = ports(l4)?;
-            let key = Key { proto, saddr: address(22), daddr: address(38), sport, dport };
+            let others = fields::read(&View { six: true, ip: &frame[14..], l4: &frame[l4..], mark });
+            let key = Key { proto, saddr: address(22), daddr: address(38), sport, dport, others };
             return Some(Packet { key, l4, fragment: false, claims, has });
         }
         if be16(12)? != 0x0800 || has < 28 || frame[14] >> 4 != 4 || frame[14] & 15 < 5 {
@@ -92,7 +95,9 @@ impl Packet {
         let l4 = 14 + usize::from(frame[14] & 15) * 4;
         let (sport, dport) = ports(l4)?;
         let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).expect("4"));
-        let key = Key { proto: frame[23], saddr: address(26), daddr: address(30), sport, dport };
+        let others = fields::read(&View { six: false, ip: &frame[14..], l4: &frame[l4..], mark });
+        let (saddr, daddr) = (address(26), address(30));
+        let key = Key { proto: frame[23], saddr, daddr, sport, dport, others };
         let fragment = be16(20)? & 0x3fff != 0;
         Some(Packet { key, l4, fragment, claims: usize::from(be16(16)?), has })
     }

@@ -16,6 +16,7 @@ use sfunnel::{matches, policy};
 
 use super::case::{Case, Sample};
 use super::counts::{self, Counted};
+use super::fields::FIELDS;
 use super::model;
 use super::packet::hex;
 use super::rules::{self, Key, Rule};
@@ -103,8 +104,9 @@ pub fn agree_on_counts(
     for (number, packet) in case.packets.iter().enumerate() {
         agree_on(&case.rules, &compiled.diagram, &loaded, packet)
             .with_context(|| format!("packet {number}: {}", packet.words))?;
-        let model = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
-        if let Some(counted) = counts::of(&case.rules, &counting, &packet.frame, packet.gso, &model) {
+        let Sample { frame, gso, mark, .. } = packet;
+        let model = model::run_marked(&case.rules, frame, *gso, *mark, model::Link::Ethernet);
+        if let Some(counted) = counts::of(&case.rules, &counting, frame, *gso, *mark, &model) {
             let (packets, bytes) = expected.entry(counted).or_default();
             *packets += 1;
             *bytes += packet.frame.len() as u64;
@@ -150,10 +152,15 @@ pub fn lookup(diagram: &Diagram, key: &Key) -> Result<Option<usize>> {
         (IpAddr::V6(saddr), IpAddr::V6(daddr)) => (Family::V6, saddr.to_bits(), daddr.to_bits()),
         _ => return Err(anyhow!("addresses of two versions")),
     };
-    let key = matches::Key::new(family, proto)
+    let found = matches::Key::new(family, proto)
         .with(Field::SADDR, saddr)
         .with(Field::DADDR, daddr)
         .with_ports(key.sport, key.dport);
+    let others = FIELDS.iter().zip(key.others);
+    let key = others.fold(found, |found, (row, value)| match Field::named(row.word) {
+        Some(field) => found.with(field, value),
+        None => panic!("the crate has no field `{}`", row.word),
+    });
     Ok(diagram.lookup(&key))
 }
 
@@ -172,7 +179,8 @@ pub fn agree_for(target: Option<Target>, loader: &mut Loader, case: &Case) -> Re
 }
 
 fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample) -> Result<()> {
-    let model = model::run(rules, &packet.frame, packet.gso, model::Link::Ethernet);
+    let Sample { frame, gso, mark, .. } = packet;
+    let model = model::run_marked(rules, frame, *gso, *mark, model::Link::Ethernet);
     if let Some(expected) = packet.expected {
         ensure!(model.rule == expected, "the model says {:?}, the case {expected:?}", model.rule);
     }
@@ -180,7 +188,7 @@ fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample)
         let found = lookup(diagram, key)?;
         ensure!(found == model.rule, "diagram: rule {found:?}; model: rule {:?}", model.rule);
     }
-    let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
+    let context = SkBuff { gso_size: packet.gso, mark: packet.mark, ..SkBuff::default() };
     let (verdict, frame, mark) = loaded.run_marked(&packet.frame, context)?;
     if verdict != model.verdict.code() {
         bail!("kernel: verdict {verdict}; model: {:?} by rule {:?}", model.verdict, model.rule);

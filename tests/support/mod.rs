@@ -10,6 +10,7 @@ pub mod arb;
 pub mod case;
 pub mod counts;
 pub mod engine;
+pub mod fields;
 pub mod flows;
 pub mod golden;
 pub mod iperf;

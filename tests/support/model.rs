@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 
+use super::fields::{self, View};
 use super::rules::{Action, Key, Rule};
 
 const TCP: u8 = 6;
@@ -48,7 +49,7 @@ pub struct Outcome {
     pub key: Option<Key>,
     /// The first rule that matches, whether or not its action could be carried out.
     pub rule: Option<usize>,
-    /// `skb->mark`, which is 0 before.
+    /// `skb->mark`.
     pub mark: u32,
     /// Means nothing when dropped.
     pub frame: Vec<u8>,
@@ -56,10 +57,14 @@ pub struct Outcome {
 
 /// Runs one packet through the rules.
 pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
-    let mut outcome =
-        Outcome { verdict: Verdict::Pass, key: None, rule: None, mark: 0, frame: frame.to_vec() };
+    run_marked(rules, frame, gso_size, 0, link)
+}
+
+/// The same for a packet with this `skb->mark`.
+pub fn run_marked(rules: &[Rule], frame: &[u8], gso_size: u32, mark: u32, link: Link) -> Outcome {
+    let mut outcome = Outcome { verdict: Verdict::Pass, key: None, rule: None, mark, frame: frame.to_vec() };
     let Some(packet) = Packet::find_big(frame, link, gso_size) else { return outcome };
-    let key = packet.key(frame);
+    let key = packet.key(frame, mark);
     outcome.key = Some(key);
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
     let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
@@ -88,7 +93,7 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
         }
     };
     if changed.is_some() || rule.action == Action::Accept {
-        outcome.mark = rule.extra.mark.unwrap_or(0);
+        outcome.mark = rule.extra.mark.unwrap_or(mark);
     }
     outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link, gso_size));
     outcome
@@ -257,7 +262,7 @@ impl Packet {
         }
     }
 
-    fn key(&self, frame: &[u8]) -> Key {
+    fn key(&self, frame: &[u8], mark: u32) -> Key {
         let (saddr, daddr) = match *self.addresses(frame) {
             [a, b, c, d, e, f, g, h] => (IpAddr::from([a, b, c, d]), IpAddr::from([e, f, g, h])),
             ref both => {
@@ -266,7 +271,8 @@ impl Packet {
             }
         };
         let (sport, dport) = (be16(frame, self.l4), be16(frame, self.l4 + 2));
-        Key { proto: self.proto, saddr, daddr, sport, dport }
+        let view = View { six: self.six, ip: &frame[self.ip..], l4: &frame[self.l4..], mark };
+        Key { proto: self.proto, saddr, daddr, sport, dport, others: fields::read(&view) }
     }
 
     fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16, flags: u8) -> Option<Vec<u8>> {

@@ -25,6 +25,8 @@ pub struct Packet {
     pub truncated: Option<usize>,
     /// `__sk_buff.gso_size`: not in the bytes.
     pub gso: u32,
+    /// `__sk_buff.mark`: neither.
+    pub mark: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +186,7 @@ impl Packet {
             bad: false,
         };
         let kind = Kind::Ip;
-        Packet { kind, vlan: None, ip, layers, payload: 0, pad: 0, truncated: None, gso: 0 }
+        Packet { kind, vlan: None, ip, layers, payload: 0, pad: 0, truncated: None, gso: 0, mark: 0 }
     }
 
     /// From the link header on.

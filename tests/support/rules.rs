@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::fields::{Other, Values};
 use super::packet::{TCP, UDP};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub struct Key {
     pub daddr: IpAddr,
     pub sport: u16,
     pub dport: u16,
+    pub others: Values,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct Rule {
     pub daddr: Option<Match<Addr>>,
     pub sport: Option<Match<Ports>>,
     pub dport: Option<Match<Ports>>,
+    /// Each field at most once.
+    pub others: Vec<Other>,
     pub action: Action,
     pub extra: Extra,
 }
@@ -203,24 +207,29 @@ impl Rule {
             && addr(&self.daddr, key.daddr)
             && port(&self.sport, key.sport)
             && port(&self.dport, key.dport)
+            && self.others.iter().all(|other| other.matches(six, &key.others))
     }
 
     /// Would some packet that this rule funnels match it again?
     pub fn matches_own_output(&self) -> bool {
         let Action::Funnel { outer, sport, dport } = self.action else { return false };
-        let ports = Rule { ip: None, saddr: None, daddr: None, ..self.clone() };
+        self.ports_match(outer, sport, dport)
+    }
+
+    /// Does some packet with these ports match, as far as they say?
+    fn ports_match(&self, proto: u8, sport: u16, dport: u16) -> bool {
+        let ports = Rule { ip: None, saddr: None, daddr: None, others: Vec::new(), ..self.clone() };
         let any = Ipv4Addr::UNSPECIFIED.into();
-        ports.matches(&Key { proto: outer, saddr: any, daddr: any, sport, dport })
+        let others = Values::default();
+        ports.matches(&Key { proto, saddr: any, daddr: any, sport, dport, others })
     }
 
     /// Would some packet that this rule funnels be funneled again by `other`? (Rules in front may take it
     /// first; this does not look at them.)
     pub fn is_funneled_again_by(&self, other: &Rule) -> bool {
         let Action::Funnel { outer, sport, dport } = self.action else { return false };
-        let ports = Rule { ip: None, saddr: None, daddr: None, ..other.clone() };
-        let any = Ipv4Addr::UNSPECIFIED.into();
         matches!(other.action, Action::Funnel { .. })
-            && ports.matches(&Key { proto: outer, saddr: any, daddr: any, sport, dport })
+            && other.ports_match(outer, sport, dport)
             && (self.extra.nat != [None; 2] || self.may_share_addresses(other))
     }
 
@@ -254,7 +263,10 @@ impl Rule {
             Some(m) => m.values.iter().any(|value| value.is_ipv6() == six),
             None => true,
         };
-        self.ip.is_none_or(|version| (version == 6) == six) && of(&self.saddr) && of(&self.daddr)
+        self.ip.is_none_or(|version| (version == 6) == six)
+            && of(&self.saddr)
+            && of(&self.daddr)
+            && self.others.iter().all(|other| other.row().versions[usize::from(six)])
     }
 
     /// Which port `unalias` is about: the destination port, the source port, or neither for sure.
@@ -275,6 +287,7 @@ impl Rule {
             daddr: None,
             sport: None,
             dport: None,
+            others: Vec::new(),
             action: Action::Accept,
             extra: Extra::default(),
         };
@@ -309,7 +322,7 @@ impl Rule {
                         "daddr" => rule.daddr = Some(addrs()?),
                         "sport" => rule.sport = Some(ports()?),
                         "dport" => rule.dport = Some(ports()?),
-                        _ => return Err(wrong()),
+                        _ => rule.others.push(Other::parse(word, negated, &values).ok_or_else(wrong)?),
                     }
                 }
             }
@@ -443,6 +456,9 @@ impl fmt::Display for Rule {
             write!(f, "daddr {m} ")?;
         }
         f.write_str(proto_name(self.proto))?;
+        for other in &self.others {
+            write!(f, " {other}")?;
+        }
         if let Some(m) = &self.sport {
             write!(f, " sport {m}")?;
         }

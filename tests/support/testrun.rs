@@ -23,6 +23,7 @@ pub fn shortest(frame: &[u8]) -> usize {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SkBuff {
     pub gso_size: u32,
+    pub mark: u32,
     /// Bytes of the frame in the linear area, on kernels that can; 0: all of them.
     pub linear: u32,
     /// The interface, in the namespace of whoever runs it; 0: the loopback.
@@ -118,6 +119,7 @@ impl Loaded {
             ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         };
         set(SK_BUFF_GSO_SIZE, context.gso_size);
+        set(SK_BUFF_MARK, context.mark);
         set(SK_BUFF_DATA_END, context.linear);
         set(SK_BUFF_IFINDEX, context.interface);
         let mut out = vec![0; frame.len() + 128];

@@ -8,7 +8,7 @@
 //! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [big|jumbo] [version N] [ihl N] [total N] [badip]
 //!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [pseudosum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
-//!   [len N] [pad N] [truncated N] [gso N]
+//!   [len N] [pad N] [truncated N] [gso N] [mark N]
 //! arp                                    a frame that is not IP
 //! ```
 
@@ -57,6 +57,7 @@ impl Packet {
             "pad" => self.pad = words.number(word)?,
             "truncated" => self.truncated = Some(words.number(word)?),
             "gso" => self.gso = words.number(word)?,
+            "mark" => self.mark = words.number(word)?,
             "/" => {}
             "udp" | "tcp" | "proto" => {
                 let proto = match word {
@@ -166,6 +167,7 @@ impl fmt::Display for Packet {
         word("pad", Some(self.pad as u64).filter(|_| self.pad != 0));
         word("truncated", self.truncated.map(|n| n as u64));
         word("gso", Some(self.gso.into()).filter(|_| self.gso != 0));
+        word("mark", Some(self.mark.into()).filter(|_| self.mark != 0));
         f.write_str(&out.join(" "))
     }
 }

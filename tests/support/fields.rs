@@ -1,0 +1,97 @@
+//! The model's own table of the fields that rules match on by number, besides ports.
+//!
+//! One row for each: the word, which packets have it, where it is in their bytes, and values that are worth a try. Never
+//! looks at the crate's table: a mistake there must not be repeated here.
+
+use std::fmt;
+
+use super::packet::Packet;
+use super::rules::Match;
+
+pub struct Row {
+    pub word: &'static str,
+    /// In IPv4 packets, and in IPv6 packets.
+    pub versions: [bool; 2],
+    /// In packets of this protocol only.
+    pub proto: Option<u8>,
+    pub notation: Notation,
+    pub largest: u32,
+    pub values: &'static [u32],
+    pub read: fn(&View) -> u32,
+    /// Makes a packet that has this value, as far as that can be.
+    pub write: fn(&mut Packet, u32),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Notation {
+    Numbers,
+}
+
+/// A packet from its headers on. There may be less of them than there should be.
+pub struct View<'a> {
+    pub six: bool,
+    pub ip: &'a [u8],
+    pub l4: &'a [u8],
+    pub mark: u32,
+}
+
+pub static FIELDS: &[Row] = &[];
+
+/// The value of each of the [`FIELDS`]; there is room for more of them.
+pub type Values = [u32; 16];
+
+pub fn read(view: &View) -> Values {
+    std::array::from_fn(|index| FIELDS.get(index).map_or(0, |row| (row.read)(view)))
+}
+
+/// A match on one of the [`FIELDS`], by its index there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    pub field: usize,
+    pub values: Match<Numbers>,
+}
+
+/// From the first to the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers(pub u32, pub u32);
+
+impl Other {
+    pub fn row(&self) -> &'static Row {
+        &FIELDS[self.field]
+    }
+
+    pub fn matches(&self, six: bool, values: &Values) -> bool {
+        let value = values[self.field];
+        let is = |numbers: &Numbers| match self.row().notation {
+            Notation::Numbers => (numbers.0..=numbers.1).contains(&value),
+        };
+        self.row().versions[usize::from(six)] && self.values.values.iter().any(is) != self.values.negated
+    }
+
+    /// Reads `5`, `5-7` and the like.
+    pub fn parse(word: &str, negated: bool, values: &[&str]) -> Option<Other> {
+        let field = FIELDS.iter().position(|row| row.word == word)?;
+        let number = |text: &str| match text.strip_prefix("0x") {
+            Some(hex) => u32::from_str_radix(hex, 16).ok(),
+            None => text.parse().ok(),
+        };
+        let value = |text: &&str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            Some(Numbers(number(first)?, number(last)?))
+        };
+        let values = values.iter().map(value).collect::<Option<_>>()?;
+        Some(Other { field, values: Match { negated, values } })
+    }
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.row().word, self.values)
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 { write!(f, "{}", self.0) } else { write!(f, "{}-{}", self.0, self.1) }
+    }
+}
