@@ -260,6 +260,42 @@ pub const ANY: Number = Number {
     examples: ["80", "{ 80, 443 }"],
 };
 
+/// RFC 2474 section 3, with the names that nftables has for them (RFC 2597, 3246, 5865, 8622).
+const DSCP: Number = Number {
+    name: "DSCP",
+    one: "a DSCP",
+    min: 0,
+    max: 63,
+    hexadecimal: true,
+    names: &[
+        ("df", 0),
+        ("lephb", 1),
+        ("cs0", 0),
+        ("cs1", 8),
+        ("cs2", 16),
+        ("cs3", 24),
+        ("cs4", 32),
+        ("cs5", 40),
+        ("cs6", 48),
+        ("cs7", 56),
+        ("af11", 10),
+        ("af12", 12),
+        ("af13", 14),
+        ("af21", 18),
+        ("af22", 20),
+        ("af23", 22),
+        ("af31", 26),
+        ("af32", 28),
+        ("af33", 30),
+        ("af41", 34),
+        ("af42", 36),
+        ("af43", 38),
+        ("va", 44),
+        ("ef", 46),
+    ],
+    examples: ["ef", "{ 46, af41 }"],
+};
+
 static TABLE: &[Row] = &[
     Row {
         keyword: "saddr",
@@ -292,5 +328,13 @@ static TABLE: &[Row] = &[
         proto: None,
         reply: Reply::In(Field::SPORT),
         funneled: Funneled::Port(End::Dport),
+    },
+    Row {
+        keyword: "dscp",
+        notation: Notation::Number(DSCP),
+        place: [Some(Place::ip(&[ipv4::TOS]).part(2, 6)), Some(Place::ip(&[ipv6::FIRST]).part(22, 6))],
+        proto: None,
+        reply: Reply::Unknown,
+        funneled: Funneled::Kept,
     },
 ];

@@ -57,6 +57,7 @@ pub mod ipv4 {
     pub const VERSION_IHL: Field = field("ip.version, ip.ihl", 0, Size::B);
     /// Version, IHL, TOS and length in one store.
     pub const FIRST: Field = field("ip.version to ip.length", 0, Size::W);
+    pub const TOS: Field = field("ip.tos", 1, Size::B);
     pub const LENGTH: Field = field("ip.length", 2, Size::H);
     pub const ID_FRAGMENT: Field = field("ip.id, ip.flags, ip.offset", 4, Size::W);
     pub const FRAGMENT: Field = field("ip.flags, ip.offset", 6, Size::H);

@@ -236,6 +236,7 @@ fn rules_that_are_never_reached_are_those_that_no_leaf_is() {
 /// Packets at the boundaries of these rules that the last of them matches, at most 1,000 of each version of IP.
 fn at_boundaries(rules: &[model::Rule]) -> Vec<model::Key> {
     let Some(rule) = rules.last() else { return Vec::new() };
+    let proto = rule.proto;
     let mut keys = Vec::new();
     for like in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
         let near = |ends: BTreeSet<u128>| -> BTreeSet<IpAddr> {
@@ -255,13 +256,25 @@ fn at_boundaries(rules: &[model::Rule]) -> Vec<model::Key> {
         };
         let (saddrs, daddrs) = (addresses(|rule| rule.saddr.as_ref()), addresses(|rule| rule.daddr.as_ref()));
         let (sports, dports) = (ports(|rule| rule.sport.as_ref()), ports(|rule| rule.dport.as_ref()));
+        let with = |other: &model::Rule| {
+            let mut values = support::fields::Values::default();
+            for other in other.others.iter().chain(&rule.others) {
+                values[other.field] = other.some().unwrap_or_default();
+            }
+            values
+        };
+        let others: BTreeSet<support::fields::Values> = rules.iter().map(with).collect();
         let mut all = Vec::new();
         for (saddr, daddr) in saddrs.iter().flat_map(|saddr| daddrs.iter().map(move |daddr| (*saddr, *daddr)))
         {
-            let key = |(sport, dport)| model::Key { proto: rule.proto, saddr, daddr, sport, dport };
+            let key = |(sport, dport)| {
+                let others = others.iter();
+                let key = move |others: &_| model::Key { proto, saddr, daddr, sport, dport, others: *others };
+                others.map(key).collect::<Vec<_>>()
+            };
             let pairs = sports.iter().flat_map(|sport| dports.iter().map(move |dport| (*sport, *dport)));
-            // Ports match already: if one pair does, all do.
-            all.extend(pairs.map(key).take_while(|key| rule.matches(key)));
+            // All but the addresses match already: if one key does, all do.
+            all.extend(pairs.flat_map(key).take_while(|key| rule.matches(key)));
         }
         let step = 1 + all.len() / 1_000;
         keys.extend(all.into_iter().step_by(step));

@@ -240,12 +240,42 @@ fn mirroring_to_the_other_end_and_back_gives_the_original() {
     let cases = arb::egress_case(1..9usize);
     let mut seen = 0;
     while seen < 500 {
-        let original = read(&rules::text(&cases.new_tree(&mut runner).expect("a case").current().rules));
+        let mut rules = cases.new_tree(&mut runner).expect("a case").current().rules;
+        // Fields that say nothing at other places are left out on the way.
+        rules.iter_mut().for_each(|rule| rule.others.clear());
+        let original = read(&rules::text(&rules));
         let Ok(there) = mirror(&original, Role::ClientEgress, Role::PodEgress, false) else { continue };
         let back = mirror(&read(&there.text()), Role::PodEgress, Role::ClientEgress, false)
             .unwrap_or_else(|e| panic!("{}: {}", e[0].message, there.text()));
         assert_eq!(back.text(), normal(&original));
         seen += 1;
+    }
+}
+
+#[test]
+fn fields_that_say_nothing_elsewhere_are_left_out_with_a_note() {
+    let rules = read("udp dscp ef dport 53 actions funnel tcp sport 540 dport 80");
+    for (to, expected) in [
+        (Role::ClientEgress, "dscp 46 udp dport 53 actions funnel tcp sport 540 dport 80\n"),
+        (Role::PodIngress, "tcp sport 540 dport 80 actions unfunnel udp dport 53\n"),
+        (Role::PodEgress, "udp sport 53 actions funnel tcp sport 80 dport 540\n"),
+        (Role::ClientIngress, "tcp sport 80 dport 540 actions unfunnel udp sport 53\n"),
+    ] {
+        let there = mirror(&rules, Role::ClientEgress, to, false).expect("rules");
+        assert_eq!(there.text(), expected, "{to}");
+        let notes: Vec<&str> = there.notes.iter().map(|note| note.text.as_str()).collect();
+        assert_eq!(notes.iter().any(|note| note.contains("`dscp` is left out")), to != Role::ClientEgress);
+    }
+    for (text, expected) in [
+        // Packets that are excepted here could not be told from the others there.
+        ("tcp dscp 1 dport 80 accept; tcp dport 80 funnel udp sport 1 dport 2", "an exception by `dscp`"),
+        (
+            "tcp dscp 1 dport 80 funnel udp sport 1 dport 2; tcp dport 80 funnel udp sport 3 dport 4",
+            "without `dscp`, the other end cannot tell these two apart",
+        ),
+    ] {
+        let faults = mirror(&read(text), Role::ClientEgress, Role::PodEgress, false).expect_err(text);
+        assert!(faults[0].message.contains(expected), "{}", faults[0].message);
     }
 }
 

@@ -35,7 +35,19 @@ pub struct View<'a> {
     pub mark: u32,
 }
 
-pub static FIELDS: &[Row] = &[];
+pub static FIELDS: &[Row] = &[Row {
+    word: "dscp",
+    versions: [true, true],
+    proto: None,
+    notation: Notation::Numbers,
+    largest: 63,
+    values: &[0, 1, 8, 10, 46, 62, 63],
+    read: |view| match view.six {
+        false => u32::from(view.ip[1] >> 2),
+        true => u32::from(view.ip[0] & 15) << 2 | u32::from(view.ip[1] >> 6),
+    },
+    write: |packet, dscp| packet.ip.tos = (dscp as u8) << 2 | packet.ip.tos & 3,
+}];
 
 /// The value of each of the [`FIELDS`]; there is room for more of them.
 pub type Values = [u32; 16];
@@ -66,6 +78,18 @@ impl Other {
             Notation::Numbers => (numbers.0..=numbers.1).contains(&value),
         };
         self.row().versions[usize::from(six)] && self.values.values.iter().any(is) != self.values.negated
+    }
+
+    /// Some value that matches, in packets that have the field.
+    pub fn some(&self) -> Option<u32> {
+        let six = self.row().versions[1];
+        let is = |value: &u32| {
+            let mut values = Values::default();
+            values[self.field] = *value;
+            self.matches(six, &values)
+        };
+        let named = self.values.values.iter().map(|numbers| numbers.0);
+        named.chain(self.row().values.iter().copied()).chain(0..=1000).find(is)
     }
 
     /// Reads `5`, `5-7` and the like.
