@@ -296,6 +296,16 @@ const DSCP: Number = Number {
     examples: ["ef", "{ 46, af41 }"],
 };
 
+const HOPS: Number = Number {
+    name: "hop limit",
+    one: "a hop limit",
+    min: 0,
+    max: 255,
+    hexadecimal: true,
+    names: &[],
+    examples: ["1", "{ 1, 64, 255 }"],
+};
+
 static TABLE: &[Row] = &[
     Row {
         keyword: "saddr",
@@ -333,6 +343,22 @@ static TABLE: &[Row] = &[
         keyword: "dscp",
         notation: Notation::Number(DSCP),
         place: [Some(Place::ip(&[ipv4::TOS]).part(2, 6)), Some(Place::ip(&[ipv6::FIRST]).part(22, 6))],
+        proto: None,
+        reply: Reply::Unknown,
+        funneled: Funneled::Kept,
+    },
+    Row {
+        keyword: "ttl",
+        notation: Notation::Number(Number { name: "TTL", one: "a TTL", ..HOPS }),
+        place: [Some(Place::ip(&[ipv4::TTL])), None],
+        proto: None,
+        reply: Reply::Unknown,
+        funneled: Funneled::Kept,
+    },
+    Row {
+        keyword: "hoplimit",
+        notation: Notation::Number(HOPS),
+        place: [None, Some(Place::ip(&[ipv6::HOP_LIMIT]))],
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,

@@ -61,6 +61,7 @@ pub mod ipv4 {
     pub const LENGTH: Field = field("ip.length", 2, Size::H);
     pub const ID_FRAGMENT: Field = field("ip.id, ip.flags, ip.offset", 4, Size::W);
     pub const FRAGMENT: Field = field("ip.flags, ip.offset", 6, Size::H);
+    pub const TTL: Field = field("ip.ttl", 8, Size::B);
     pub const PROTOCOL: Field = field("ip.protocol", 9, Size::B);
     pub const TTL_PROTOCOL_CHECKSUM: Field = field("ip.ttl, ip.protocol, ip.checksum", 8, Size::W);
     pub const CHECKSUM: Field = field("ip.checksum", 10, Size::H);
@@ -104,6 +105,7 @@ pub mod ipv6 {
     pub const LENGTH: Field = field("ip6.length", 4, Size::H);
     pub const LENGTH_NEXT_HOPS: Field = field("ip6.length, ip6.next_header, ip6.hop_limit", 4, Size::W);
     pub const NEXT_HEADER: Field = field("ip6.next_header", 6, Size::B);
+    pub const HOP_LIMIT: Field = field("ip6.hop_limit", 7, Size::B);
     /// 32 bits each.
     pub const SADDR: [Field; 4] = [
         field("ip6.saddr[0..31]", 8, Size::W),

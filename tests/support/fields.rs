@@ -35,19 +35,41 @@ pub struct View<'a> {
     pub mark: u32,
 }
 
-pub static FIELDS: &[Row] = &[Row {
-    word: "dscp",
-    versions: [true, true],
-    proto: None,
-    notation: Notation::Numbers,
-    largest: 63,
-    values: &[0, 1, 8, 10, 46, 62, 63],
-    read: |view| match view.six {
-        false => u32::from(view.ip[1] >> 2),
-        true => u32::from(view.ip[0] & 15) << 2 | u32::from(view.ip[1] >> 6),
+pub static FIELDS: &[Row] = &[
+    Row {
+        word: "dscp",
+        versions: [true, true],
+        proto: None,
+        notation: Notation::Numbers,
+        largest: 63,
+        values: &[0, 1, 8, 10, 46, 62, 63],
+        read: |view| match view.six {
+            false => u32::from(view.ip[1] >> 2),
+            true => u32::from(view.ip[0] & 15) << 2 | u32::from(view.ip[1] >> 6),
+        },
+        write: |packet, dscp| packet.ip.tos = (dscp as u8) << 2 | packet.ip.tos & 3,
     },
-    write: |packet, dscp| packet.ip.tos = (dscp as u8) << 2 | packet.ip.tos & 3,
-}];
+    Row {
+        word: "ttl",
+        versions: [true, false],
+        proto: None,
+        notation: Notation::Numbers,
+        largest: 255,
+        values: &[0, 1, 63, 64, 65, 255],
+        read: |view| view.ip[8].into(),
+        write: |packet, ttl| packet.ip.ttl = ttl as u8,
+    },
+    Row {
+        word: "hoplimit",
+        versions: [false, true],
+        proto: None,
+        notation: Notation::Numbers,
+        largest: 255,
+        values: &[0, 1, 63, 64, 65, 255],
+        read: |view| view.ip[7].into(),
+        write: |packet, hops| packet.ip.ttl = hops as u8,
+    },
+];
 
 /// The value of each of the [`FIELDS`]; there is room for more of them.
 pub type Values = [u32; 16];
