@@ -78,7 +78,7 @@ pub struct Place {
     pub shift: u8,
     pub bits: u8,
     /// What rules call a packet's value, less what is there.
-    pub plus: u8,
+    pub plus: u16,
 }
 
 /// What a place's offset counts from.
@@ -114,8 +114,8 @@ impl Place {
         Place { shift, bits, ..self }
     }
 
-    const fn plus(self, plus: u8) -> Place {
-        Place { plus, ..self }
+    const fn plus(self, plus: i16) -> Place {
+        Place { plus: plus.unsigned_abs(), ..self }
     }
 
     /// The largest number that fits.
@@ -306,6 +306,17 @@ const HOPS: Number = Number {
     examples: ["1", "{ 1, 64, 255 }"],
 };
 
+/// Bytes from the IP header on.
+const LENGTH: Number = Number {
+    name: "length",
+    one: "a length",
+    min: 0,
+    max: 65_535 + 40,
+    hexadecimal: true,
+    names: &[],
+    examples: ["1500", "{ 0-100, 1500 }"],
+};
+
 static TABLE: &[Row] = &[
     Row {
         keyword: "saddr",
@@ -362,5 +373,14 @@ static TABLE: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,
+    },
+    Row {
+        keyword: "length",
+        notation: Notation::Number(LENGTH),
+        // IPv6 states the length of what is after its header.
+        place: [Some(Place::ip(&[ipv4::LENGTH])), Some(Place::ip(&[ipv6::LENGTH]).plus(ipv6::LEN))],
+        proto: None,
+        reply: Reply::Unknown,
+        funneled: Funneled::Changed,
     },
 ];

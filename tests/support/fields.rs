@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::packet::Packet;
+use super::packet::{ETHERNET, Packet};
 use super::rules::Match;
 
 pub struct Row {
@@ -68,6 +68,23 @@ pub static FIELDS: &[Row] = &[
         values: &[0, 1, 63, 64, 65, 255],
         read: |view| view.ip[7].into(),
         write: |packet, hops| packet.ip.ttl = hops as u8,
+    },
+    Row {
+        word: "length",
+        versions: [true, true],
+        proto: None,
+        notation: Notation::Numbers,
+        largest: 65_575,
+        values: &[48, 52, 60, 100, 255, 256, 1500, 65_535],
+        read: |view| match view.six {
+            false => u32::from(view.ip[2]) << 8 | u32::from(view.ip[3]),
+            true => (u32::from(view.ip[4]) << 8 | u32::from(view.ip[5])) + 40,
+        },
+        write: |packet, length| {
+            packet.payload = 0;
+            let headers = packet.frame().len() - ETHERNET;
+            packet.payload = (length as usize).saturating_sub(headers).min(3000);
+        },
     },
 ];
 
