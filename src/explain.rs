@@ -12,6 +12,7 @@ pub mod words;
 use crate::dissect::{Ip, Unmatchable, be16};
 use crate::field::{Base, Field};
 use crate::ir::{Action, Family, Rule, Ruleset};
+use crate::kernel::trial::Metadata;
 use crate::matches::{Key, Matches};
 use crate::rule_text;
 
@@ -20,8 +21,7 @@ use crate::rule_text;
 pub struct Sample {
     /// With an Ethernet header, made up if there was none.
     pub frame: Vec<u8>,
-    /// Size of the segments that it is still to be cut into, else 0.
-    pub gso_size: u32,
+    pub metadata: Metadata,
     /// Bytes that the packet had where it was captured, if that is more than there are here.
     pub cut_from: Option<usize>,
     /// Seconds and microseconds.
@@ -55,8 +55,7 @@ pub fn key(frame: &[u8]) -> Result<Key, Unmatchable> {
             let bytes = match place.base {
                 Base::Ip => ip.header,
                 Base::Port(_) | Base::L4 => segment.bytes,
-                // Of packets that somebody else describes, the kernel knows nothing.
-                Base::Skb => &[],
+                Base::Skb => return key.with(field, mark),
             };
             key.with(field, place.value(bytes))
         }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::packet::{self, ipv4, ipv6, l4};
+use crate::packet::{self, ipv4, ipv6, l4, skb};
 use crate::protocol::{End, Family, Proto};
 
 /// A row of the table.
@@ -382,5 +382,18 @@ static TABLE: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Changed,
+    },
+    Row {
+        keyword: "mark",
+        notation: Notation::Number(Number {
+            name: "mark",
+            one: "a mark",
+            examples: ["1", "{ 1, 0x10-0x1f }"],
+            ..ANY
+        }),
+        place: [Some(Place::new(Base::Skb, &[skb::MARK])); 2],
+        proto: None,
+        reply: Reply::Unknown,
+        funneled: Funneled::Kept,
     },
 ];

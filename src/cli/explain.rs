@@ -18,7 +18,7 @@ use crate::explain::{self, Sample, cut, words};
 use crate::ir::Side;
 use crate::kernel::LoadError;
 use crate::kernel::counters::Counters;
-use crate::kernel::trial::{REDIRECT, Trial};
+use crate::kernel::trial::{Metadata, REDIRECT, Trial};
 use crate::paint::Paint;
 use crate::{elf, kernel, policy};
 
@@ -199,27 +199,33 @@ impl Run {
     }
 
     /// Runs a frame, and what becomes of it behind a device that cuts.
-    fn packet(&mut self, frame: &[u8], gso_size: u32, rule: Option<usize>) -> Result<Ran, String> {
-        let ran = self.once(false, frame, gso_size, rule)?;
+    fn packet(&mut self, frame: &[u8], metadata: Metadata, rule: Option<usize>) -> Result<Ran, String> {
+        let ran = self.once(false, frame, metadata, rule)?;
         let Large::Segment(_, via) = self.large else { return Ok(ran) };
         if ran.outcome.verdict != REDIRECT || ran.counted.is_some() {
             return Ok(ran);
         }
-        let pieces = match gso_size {
+        let pieces = match metadata.gso_size {
             0 => Some(vec![frame.to_vec()]),
-            _ => cut::segments(frame, gso_size),
+            size => cut::segments(frame, size),
         };
         let run = |frame: Vec<u8>| {
-            let piece = self.once(true, &frame, 0, rule)?;
+            let piece = self.once(true, &frame, Metadata { gso_size: 0, ..metadata }, rule)?;
             Ok((frame, piece))
         };
         let pieces = pieces.unwrap_or_default().into_iter().map(run).collect::<Result<_, String>>()?;
         Ok(Ran { via: Some(via), pieces, ..ran })
     }
 
-    fn once(&mut self, back: bool, frame: &[u8], gso_size: u32, rule: Option<usize>) -> Result<Ran, String> {
+    fn once(
+        &mut self,
+        back: bool,
+        frame: &[u8],
+        metadata: Metadata,
+        rule: Option<usize>,
+    ) -> Result<Ran, String> {
         let trial = self.back.as_ref().filter(|_| back).unwrap_or(&self.first);
-        let outcome = trial.run(frame, gso_size).map_err(|error| error.to_string())?;
+        let outcome = trial.run(frame, metadata).map_err(|error| error.to_string())?;
         let counted = match (&mut self.counters, rule.map(u32::try_from)) {
             (Some(counters), Some(Ok(rule))) => counters.take(rule).map_err(|error| error.to_string())?,
             _ => None,
@@ -234,7 +240,8 @@ fn explain<'a>(
     sample: &'a Sample,
     number: usize,
 ) -> Result<Explained<'a>, Failure> {
-    let matching = explain::key(&sample.frame).map(|key| (explain::matching(&rules.ruleset, &key), key));
+    let matching = explain::key(&sample.frame, sample.metadata.mark)
+        .map(|key| (explain::matching(&rules.ruleset, &key), key));
     if let Ok((matching, key)) = &matching
         && rules.diagram.lookup(key) != matching.rule
     {
@@ -244,7 +251,7 @@ fn explain<'a>(
     let rule = matching.as_ref().ok().and_then(|matching| matching.rule);
     let ran = run.map(|run| match sample.cut_from {
         Some(length) => Err(format!("captured only {} of its {length} bytes", sample.frame.len())),
-        None => run.packet(&sample.frame, sample.gso_size, rule),
+        None => run.packet(&sample.frame, sample.metadata, rule),
     });
     Ok(Explained { number, sample, matching, ran })
 }

@@ -9,6 +9,7 @@ use pcap_parser::{Linktype, PcapBlockOwned, PcapError, create_reader};
 
 use super::Sample;
 use crate::dissect::ETHERNET;
+use crate::kernel::trial::Metadata;
 
 /// More than any tool captures of one packet (libpcap: 262,144).
 const BUFFER: usize = 1 << 20;
@@ -124,7 +125,7 @@ fn sample(link: Link, data: &[u8], original: u32, time: (u32, u32)) -> Sample {
         Link::Ethernet => data.to_vec(),
         Link::Ip => [&[0; 12], ethertype(data).as_slice(), data].concat(),
     };
-    Sample { frame, gso_size: 0, cut_from, time }
+    Sample { frame, metadata: Metadata::default(), cut_from, time }
 }
 
 /// Of a raw IP packet, by its version.
@@ -206,8 +207,12 @@ mod tests {
         packet.extend([0; 2]); // to a multiple of four
         let file = [block(0x0a0d_0d0a, &section), block(1, &interface), block(6, &packet)].concat();
         let (samples, _) = read(&file).unwrap();
-        let expected =
-            Sample { frame: frame(18), gso_size: 0, cut_from: Some(1000), time: (1_700_000_000, 123_456) };
+        let expected = Sample {
+            frame: frame(18),
+            metadata: Metadata::default(),
+            cut_from: Some(1000),
+            time: (1_700_000_000, 123_456),
+        };
         assert_eq!(samples, [expected]);
     }
 

@@ -70,7 +70,7 @@ mod tests {
         ] {
             let sample = packet(words).unwrap();
             let whole = Ip::in_frame(&sample.frame).unwrap().segment().unwrap();
-            let cut = segments(&sample.frame, sample.gso_size).unwrap();
+            let cut = segments(&sample.frame, sample.metadata.gso_size).unwrap();
             let mut data = Vec::new();
             let mut found = Vec::new();
             for frame in &cut {

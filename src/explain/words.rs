@@ -5,7 +5,8 @@
 //! ```text
 //! PROTO SRC:PORT > DST:PORT { OPTION }       PROTO is tcp or udp; IPv6 as in [2001:db8::1]:5000
 //! in PROTO PORT > PORT                       as funnel sends it: with this header around it
-//! len N, ttl N, tos N, id N, df, gso N       bytes of data; of the IP header; size of segments
+//! len N, ttl N, tos N, id N, df              bytes of data; fields of the IP header
+//! gso N, mark N                              size of segments; skb->mark
 //! syn, ack, fin, rst, psh, urg, ecn, cwr     TCP flags; `ack` if none is named
 //! seq N, ackno N, window N, urgent N         TCP fields
 //! nosum                                      UDP without a checksum
@@ -17,6 +18,7 @@ use std::str::FromStr;
 use super::Sample;
 use crate::dissect::{add, checksum, fold, put};
 use crate::ir::Proto;
+use crate::kernel::trial::Metadata;
 use crate::protocol::TCP_FLAGS;
 
 /// What to write instead of something unreadable.
@@ -49,7 +51,7 @@ struct Packet {
     window: u16,
     urgent: u16,
     sum: bool,
-    gso_size: u32,
+    metadata: Metadata,
 }
 
 /// The most that IP can carry after its header.
@@ -63,7 +65,7 @@ pub fn packet(text: &str) -> Result<Sample, Error> {
         packet.option(word, &mut words)?;
     }
     packet.check()?;
-    Ok(Sample { frame: packet.frame(), gso_size: packet.gso_size, cut_from: None, time: (0, 0) })
+    Ok(Sample { frame: packet.frame(), metadata: packet.metadata, cut_from: None, time: (0, 0) })
 }
 
 struct Words<'a>(std::str::SplitWhitespace<'a>);
@@ -116,7 +118,7 @@ impl Packet {
             window: 65_535,
             urgent: 0,
             sum: true,
-            gso_size: 0,
+            metadata: Metadata::default(),
         })
     }
 
@@ -138,7 +140,8 @@ impl Packet {
             "tos" => self.tos = words.value(word)?,
             "id" => self.id = words.value(word)?,
             "df" => self.dont_fragment = true,
-            "gso" => self.gso_size = words.value(word)?,
+            "gso" => self.metadata.gso_size = words.value(word)?,
+            "mark" => self.metadata.mark = words.value(word)?,
             "seq" => self.seq = words.value(word)?,
             "ackno" => self.ack = words.value(word)?,
             "window" => self.window = words.value(word)?,

@@ -34,13 +34,21 @@ pub struct Trial {
     name: String,
 }
 
+/// What the kernel knows of a packet, besides its bytes (`struct __sk_buff`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Metadata {
+    /// Size of the segments that it is still to be cut into, else 0.
+    pub gso_size: u32,
+    pub mark: u32,
+}
+
 /// What came of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// `TC_ACT_UNSPEC` (-1), [`SHOT`] or [`REDIRECT`].
     pub verdict: i32,
     pub frame: Vec<u8>,
-    /// `skb->mark` as the program left it; it starts as 0.
+    /// `skb->mark` as the program left it.
     pub mark: u32,
 }
 
@@ -65,8 +73,8 @@ impl Trial {
         Ok(Self { object, name: name.to_owned() })
     }
 
-    /// Runs one frame. `gso_size`: that of a packet which is still to be segmented, else 0.
-    pub fn run(&self, frame: &[u8], gso_size: u32) -> Result<Outcome, TrialError> {
+    /// Runs one frame.
+    pub fn run(&self, frame: &[u8], metadata: Metadata) -> Result<Outcome, TrialError> {
         const SK_BUFF_LEN: usize = 192; // struct __sk_buff
         const MARK: usize = 8;
         const GSO_SIZE: usize = 176;
@@ -76,8 +84,10 @@ impl Trial {
             return Err(TrialError::TooShort { length, shortest });
         }
         let mut context = [0; SK_BUFF_LEN];
-        if let Some(field) = context.get_mut(GSO_SIZE..GSO_SIZE + 4) {
-            field.copy_from_slice(&gso_size.to_ne_bytes());
+        for (at, value) in [(MARK, metadata.mark), (GSO_SIZE, metadata.gso_size)] {
+            if let Some(field) = context.get_mut(at..at + 4) {
+                field.copy_from_slice(&value.to_ne_bytes());
+            }
         }
         let mut out = vec![0; length + ROOM];
         let mut context_out = [0; SK_BUFF_LEN];

@@ -42,7 +42,8 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
         if i.in_chain && word.text == "}" {
             break;
         }
-        match item(i) {
+        let at_actions = rule.actions_word.is_some() || !rule.actions.is_empty();
+        match item(i, at_actions) {
             Ok((rest, item)) => {
                 let disorder = out_of_order(&rule, &item);
                 damaged |= disorder.is_some();
@@ -61,7 +62,6 @@ pub(super) fn rule<'a>(start: Cursor<'a>, diagnostics: &mut Vec<Diagnostic>) -> 
             }
             Err(_) => {
                 damaged = true;
-                let at_actions = rule.actions_word.is_some() || !rule.actions.is_empty();
                 let (diagnostic, spoils) = help::unknown_word(word, at_actions);
                 diagnostics.push(diagnostic);
                 if help::meant(word.text) == Some("actions") {
@@ -96,7 +96,13 @@ enum Item {
     Action(Action),
 }
 
-fn item(i: Cursor<'_>) -> Parsed<'_, Item> {
+fn item(i: Cursor<'_>, at_actions: bool) -> Parsed<'_, Item> {
+    // `mark` starts a match, `mark set` an action; where an action must be, it can be nothing else.
+    let next = peek(i).map(|word| word.text);
+    let is_action = next.is_some_and(|next| help::ACTIONS.contains(&next));
+    if is_action && (at_actions || keyword("mark")(i).is_ok_and(|(rest, _)| keyword("set")(rest).is_ok())) {
+        return action.map(Item::Action).parse(i);
+    }
     alt((
         match_.map(Item::Match),
         keyword("actions").map(|word| Item::Actions(word.span)),

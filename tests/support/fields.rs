@@ -86,6 +86,16 @@ pub static FIELDS: &[Row] = &[
             packet.payload = (length as usize).saturating_sub(headers).min(3000);
         },
     },
+    Row {
+        word: "mark",
+        versions: [true, true],
+        proto: None,
+        notation: Notation::Numbers,
+        largest: u32::MAX,
+        values: &[0, 1, 7, 0x7fff_ffff, 0x8000_0000, u32::MAX],
+        read: |view| view.mark,
+        write: |packet, mark| packet.mark = mark,
+    },
 ];
 
 /// The value of each of the [`FIELDS`]; there is room for more of them.
