@@ -162,6 +162,7 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
     let matches = Matches::read(rule, faults);
     actions::combination(rule, faults);
+    faults.extend(of_other_protocol(rule));
     if !rule.damaged && !is_part {
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
@@ -173,6 +174,9 @@ fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option
             None
         }
     };
+    if let Some(family) = family {
+        faults.extend(matches.none_left(rule, family));
+    }
     let proto = proto(matches.protocol?);
     let action = match &actions::main(rule)?.kind {
         // Only what may stand beside an action: the packet goes on.
@@ -236,15 +240,18 @@ impl Matches {
                 }
             };
             if sets.iter().all(Option::is_none) {
-                let name = field.row().notation.name();
-                faults.push(
-                    Diagnostic::error("this can never match", m.span, format!("no {name} is left"))
-                        .help(format!("leave `{field}` out to match any {name}")),
-                );
+                faults.push(never(m, field));
             }
             matches.fields.insert(field, sets);
         }
         matches
+    }
+
+    /// A match that packets of the rule's only family cannot have, though those of the other could.
+    fn none_left(&self, rule: &ast::Rule, family: Family) -> Option<Diagnostic> {
+        let none = |sets: &set::ByFamily| sets[family.index()].is_none() && sets.iter().any(Option::is_some);
+        let (field, _) = self.fields.iter().find(|(field, sets)| field.is_in(family) && none(sets))?;
+        rule.matched(*field).map(|m| never(m, *field))
     }
 
     /// The packets of a family, unless some field says that it is none of theirs.
@@ -259,6 +266,12 @@ impl Matches {
         let sets = self.fields.get(&side.of(Field::SPORT, Field::DPORT))?;
         sets.iter().flatten().next().map(|set| matches::ports(Some(set)))
     }
+}
+
+fn never(m: &Match, field: Field) -> Diagnostic {
+    let name = field.row().notation.name();
+    Diagnostic::error("this can never match", m.span, format!("no {name} is left"))
+        .help(format!("leave `{field}` out to match any {name}"))
 }
 
 /// Whether two matches test the same field of the packet.
@@ -283,6 +296,24 @@ fn conflict(first: &Match, again: &Match) -> Diagnostic {
     error
         .with(first.span, "first protocol")
         .help(format!("write two rules, one with `{one}` and one with `{other}`"))
+}
+
+/// A match on a field that packets of the rule's protocol do not have.
+fn of_other_protocol(rule: &ast::Rule) -> Option<Diagnostic> {
+    let (word, protocol) = rule.matches.iter().find_map(|m| match m.kind {
+        MatchKind::Protocol(protocol) => Some((m, protocol)),
+        _ => None,
+    })?;
+    let (m, only) = rule.matches.iter().find_map(|m| match m.kind {
+        MatchKind::Field { field, .. } => {
+            Some((m, field.row().proto.filter(|only| *only != proto(protocol))?))
+        }
+        _ => None,
+    })?;
+    let (keyword, name) = (m.kind.keyword(), protocol.keyword());
+    let error =
+        Diagnostic::error(format!("`{keyword}` and `{name}` in one rule"), m.span, "no packet has both");
+    Some(error.with(word.span, "this protocol").help(format!("leave `{keyword}` out, or match `{only}`")))
 }
 
 fn missing_protocol(rule: &ast::Rule) -> Diagnostic {

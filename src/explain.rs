@@ -46,7 +46,7 @@ pub struct Matching {
 }
 
 /// What rules are asked about.
-pub fn key(frame: &[u8]) -> Result<Key, Unmatchable> {
+pub fn key(frame: &[u8], mark: u32) -> Result<Key, Unmatchable> {
     let ip = Ip::in_frame(frame)?;
     let segment = ip.segment()?;
     let key = Key::new(ip.family, segment.proto);

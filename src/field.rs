@@ -1,14 +1,17 @@
 //! The table of fields: everything that a rule can match on besides IP version and protocol, one row each.
 //!
 //! Parser, checks, decision diagram, emitter and everything that shows rules walk this table: what a field is called,
-//! how its values are written, where it is in a packet, and what becomes of it on the way. A new match is a new row.
-//! Data only: never knows a rule or a packet.
+//! how its values are written, where it is in a packet, and what becomes of it on the way. A new match is a new row in
+//! [`table`]. Never knows a rule.
+
+mod table;
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::packet::{self, ipv4, ipv6, l4, skb};
-use crate::protocol::{End, Family, Proto};
+pub use self::table::{ANY, PORT, PORTS};
+use crate::packet;
+use crate::protocol::{End, Family, Proto, TCP_FLAGS};
 
 /// A row of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +41,8 @@ pub enum Notation {
     /// IPv4 and IPv6 addresses and prefixes.
     Address,
     Number(Number),
+    /// TCP flags, by their names.
+    Flags,
 }
 
 impl Notation {
@@ -46,6 +51,7 @@ impl Notation {
         match self {
             Notation::Address => "address",
             Notation::Number(number) => number.name,
+            Notation::Flags => "flag",
         }
     }
 }
@@ -161,10 +167,11 @@ impl Field {
     pub const DADDR: Field = Field(1);
     pub const SPORT: Field = Field(2);
     pub const DPORT: Field = Field(3);
+    pub const FLAGS: Field = Field(9);
 
     /// In the order of the normal form.
     pub fn all() -> impl Iterator<Item = Field> {
-        (0_u8..).zip(TABLE).map(|(index, _)| Field(index))
+        (0_u8..).zip(table::ROWS).map(|(index, _)| Field(index))
     }
 
     pub fn named(keyword: &str) -> Option<Field> {
@@ -172,7 +179,7 @@ impl Field {
     }
 
     pub fn row(self) -> &'static Row {
-        &TABLE[usize::from(self.0)]
+        &table::ROWS[usize::from(self.0)]
     }
 
     pub fn keyword(self) -> &'static str {
@@ -209,6 +216,7 @@ impl Field {
                 .map_or_else(|_| value.to_string(), |bits| Ipv4Addr::from(bits).to_string()),
             (Notation::Address, Family::V6) => Ipv6Addr::from(value).to_string(),
             (Notation::Number(_), _) => value.to_string(),
+            (Notation::Flags, _) => flag_names(value, "|"),
         }
     }
 
@@ -223,6 +231,13 @@ impl Field {
     }
 }
 
+/// `syn|ack`, with this between any two; `0` for none.
+pub fn flag_names(bits: u128, between: &str) -> String {
+    let set = TCP_FLAGS.iter().filter(|(_, bit)| bits & u128::from(*bit) != 0);
+    let names: Vec<&str> = set.map(|(name, _)| *name).collect();
+    if names.is_empty() { "0".to_owned() } else { names.join(between) }
+}
+
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.keyword())
@@ -234,166 +249,3 @@ impl fmt::Debug for Field {
         f.write_str(self.keyword())
     }
 }
-
-/// Port 0 is reserved (RFC 6335 section 6).
-pub const PORT: Number = Number {
-    name: "port",
-    one: "a port number",
-    min: 1,
-    max: 65_535,
-    hexadecimal: false,
-    names: &[],
-    examples: ["80", "{ 80, 443 }"],
-};
-
-/// Ports, as actions list them.
-pub static PORTS: Notation = Notation::Number(PORT);
-
-/// What a name may stand for, whatever it is used for.
-pub const ANY: Number = Number {
-    name: "number",
-    one: "a number",
-    min: 0,
-    max: u32::MAX,
-    hexadecimal: true,
-    names: &[],
-    examples: ["80", "{ 80, 443 }"],
-};
-
-/// RFC 2474 section 3, with the names that nftables has for them (RFC 2597, 3246, 5865, 8622).
-const DSCP: Number = Number {
-    name: "DSCP",
-    one: "a DSCP",
-    min: 0,
-    max: 63,
-    hexadecimal: true,
-    names: &[
-        ("df", 0),
-        ("lephb", 1),
-        ("cs0", 0),
-        ("cs1", 8),
-        ("cs2", 16),
-        ("cs3", 24),
-        ("cs4", 32),
-        ("cs5", 40),
-        ("cs6", 48),
-        ("cs7", 56),
-        ("af11", 10),
-        ("af12", 12),
-        ("af13", 14),
-        ("af21", 18),
-        ("af22", 20),
-        ("af23", 22),
-        ("af31", 26),
-        ("af32", 28),
-        ("af33", 30),
-        ("af41", 34),
-        ("af42", 36),
-        ("af43", 38),
-        ("va", 44),
-        ("ef", 46),
-    ],
-    examples: ["ef", "{ 46, af41 }"],
-};
-
-const HOPS: Number = Number {
-    name: "hop limit",
-    one: "a hop limit",
-    min: 0,
-    max: 255,
-    hexadecimal: true,
-    names: &[],
-    examples: ["1", "{ 1, 64, 255 }"],
-};
-
-/// Bytes from the IP header on.
-const LENGTH: Number = Number {
-    name: "length",
-    one: "a length",
-    min: 0,
-    max: 65_535 + 40,
-    hexadecimal: true,
-    names: &[],
-    examples: ["1500", "{ 0-100, 1500 }"],
-};
-
-static TABLE: &[Row] = &[
-    Row {
-        keyword: "saddr",
-        notation: Notation::Address,
-        place: [Some(Place::ip(&[ipv4::SADDR])), Some(Place::ip(&ipv6::SADDR))],
-        proto: None,
-        reply: Reply::In(Field::DADDR),
-        funneled: Funneled::Kept,
-    },
-    Row {
-        keyword: "daddr",
-        notation: Notation::Address,
-        place: [Some(Place::ip(&[ipv4::DADDR])), Some(Place::ip(&ipv6::DADDR))],
-        proto: None,
-        reply: Reply::In(Field::SADDR),
-        funneled: Funneled::Kept,
-    },
-    Row {
-        keyword: "sport",
-        notation: Notation::Number(PORT),
-        place: [Some(Place::new(Base::Port(End::Sport), &[l4::SPORT])); 2],
-        proto: None,
-        reply: Reply::In(Field::DPORT),
-        funneled: Funneled::Port(End::Sport),
-    },
-    Row {
-        keyword: "dport",
-        notation: Notation::Number(PORT),
-        place: [Some(Place::new(Base::Port(End::Dport), &[l4::DPORT])); 2],
-        proto: None,
-        reply: Reply::In(Field::SPORT),
-        funneled: Funneled::Port(End::Dport),
-    },
-    Row {
-        keyword: "dscp",
-        notation: Notation::Number(DSCP),
-        place: [Some(Place::ip(&[ipv4::TOS]).part(2, 6)), Some(Place::ip(&[ipv6::FIRST]).part(22, 6))],
-        proto: None,
-        reply: Reply::Unknown,
-        funneled: Funneled::Kept,
-    },
-    Row {
-        keyword: "ttl",
-        notation: Notation::Number(Number { name: "TTL", one: "a TTL", ..HOPS }),
-        place: [Some(Place::ip(&[ipv4::TTL])), None],
-        proto: None,
-        reply: Reply::Unknown,
-        funneled: Funneled::Kept,
-    },
-    Row {
-        keyword: "hoplimit",
-        notation: Notation::Number(HOPS),
-        place: [None, Some(Place::ip(&[ipv6::HOP_LIMIT]))],
-        proto: None,
-        reply: Reply::Unknown,
-        funneled: Funneled::Kept,
-    },
-    Row {
-        keyword: "length",
-        notation: Notation::Number(LENGTH),
-        // IPv6 states the length of what is after its header.
-        place: [Some(Place::ip(&[ipv4::LENGTH])), Some(Place::ip(&[ipv6::LENGTH]).plus(ipv6::LEN))],
-        proto: None,
-        reply: Reply::Unknown,
-        funneled: Funneled::Changed,
-    },
-    Row {
-        keyword: "mark",
-        notation: Notation::Number(Number {
-            name: "mark",
-            one: "a mark",
-            examples: ["1", "{ 1, 0x10-0x1f }"],
-            ..ANY
-        }),
-        place: [Some(Place::new(Base::Skb, &[skb::MARK])); 2],
-        proto: None,
-        reply: Reply::Unknown,
-        funneled: Funneled::Kept,
-    },
-];

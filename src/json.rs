@@ -188,7 +188,7 @@ fn nat(nat: ir::Nat) -> Nat {
 /// Addresses as text, all else as a number.
 fn value(field: Field, family: Family, value: u128) -> Value {
     match (&field.row().notation, u64::try_from(value)) {
-        (Notation::Number(_), Ok(number)) => number.into(),
+        (Notation::Number(_) | Notation::Flags, Ok(number)) => number.into(),
         _ => field.show(family, value).into(),
     }
 }

@@ -3,7 +3,7 @@
 //! Takes a [`Rule`], gives a line that `check` reads back to the same sets and action. Never looks at
 //! how the rule was written.
 
-use crate::field::{Field, Notation};
+use crate::field::{Field, Notation, flag_names};
 use crate::ir::{Action, Family, Funnel, Guard, Rule};
 use crate::matches::{self, Ports, Set, universe};
 use crate::protocol::TCP_FLAGS;
@@ -49,10 +49,9 @@ pub fn action(action: &Action) -> String {
         Action::Accept => "accept".to_owned(),
         Action::Drop => "drop".to_owned(),
         Action::Funnel(Funnel { outer, sport, dport, flags }) => {
-            let names = TCP_FLAGS.iter().filter(|(_, bit)| flags & bit != 0).map(|(name, _)| *name);
             let flags = match *flags {
                 Funnel::SYN => String::new(),
-                _ => format!(" flags {}", names.collect::<Vec<_>>().join("|")),
+                flags => format!(" flags {}", flag_names(flags.into(), "|")),
             };
             format!("funnel {outer} sport {sport} dport {dport}{flags}")
         }
@@ -83,21 +82,22 @@ fn matched(rule: &Rule, field: Field) -> Option<String> {
 /// What is written after the field's keyword: `10.0.0.1`, `!= 10.0.0.1`, `{ 10.0.0.1, 10.0.0.8/29 }`; whichever of the
 /// set and its complement is shorter, if both can be written.
 pub fn values(field: Field, sets: &[(Family, Set)]) -> String {
+    if let Notation::Flags = field.row().notation {
+        return flags(&union(sets));
+    }
     let outside: Vec<_> =
         sets.iter().map(|(family, set)| (*family, universe(field, *family) - set)).collect();
     let all = |sets: &[(Family, Set)]| match field.row().notation {
         Notation::Address => sets.iter().flat_map(|(family, set)| prefixes(*family, set)).collect::<Vec<_>>(),
         // The same numbers in both families, but for those that packets of one of them cannot have.
-        Notation::Number(_) => {
-            let all = sets.iter().fold(Set::new(), |all, (_, set)| all | set);
-            ranges(field, &all)
-        }
+        Notation::Number(_) | Notation::Flags => ranges(field, &union(sets)),
     };
     let (inside, others) = (all(sets), all(&outside));
     let can_be_written = |sets: &[(Family, Set)]| match &field.row().notation {
         // From outside, every family must be named, too.
         Notation::Address => sets.iter().all(|(_, set)| !set.is_empty()),
         Notation::Number(number) => sets.iter().all(|(_, set)| set.first() >= Some(number.min.into())),
+        Notation::Flags => true,
     };
     let negated = match (can_be_written(sets), can_be_written(&outside)) {
         (true, false) => false,
@@ -109,10 +109,65 @@ pub fn values(field: Field, sets: &[(Family, Set)]) -> String {
 
 /// A set of values as its elements, whether they can be written in a rule or not.
 pub fn elements(field: Field, family: Family, set: &Set) -> String {
-    listed(match field.row().notation {
-        Notation::Address => prefixes(family, set),
-        Notation::Number(_) => ranges(field, set),
-    })
+    match field.row().notation {
+        Notation::Address => listed(prefixes(family, set)),
+        Notation::Number(_) => listed(ranges(field, set)),
+        Notation::Flags => match (masked(set), masked(&(universe(Field::FLAGS, family) - set))) {
+            (None, None) => cubes(set).iter().map(flags).collect::<Vec<_>>().join(" or "),
+            _ => flags(set),
+        },
+    }
+}
+
+fn union(sets: &[(Family, Set)]) -> Set {
+    sets.iter().fold(Set::new(), |all, (_, set)| all | set)
+}
+
+/// Values of TCP's flags, in the shortest of the forms that rules have for them.
+fn flags(set: &Set) -> String {
+    let all = |bits: u128| flag_names(bits, ",");
+    let outside = universe(Field::FLAGS, Family::V4) - set;
+    let exactly = |set: &Set| {
+        let each: Vec<String> = set.iter().map(|value| flag_names(value, "|")).collect();
+        format!("{{ {} }}", each.join(", "))
+    };
+    match (masked(set), masked(&outside)) {
+        (_, Some((0, mask))) => all(mask),
+        (Some((value, mask)), _) => format!("{} / {}", all(value), all(mask)),
+        (None, Some((value, mask))) => format!("!= {} / {}", all(value), all(mask)),
+        (None, None) if outside.iter().count() < set.iter().count() => format!("!= {}", exactly(&outside)),
+        (None, None) => exactly(set),
+    }
+}
+
+/// The set in parts of which [`masked`] tells the values, halved by one flag after the other.
+fn cubes(set: &Set) -> Vec<Set> {
+    if set.is_empty() {
+        return Vec::new();
+    }
+    if masked(set).is_some() {
+        return vec![set.clone()];
+    }
+    let parts = TCP_FLAGS.iter().filter_map(|(_, bit)| {
+        let (with, without): (Set, Set) = set.iter().partition(|value| value & u128::from(*bit) != 0);
+        let halved = !with.is_empty() && !without.is_empty();
+        halved.then(|| [with, without])
+    });
+    // The flag that leaves the most that needs no further halving.
+    let whole = |parts: &[Set; 2]| {
+        parts.iter().filter(|part| masked(part).is_some()).map(|part| part.iter().count()).sum::<usize>()
+    };
+    let parts = parts.max_by_key(whole);
+    parts.iter().flatten().flat_map(cubes).collect()
+}
+
+/// Which bits all values have in common, if that says which values these are: those bits, and which of them are looked
+/// at.
+fn masked(set: &Set) -> Option<(u128, u128)> {
+    let any = Field::FLAGS.largest(Family::V4);
+    let (ones, zeros) = set.iter().fold((any, any), |(ones, zeros), value| (ones & value, zeros & !value));
+    let mask = ones | zeros;
+    (set.iter().count() == 1 << (any & !mask).count_ones()).then_some((ones, mask))
 }
 
 /// Ports as one writes them.
@@ -204,6 +259,32 @@ mod tests {
             ("tcp dport 80 unalias { 9, 8, }", "tcp dport 80 actions unalias { 8, 9 }"),
             ("tcp dport 80 unalias {8}", "tcp dport 80 actions unalias 8"),
             ("saddr 1.1.1.1 tcp dnat 2.2.2.2:80 accept", "ip saddr 1.1.1.1 tcp actions dnat 2.2.2.2:80"),
+            ("tcp dscp { ef, 0x0a, 11-12 } drop", "dscp { 10-12, 46 } tcp actions drop"),
+            ("tcp dscp af11-af12 drop", "dscp 10-12 tcp actions drop"),
+            ("tcp ttl != 255 drop", "ip ttl 0-254 tcp actions drop"),
+            ("tcp hoplimit 0-9 drop", "ip6 hoplimit 0-9 tcp actions drop"),
+            ("tcp length 0-60 drop", "length 0-60 tcp actions drop"),
+            ("tcp length 0-39 drop", "ip length 0-39 tcp actions drop"),
+            ("ip6 tcp length 0-99 drop", "ip6 length 40-99 tcp actions drop"),
+            ("tcp length 65536-65575 drop", "ip6 length 65536-65575 tcp actions drop"),
+            ("tcp mark 0x10 mark set 1", "mark 16 tcp actions accept mark set 1"),
+            ("tcp flags syn drop", "tcp flags syn actions drop"),
+            ("tcp flags ack,0x02 drop", "tcp flags syn,ack actions drop"),
+            ("tcp flags syn / syn,ack drop", "tcp flags syn / syn,ack actions drop"),
+            ("tcp flags 0x2/syn|ack drop", "tcp flags syn / syn,ack actions drop"),
+            ("tcp flags 0 / syn,ack drop", "tcp flags 0 / syn,ack actions drop"),
+            ("tcp flags syn / syn drop", "tcp flags syn actions drop"),
+            ("tcp flags != syn,ack / syn,ack drop", "tcp flags != syn,ack / syn,ack actions drop"),
+            (
+                "tcp flags { syn | ack, syn, } drop",
+                "tcp flags syn / fin,syn,rst,psh,urg,ecn,cwr actions drop",
+            ),
+            ("tcp flags { syn | ack, syn, 0 } drop", "tcp flags { 0, syn, syn|ack } actions drop"),
+            (
+                "tcp flags { syn|ack|psh } drop",
+                "tcp flags syn,psh,ack / fin,syn,rst,psh,ack,urg,ecn,cwr actions drop",
+            ),
+            ("tcp flags != { syn, psh|ack, 0 } drop", "tcp flags != { 0, syn, psh|ack } actions drop"),
             ("tcp dnat [::1]:80 unfunnel udp", "ip6 tcp actions unfunnel udp dnat [::1]:80"),
         ];
         for (text, expected) in cases {

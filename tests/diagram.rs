@@ -147,8 +147,9 @@ fn diff_is_exact() {
         let sets = rules.filter_map(|rule| rule.of(family)?.get(field));
         let ends = sets.flat_map(|set| set.ranges()).flat_map(|range| [*range.start(), *range.end()]);
         let near = ends
-            .flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1).min(field.largest(family))]);
-        near.chain([0]).collect()
+            .flat_map(|end| [end.saturating_sub(1), end, end.saturating_add(1)])
+            .map(|value| value.clamp(field.smallest(family), field.largest(family)));
+        near.chain([field.smallest(family)]).collect()
     };
     let fate = |ruleset: &Ruleset, key: &Key| {
         let rule: Option<&Rule> = ruleset.rules.iter().find(|rule| rule.matches(key));

@@ -128,7 +128,8 @@ fn the_diagram_finds_the_first_rule_that_matches() {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         for packet in &case.packets {
-            let outcome = model::run(&case.rules, &packet.frame, 0, model::Link::Ethernet);
+            let outcome =
+                model::run_marked(&case.rules, &packet.frame, 0, packet.mark, model::Link::Ethernet);
             if let Some(key) = outcome.key {
                 let found = engine::lookup(&compiled.diagram, &key).expect("a protocol");
                 prop_assert_eq!(found, outcome.rule, "{}", packet.words);
@@ -265,8 +266,9 @@ fn explain_names_the_rule_that_matches() {
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         for packet in &case.packets {
             // A capture does not say what is still to be cut.
-            let outcome = model::run(&case.rules, &packet.frame, 0, model::Link::Ethernet);
-            let key = explain::key(&packet.frame);
+            let mark = packet.mark;
+            let outcome = model::run_marked(&case.rules, &packet.frame, 0, mark, model::Link::Ethernet);
+            let key = explain::key(&packet.frame, mark);
             prop_assert_eq!(key.is_ok(), outcome.key.is_some(), "{}: {:?}", packet.words, key);
             let Ok(key) = key else { continue };
             let matching = explain::matching(&compiled.ruleset, &key);
@@ -847,8 +849,9 @@ fn a_link_header_that_the_device_does_not_have_is_found() {
         let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
         let (_, loaded) = engine::load(&mut loader.borrow_mut(), &case.rules, Link::Either).map_err(fail)?;
         for packet in &case.packets {
-            let model = model::run(&case.rules, &packet.frame, packet.gso, model::Link::Ethernet);
-            let context = SkBuff { gso_size: packet.gso, ..SkBuff::default() };
+            let (frame, gso, mark) = (&packet.frame, packet.gso, packet.mark);
+            let model = model::run_marked(&case.rules, frame, gso, mark, model::Link::Ethernet);
+            let context = SkBuff { gso_size: gso, mark, ..SkBuff::default() };
             let (verdict, frame) = loaded.run(&packet.frame, context).map_err(fail)?;
             prop_assert_eq!(verdict, model.verdict.code(), "{}", packet.words);
             if model.verdict == model::Verdict::Pass {

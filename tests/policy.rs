@@ -238,7 +238,7 @@ fn explain_says_what_the_attached_program_then_does() {
                     *expected.entry(what).or_insert(0) += count;
                 }
                 let sample = words::packet(words).expect("words");
-                wire.send(&sample.frame, sample.gso_size);
+                wire.send(&sample.frame, sample.metadata.gso_size);
                 let start = Instant::now();
                 let mut now = counted(&status(&netns, "eth0"));
                 while now != expected && start.elapsed() < DEADLINE {

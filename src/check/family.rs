@@ -84,8 +84,11 @@ fn pinned_twice(rule: &Rule) -> Result<(), Diagnostic> {
         return Ok(());
     }
     let (one, two) = (first.kind.keyword(), again.kind.keyword());
-    let error =
-        Diagnostic::error(format!("`{one}` and `{two}` in one rule"), again.span, "no packet is both");
+    let error = Diagnostic::error(
+        format!("`{one}` and `{two}` in one rule"),
+        again.span,
+        "no packet is of both versions",
+    );
     let about = |version| format!("{} only", name(version));
     Err(error
         .with(first.span, about(version))

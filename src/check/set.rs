@@ -31,7 +31,7 @@ pub(super) fn values(field: Field, set: &ast::Set, negated: bool) -> ByFamily {
     Family::ALL.map(|family| {
         let listed = match field.row().notation {
             Notation::Address => addresses(set, family),
-            Notation::Number(_) => numbers(set),
+            Notation::Number(_) | Notation::Flags => numbers(set),
         };
         if !field.is_in(family) || listed.is_empty() {
             return None;

@@ -11,12 +11,13 @@ use std::collections::{BTreeSet, VecDeque};
 
 use asm::{Insn, Label, Reg, Reg::R2};
 
+use super::bits;
 use super::emit::{Emit, PORTS, UNSPEC};
 use super::fetch;
 use super::search::{Run, Search, search};
 use super::{Routine, Routines, Variant, Verb};
 use crate::diagram::{Diagram, Node, NodeId, Span, spans};
-use crate::field::Field;
+use crate::field::{Field, Notation};
 use crate::ir::{Action, Family, Funnel, Proto, Rule};
 use crate::packet;
 
@@ -75,8 +76,10 @@ impl Walk<'_> {
         let references = self.diagram.references();
         for (_, node) in self.diagram.nodes() {
             let Node::Test { field, .. } = node else { continue };
-            // A value of several words is looked at word by word, which may lead to the same node several times.
-            let is_long = field.largest(self.family) > u128::from(u32::MAX);
+            // A value of several words is looked at word by word, and flags bit by bit, which may lead to the same node
+            // several times.
+            let is_long = field.largest(self.family) > u128::from(u32::MAX)
+                || matches!(field.row().notation, Notation::Flags);
             for child in children(node).filter(|child| is_test(self.diagram.node(*child))) {
                 self.parents[child.index()] += 1;
                 if self.known[child.index()].is_none() && (is_long || references[child.index()] > 1) {
@@ -199,7 +202,11 @@ impl Walk<'_> {
         };
         let runs: Vec<Run<Goal>> = runs.iter().map(&mut place).collect();
         self.e.origin(None);
-        search(&mut Test { walk: self, field, word, deeper }, KEY, first, &runs);
+        let mut test = Test { walk: self, field, word, deeper };
+        match field.row().notation {
+            Notation::Flags => bits::search(&mut test, KEY, &runs),
+            Notation::Address | Notation::Number(_) => search(&mut test, KEY, first, &runs),
+        }
     }
 
     fn leaf(&mut self, number: usize) {

@@ -2,13 +2,13 @@
 //!
 //! Takes a [`Place`], emits loads. Never compares.
 
-use asm::{Insn, Reg, Reg::*};
+use asm::{Cond, Insn, Reg, Reg::*};
 
 use super::emit::{Emit, PORTS, Window};
 use super::frame::{Len, Offset, PEEK, part};
 use crate::field::{Base, Place};
 use crate::ir::{End, Family};
-use crate::packet::{self, ipv4};
+use crate::packet::{self, ipv4, ipv6};
 
 /// `key = field`, of a field that is one word or a part of one. Uses R0 to R5 if it is in the L4 header: that may be
 /// after IP options, beyond the bytes that are proven.
@@ -44,7 +44,8 @@ pub(super) fn word(e: &mut Emit, key: Reg, family: Family, word: packet::Field) 
     e.load(key, &Window::of_ip_header(family.header_len()), word);
 }
 
-/// By way of the stack.
+/// By way of the stack. Where a packet ends before the field, the helper says so and writes zeros
+/// (`bpf_skb_load_bytes`, net/core/filter.c): 0 is what rules see of such a packet.
 fn l4(e: &mut Emit, key: Reg, family: Family, word: packet::Field) {
     let offset = match family {
         Family::V4 => {
@@ -54,10 +55,18 @@ fn l4(e: &mut Emit, key: Reg, family: Family, word: packet::Field) {
             let ip = e.ip_offset();
             Offset { bytes: ip.bytes + word.offset, plus: Some(R2) }
         }
-        Family::V6 => e.offset(Family::V6, word.offset, None),
+        Family::V6 => {
+            let plain = e.label("ip6_plain");
+            e.op(Insn::mov32(R2, i32::from(ipv6::LEN)));
+            e.load(R3, &Window::of_ip_header(ipv6::LEN), ipv6::NEXT_HEADER);
+            e.jump_if(Cond::ne32(R3, ipv6::HOP_BY_HOP), plain);
+            e.op_note(Insn::add32(R2, i32::from(ipv6::JUMBO_LEN)), "BIG TCP's header");
+            e.bind(plain);
+            Offset { bytes: e.ip_offset().bytes + word.offset, plus: Some(R2) }
+        }
     };
     let len = i16::from(word.size.bytes());
     let slot = part(PEEK, 0, len);
-    e.load_bytes(offset, slot, Len::Const(len));
+    e.load_bytes_or_zeros(offset, slot, Len::Const(len));
     e.load(key, &slot.window(), packet::Field { offset: 0, ..word });
 }

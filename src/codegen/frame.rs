@@ -104,10 +104,15 @@ impl Emit {
 
     /// `bpf_skb_load_bytes(skb, offset, slot, len)`, or `pass`. Uses R0 to R5.
     pub(super) fn load_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
-        self.transfer(offset, slot, len);
-        self.call(Helper::SkbLoadBytes);
+        self.load_bytes_or_zeros(offset, slot, len);
         let short = self.because(Reason::Malformed);
         self.jump_if(Cond::ne64(R0, 0), short);
+    }
+
+    /// The same, but for packets that are shorter: zeros.
+    pub(super) fn load_bytes_or_zeros(&mut self, offset: Offset, slot: Slot, len: Len) {
+        self.transfer(offset, slot, len);
+        self.call(Helper::SkbLoadBytes);
     }
 
     /// `bpf_skb_store_bytes(skb, offset, slot, len, 0)`, or `fail`.

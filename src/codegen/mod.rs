@@ -45,6 +45,7 @@
 mod alias;
 mod beside;
 mod big;
+mod bits;
 mod checksum;
 mod classify;
 pub mod counters;

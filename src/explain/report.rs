@@ -94,7 +94,7 @@ impl Explained<'_> {
 
 /// `udp 10.0.0.1:5000 > 10.0.0.2:4739, 100 bytes of data`
 pub fn title(frame: &[u8]) -> String {
-    let (Ok(key), Ok(ip)) = (key(frame), Ip::in_frame(frame)) else {
+    let (Ok(key), Ok(ip)) = (key(frame, 0), Ip::in_frame(frame)) else {
         return format!("{} bytes", frame.len());
     };
     let Ok(segment) = ip.segment() else { return format!("{} bytes", frame.len()) };

@@ -10,7 +10,7 @@ use nom::Err;
 use super::set::looks_like_a_value;
 use super::word::{Cursor, Parsed, Word, lines, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
-use crate::field::{Field, Notation, PORT};
+use crate::field::{Field, Notation, PORT, Reply};
 
 /// The words that are no field's.
 const WORDS: [&str; 21] = [
@@ -131,9 +131,12 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
             let quoted = |words: &mut dyn Iterator<Item = &str>| {
                 words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
             };
-            let fields = Field::all().map(Field::keyword);
+            // Those that make a flow; a list of all would be too long to help.
+            let of_flows = Field::all().filter(|field| field.row().reply != Reply::Unknown);
+            let fields = of_flows.map(Field::keyword);
             let matches = quoted(&mut ["ip", "ip6", "tcp", "udp"].into_iter().chain(fields));
-            error.help(format!("matches are {matches}; actions are {}", quoted(&mut ACTIONS.into_iter())))
+            let actions = quoted(&mut ACTIONS.into_iter());
+            error.help(format!("matches are {matches} and others (docs/rules.md); actions are {actions}"))
         }
     };
     (error, Spoils::Word)

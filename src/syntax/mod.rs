@@ -6,6 +6,7 @@
 mod alias;
 pub mod ast;
 mod define;
+mod flags;
 mod help;
 mod list;
 mod more;

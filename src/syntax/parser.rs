@@ -11,6 +11,7 @@ use nom::{Err, Parser};
 use super::alias;
 use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::define;
+use super::flags;
 use super::help::{self, Spoils};
 use super::list::not_one;
 use super::more;
@@ -19,7 +20,7 @@ use super::set::set;
 use super::value::{self, Wanted};
 use super::word::{Cursor, Parsed, Word, keyword, no, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
-use crate::field::Field;
+use crate::field::{Field, Notation};
 
 /// `rule = { match } [ "actions" ] action`
 ///
@@ -103,6 +104,10 @@ fn item(i: Cursor<'_>, at_actions: bool) -> Parsed<'_, Item> {
     if is_action && (at_actions || keyword("mark")(i).is_ok_and(|(rest, _)| keyword("set")(rest).is_ok())) {
         return action.map(Item::Action).parse(i);
     }
+    // Where no match can be, they are those of `funnel tcp`, out of place.
+    if at_actions && next == Some("flags") {
+        return no(i);
+    }
     alt((
         match_.map(Item::Match),
         keyword("actions").map(|word| Item::Actions(word.span)),
@@ -156,7 +161,13 @@ fn field_match(i: Cursor<'_>) -> Parsed<'_, Match> {
     let (rest, key) = word(i)?;
     let Some(field) = Field::named(key.text) else { return no(i) };
     let (rest, negated) = not_equal(rest, key)?;
-    let (rest, set) = set(rest, Wanted::matched(&field.row().notation, key))?;
+    let notation = &field.row().notation;
+    let (rest, set) = set(rest, Wanted::matched(notation, key))?;
+    if let (true, Notation::Flags) = (negated, notation)
+        && let Some(error) = flags::not_any(i.text(set.span), &set, key)
+    {
+        return wrong(rest, vec![error]);
+    }
     Ok((rest, Match { span: key.span.to(set.span), kind: MatchKind::Field { field, negated, set } }))
 }
 
@@ -294,7 +305,7 @@ fn funnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let span = key.span.to(end);
     match (sport, dport) {
         (Argument::Given(Some(sport), _), Argument::Given(Some(dport), _)) if diagnostics.is_empty() => {
-            let (i, flags) = more::flags(i, outer)?;
+            let (i, flags) = flags::pushed(i, outer)?;
             let span = span.to(flags.map_or(span.after(), |flags| flags.span));
             return Ok((i, Action { span, kind: ActionKind::Funnel { outer, sport, dport, flags } }));
         }

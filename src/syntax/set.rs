@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::ast::{Item, Set, Value};
 use super::define;
+use super::flags;
 use super::help::{self, Spoils};
 use super::list::bare_list;
 use super::value::{Unread, Wanted};
@@ -34,6 +35,7 @@ pub(super) fn set<'a>(i: Cursor<'a>, wanted: Wanted<'_>) -> Parsed<'a, Set> {
             wrong(i, vec![missing.help(wanted.example())])
         }
         Some(open) if open.text == "{" => braces(i, wanted.listed()),
+        Some(_) if matches!(wanted.notation, Notation::Flags) => flags::masked(i, wanted),
         Some(found) => {
             if let Some((rest, error)) = bare_list(i, key) {
                 return wrong(rest, vec![error]);
@@ -55,6 +57,9 @@ fn element<'a>(
     wanted: Wanted<'_>,
     inside: bool,
 ) -> (Cursor<'a>, Result<Vec<Item>, Vec<Diagnostic>>) {
+    if let Notation::Flags = wanted.notation {
+        return flags::combination(i, wanted);
+    }
     let next = |i| piece(if inside { lines(i) } else { i });
     let Ok((rest, found)) = piece(i) else { return (i, Err(vec![not_closed(i.here(), wanted.key, "")])) };
     let split = match found.text.find('-').filter(|at| *at > 0) {

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ast::Value;
+use super::flags;
 use super::help;
 use super::set::looks_like_a_value;
 use super::word::Word;
@@ -60,6 +61,7 @@ impl<'a> Wanted<'a> {
     pub fn one(&self) -> &'static str {
         match self.notation {
             Notation::Address => "an IP address",
+            Notation::Flags => "TCP flags",
             Notation::Number(number) => number.one,
         }
     }
@@ -78,6 +80,7 @@ impl<'a> Wanted<'a> {
         match self.notation {
             Notation::Address => ["10.0.0.1", "{ 10.0.0.1, 10.0.1.0/24 }"],
             // The port that a rule matches beside `unalias` is the well-known one.
+            Notation::Flags => ["syn", "{ syn, syn|ack }"],
             Notation::Number(_) if self.key.text == "unalias" => ["8080", "{ 80, 443 }"],
             Notation::Number(number) => number.examples,
         }
@@ -100,6 +103,10 @@ impl<'a> Wanted<'a> {
             }
             Notation::Number(number) => {
                 let value = Value::Number(self::number(word, number, self.key.text)?);
+                Ok((value, value))
+            }
+            Notation::Flags => {
+                let value = Value::Number(flags::bit(word)?.into());
                 Ok((value, value))
             }
         }
@@ -172,7 +179,8 @@ pub(super) fn port(word: Word<'_>, keyword: &str) -> Result<u16, Unread> {
 /// A number that is none of this kind. `value`: if it has 32 bits.
 pub(super) fn out_of_range(word: Word<'_>, number: &Number, value: Option<u32>) -> Unread {
     let Number { name, min, max, .. } = number;
-    let shown = quote(word.text.trim_start_matches('0'));
+    let digits = if word.text.starts_with("0x") { word.text } else { word.text.trim_start_matches('0') };
+    let shown = quote(digits);
     let shown = shown.trim_matches('`');
     let label = match value {
         Some(value) if value < *min => format!("{value} is not a {name}"),

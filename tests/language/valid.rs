@@ -513,6 +513,8 @@ fn a_name_means_what_stands_behind_it() {
             "udp funnel tcp sport 540 dport 80",
         ),
         ("define D = 80; tcp dport 8080 alias dport $D", "tcp dport 8080 alias dport 80"),
+        ("define D = 0; tcp dscp $D drop", "tcp dscp 0 drop"),
+        ("define D = { 0x0a, 46 }; tcp dscp $D mark $D drop", "tcp dscp { 10, 46 } mark { 10, 46 } drop"),
         ("define P = { 1, 2 }; tcp dport 80 unalias $P", "tcp dport 80 unalias { 1, 2 }"),
         ("define P = { 1, 2 }; tcp unfunnel udp dport != $P", "tcp unfunnel udp dport != { 1, 2 }"),
     ] {

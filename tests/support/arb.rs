@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::case::{Case, Sample};
-use super::fields::{FIELDS, Numbers, Other};
+use super::fields::{FIELDS, Notation, Numbers, Other};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
 use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits};
 use super::testrun::{LONGEST, shortest};
@@ -161,7 +161,15 @@ fn others() -> impl Strategy<Value = Vec<Other>> {
             let (first, last) = (*first.get(pool), *last.get(pool));
             if is_range { Numbers(first.min(last), first.max(last)) } else { Numbers(first, first) }
         };
-        Other { field, values: Match { negated, values: picks.into_iter().map(value).collect() } }
+        let is_masked = picks[0].2;
+        let mut values: Vec<Numbers> = picks.into_iter().map(value).collect();
+        if FIELDS[field].notation == Notation::Masked {
+            match is_masked {
+                true => values = vec![Numbers(values[0].0 & values[0].1, values[0].1)],
+                false => values.iter_mut().for_each(|value| value.1 = 0xff),
+            }
+        }
+        Other { field, values: Match { negated, values } }
     });
     count.prop_flat_map(move |n| vec(other.clone(), if FIELDS.is_empty() { 0 } else { n }))
 }

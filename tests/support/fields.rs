@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::packet::{ETHERNET, Packet};
+use super::packet::{ETHERNET, Packet, TCP};
 use super::rules::Match;
 
 pub struct Row {
@@ -25,6 +25,8 @@ pub struct Row {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Notation {
     Numbers,
+    /// A value, and which of its bits are looked at: `0x02 / 0x12`. All of them in a set.
+    Masked,
 }
 
 /// A packet from its headers on. There may be less of them than there should be.
@@ -96,6 +98,16 @@ pub static FIELDS: &[Row] = &[
         read: |view| view.mark,
         write: |packet, mark| packet.mark = mark,
     },
+    Row {
+        word: "flags",
+        versions: [true, true],
+        proto: Some(TCP),
+        notation: Notation::Masked,
+        largest: 255,
+        values: &[0x01, 0x02, 0x10, 0x12, 0x18, 0x3f, 0xc2, 0xff],
+        read: |view| view.l4.get(13).copied().unwrap_or_default().into(),
+        write: |packet, flags| packet.layers[0].flags = Some(flags as u8),
+    },
 ];
 
 /// The value of each of the [`FIELDS`]; there is room for more of them.
@@ -125,6 +137,7 @@ impl Other {
         let value = values[self.field];
         let is = |numbers: &Numbers| match self.row().notation {
             Notation::Numbers => (numbers.0..=numbers.1).contains(&value),
+            Notation::Masked => value & numbers.1 == numbers.0,
         };
         self.row().versions[usize::from(six)] && self.values.values.iter().any(is) != self.values.negated
     }
@@ -137,7 +150,9 @@ impl Other {
             values[self.field] = *value;
             self.matches(six, &values)
         };
-        let named = self.values.values.iter().map(|numbers| numbers.0);
+        let named = self.values.values.iter();
+        let named =
+            named.flat_map(|Numbers(first, last)| [*first, last.wrapping_add(1), first.wrapping_sub(1)]);
         named.chain(self.row().values.iter().copied()).chain(0..=1000).find(is)
     }
 
@@ -148,6 +163,14 @@ impl Other {
             Some(hex) => u32::from_str_radix(hex, 16).ok(),
             None => text.parse().ok(),
         };
+        if FIELDS[field].notation == Notation::Masked {
+            let exactly = |text: &&str| Some(Numbers(number(text)?, 0xff));
+            let values = match values {
+                [value, "/", mask] => vec![Numbers(number(value)?, number(mask)?)],
+                exact => exact.iter().map(exactly).collect::<Option<_>>()?,
+            };
+            return Some(Other { field, values: Match { negated, values } });
+        }
         let value = |text: &&str| {
             let (first, last) = text.split_once('-').unwrap_or((text, text));
             Some(Numbers(number(first)?, number(last)?))
@@ -159,7 +182,18 @@ impl Other {
 
 impl fmt::Display for Other {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.row().word, self.values)
+        let (word, values) = (self.row().word, &self.values);
+        if self.row().notation == Notation::Numbers {
+            return write!(f, "{word} {values}");
+        }
+        let not = if values.negated { "!= " } else { "" };
+        if let [Numbers(value, mask)] = values.values[..]
+            && mask != 0xff
+        {
+            return write!(f, "{word} {not}{value:#04x} / {mask:#04x}");
+        }
+        let exact: Vec<String> = values.values.iter().map(|value| format!("{:#04x}", value.0)).collect();
+        write!(f, "{word} {not}{{ {} }}", exact.join(", "))
     }
 }
 

@@ -309,6 +309,14 @@ impl Rule {
                         "{" => words.by_ref().take_while(|word| *word != "}").collect(),
                         one => vec![one],
                     };
+                    let mut ahead = words.clone();
+                    let values = match (ahead.next(), ahead.next()) {
+                        (Some("/"), Some(mask)) => {
+                            words = ahead;
+                            [values, vec!["/", mask]].concat()
+                        }
+                        _ => values,
+                    };
                     let addrs = || {
                         let values: Option<_> = values.iter().map(|value| Addr::parse(value)).collect();
                         values.map(|values| Match { negated, values }).ok_or_else(wrong)
