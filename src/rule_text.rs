@@ -151,7 +151,7 @@ fn cubes(set: &Set) -> Vec<Set> {
     let parts = TCP_FLAGS.iter().filter_map(|(_, bit)| {
         let (with, without): (Set, Set) = set.iter().partition(|value| value & u128::from(*bit) != 0);
         let halved = !with.is_empty() && !without.is_empty();
-        halved.then(|| [with, without])
+        halved.then_some([with, without])
     });
     // The flag that leaves the most that needs no further halving.
     let whole = |parts: &[Set; 2]| {

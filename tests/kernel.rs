@@ -10,6 +10,9 @@ mod support;
 #[path = "kernel/goldens.rs"]
 mod goldens;
 
+#[path = "kernel/boundaries.rs"]
+mod boundaries;
+
 #[path = "kernel/counters.rs"]
 mod counters;
 

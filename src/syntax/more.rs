@@ -39,7 +39,7 @@ pub(super) fn mark(i: Cursor<'_>) -> Parsed<'_, Action> {
     };
     let key = Word { text: "mark set", span: key.span.to(set.span) };
     let read =
-        |word: Word<'_>, key: &str| value::number(word, &field::ANY, key).map_err(|unread| unread.error);
+        |word: Word<'_>, key: &str| value::number(word, &field::ANY, key).map_err(|unread| *unread.error);
     let (rest, (value, span)) = argument(rest, key, "a number", "1", &read)?;
     Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Mark { value } }))
 }

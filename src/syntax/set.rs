@@ -140,7 +140,7 @@ fn range(
 
 /// "Leave it out" is no remedy for one end of a range.
 fn range_remedy(unread: Unread, wanted: Wanted<'_>, first: Word<'_>, last: Word<'_>) -> Diagnostic {
-    let Notation::Number(number) = wanted.notation else { return unread.error };
+    let Notation::Number(number) = wanted.notation else { return *unread.error };
     let right = |word: Word<'_>| {
         word.text.parse::<u32>().ok().filter(|value| (number.min..=number.max).contains(value))
     };

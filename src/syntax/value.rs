@@ -23,7 +23,7 @@ pub(super) struct Wanted<'a> {
 
 /// What is wrong with a word.
 pub(super) struct Unread {
-    pub error: Diagnostic,
+    pub error: Box<Diagnostic>,
     /// It is a value, but not one that can be there: what to do about that depends on where it is.
     out_of_range: bool,
 }
@@ -31,13 +31,13 @@ pub(super) struct Unread {
 impl Unread {
     /// With this remedy, if the value is out of range.
     pub fn advise(self, help: impl Into<String>) -> Diagnostic {
-        if self.out_of_range { self.error.help(help) } else { self.error }
+        if self.out_of_range { self.error.help(help) } else { *self.error }
     }
 }
 
 impl From<Diagnostic> for Unread {
     fn from(error: Diagnostic) -> Self {
-        Unread { error, out_of_range: false }
+        Unread { error: Box::new(error), out_of_range: false }
     }
 }
 
@@ -190,7 +190,8 @@ pub(super) fn out_of_range(word: Word<'_>, number: &Number, value: Option<u32>) 
         _ => format!("{shown} is more than {max}"),
     };
     let error = Diagnostic::error(format!("{name} must be between {min} and {max}"), word.span, label);
-    Unread { error: error.help(format!("write a number from {min} to {max}")), out_of_range: true }
+    let error = error.help(format!("write a number from {min} to {max}"));
+    Unread { error: Box::new(error), out_of_range: true }
 }
 
 /// `address = ( A "." A "." A "." A | IPv6 ) [ "/" ( length | netmask ) ]`: the first and the last one.

@@ -178,7 +178,8 @@ pub fn agree_for(target: Option<Target>, loader: &mut Loader, case: &Case) -> Re
     Ok(())
 }
 
-fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample) -> Result<()> {
+/// Runs one packet through all three.
+pub fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample) -> Result<()> {
     let Sample { frame, gso, mark, .. } = packet;
     let model = model::run_marked(rules, frame, *gso, *mark, model::Link::Ethernet);
     if let Some(expected) = packet.expected {

@@ -48,6 +48,7 @@ A packet in words is PROTO SRC:PORT > DST:PORT, then any of
   seq N, ackno N, window N, urgent N
   nosum                            UDP without a checksum
   gso N                            still to be cut into segments of N bytes
+  mark N                           skb->mark
 
 Packets run through the real program in the kernel, which attaches nothing and
 needs CAP_BPF and CAP_NET_ADMIN. Without them, the rules alone are explained.";
