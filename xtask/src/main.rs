@@ -2,6 +2,7 @@
 //! built in a second.
 
 mod kernels;
+mod package;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -18,16 +19,28 @@ cargo xtask COMMAND
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
   kernels [SUITE] the same programs in other kernels (Debian's 6.1 and 6.12, under QEMU)
   tidy            conventions that no other tool checks
-  dist            the static binary, and its size
+  dist            the static binary and its size; manual pages and completions for packages
+  pages BINARY    the latter, by that binary
   bench           what the programs cost, as ratios to an empty one and to plain TCP (root)
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 10] =
-    ["kernel", "vectors", "traps", "attach", "e2e", "gso", "demo", "mirror", "tools", "examples"];
+const KERNEL_TESTS: [&str; 11] = [
+    "kernel",
+    "vectors",
+    "traps",
+    "attach",
+    "e2e",
+    "gso",
+    "demo",
+    "mirror",
+    "tools",
+    "examples",
+    "packaging",
+];
 
 /// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
-const TOOLS: [(&str, &str); 13] = [
+const TOOLS: [(&str, &str); 14] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -41,6 +54,7 @@ const TOOLS: [(&str, &str); 13] = [
     ("iperf3", "iperf3"),
     ("strace", "strace"),
     ("kubectl", "kubernetes-client"),
+    ("systemd-analyze", "systemd"),
 ];
 const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
 
@@ -65,6 +79,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["kernels", suites @ ..] => kernels::run(suites),
         ["tidy"] => tidy::check(),
         ["dist"] => dist(),
+        ["pages", binary] => package::pages(Path::new(binary), Path::new("target/package")),
         ["bench"] => bench(),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
@@ -135,7 +150,7 @@ fn dist() -> Result<()> {
     let binary = Path::new("target/x86_64-unknown-linux-gnu/release/sfunnel");
     let size = fs::metadata(binary).with_context(|| binary.display().to_string())?.len();
     println!("{}: {size} bytes ({:.1} MiB)", binary.display(), size as f64 / f64::from(1 << 20));
-    Ok(())
+    package::pages(binary, Path::new("target/package"))
 }
 
 fn bench() -> Result<()> {
