@@ -21,6 +21,9 @@ mod confined;
 #[path = "attach/counters.rs"]
 mod counters;
 
+#[path = "attach/container.rs"]
+mod container;
+
 #[path = "attach/watch.rs"]
 mod watch;
 
