@@ -39,9 +39,9 @@ With CNI_COMMAND set, it is a CNI plugin.
 Exit codes: 0 done, 1 the system refused, 2 the rules or the command line are
 wrong, 3 something else is attached (`attach --check`).";
 
-/// What the other commands have no rules to be told by.
-const ATTACH_SIDE: &str = "Which side of the interface; leave it out where rules are in chains, which say \
-                           themselves where they go [variable: DIRECTION] [default: ingress]";
+/// Of `attach`, whose rules may be in chains.
+const ATTACH_SIDE: &str = "Which side of the interface; not needed for rules in chains, which say \
+                           where they go [variable: DIRECTION] [default: ingress]";
 
 /// Funnels several ports through one: compiles a ruleset to eBPF and attaches it to tc.
 #[derive(Debug, Parser)]
@@ -65,8 +65,7 @@ Examples:
   sfunnel attach -i eth0 --define WEB='{ 80, 443 }' \\
       --ruleset 'tcp dport $WEB drop'
 
-All or nothing: when one interface refuses, the others are put back as they
-were.
+All or nothing: if one interface fails, the others are restored.
 The filter stays after sfunnel has exited.
 Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.")]
     #[command(mut_arg("direction", |side| side.help(ATTACH_SIDE)))]
@@ -84,21 +83,21 @@ Examples:
 
 The clsact qdisc goes with the last filter on it.")]
     Detach(Detach),
-    /// Show what is attached, as the kernel has it
+    /// Show what is attached
     #[command(after_help = "\
 Examples:
   sfunnel status
   sfunnel status -i eth0 --json | jq '.[].rules'
   sfunnel status --prometheus > sfunnel.prom")]
     Status(Status),
-    /// Say what is wrong with a ruleset, and what it leaves open; needs no privilege
+    /// Report errors and weaknesses of a ruleset; needs no privilege
     #[command(after_help = "\
 Examples:
   sfunnel check rules.sf
   sfunnel check --deny warnings rules.sf
   echo 'udp dport 53 actions drop' | sfunnel check -")]
     Check(Check),
-    /// Show what a ruleset becomes; needs no privilege
+    /// Compile a ruleset and show the result; needs no privilege
     #[command(after_help = "\
 Examples:
   sfunnel compile rules.sf
@@ -112,13 +111,13 @@ With --check, asm compares every word of the listing, hex the instructions.
 Exit code 0: the same, 1: different, 2: no comparison. docs/golden-tests.md has
 more.")]
     Compile(Compile),
-    /// Say which rule takes a packet, which do not and why, and show its headers before and after
+    /// Show which rule matches a packet, why the others do not, and its headers before and after
     #[command(after_help = tools::EXPLAIN)]
     Explain(Explain),
     /// Show which packets two rulesets treat differently; needs no privilege
     #[command(after_help = tools::DIFF)]
     Diff(Diff),
-    /// From the rules of one end and hook, write those of the other three; needs no privilege
+    /// Derive the rules of the other end and hook from these; needs no privilege
     #[command(after_help = tools::MIRROR)]
     Mirror(Mirror),
     /// Send packets through funnels and show what happens to them; needs root and no set-up
@@ -128,16 +127,16 @@ Examples:
   sfunnel demo | less
 
 Makes two network namespaces without a name and a veth pair between them,
-attaches rules at both ends, and sends UDP and TCP through real sockets. Nothing
-outside is touched, and nothing is left behind, however it ends.")]
+attaches rules at both ends, and sends UDP and TCP through real sockets. It
+touches nothing outside and leaves nothing behind, however it ends.")]
     Demo,
-    /// Say whether rules can be attached here, and what is in the way
+    /// Check whether rules can be attached here, and report what prevents it
     #[command(after_help = tools::DOCTOR)]
     Doctor(Doctor),
-    /// Attach what a container's annotations say, when its runtime calls
+    /// Attach rules from a container's annotations: an OCI hook for container runtimes
     #[command(after_help = pods::OCI_HOOK)]
     OciHook(OciHook),
-    /// Write what makes a shell complete commands and flags
+    /// Write a completion script for a shell
     #[command(after_help = tools::COMPLETIONS)]
     Completions(Completions),
     /// Write a manual page
@@ -175,7 +174,7 @@ pub struct Attach {
     /// Seconds between two tries [variable: RETRY_DELAY] [default: 3]
     #[arg(long, value_name = "SECONDS")]
     pub retry_delay: Option<String>,
-    /// Change nothing; say whether this is what is attached, with exit code 3 if not
+    /// Change nothing; report whether exactly this is attached, with exit code 3 if not
     #[arg(long)]
     pub check: bool,
     #[command(flatten)]
@@ -189,15 +188,15 @@ pub struct Attach {
 /// Names that rules use.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
 pub struct Defines {
-    /// What `$NAME` stands for in the rules, as if they began with `define NAME = VALUE`; repeat it
+    /// Define `$NAME`, as if the rules began with `define NAME = VALUE`; repeat it for several
     #[arg(long, value_name = "NAME=VALUE")]
     pub define: Vec<String>,
 }
 
-/// What is not let pass.
+/// What to reject.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Args)]
 pub struct Strict {
-    /// Take warnings for errors
+    /// Treat warnings as errors
     #[arg(long, value_enum, value_name = "WHAT")]
     pub deny: Option<Deny>,
 }
@@ -220,7 +219,7 @@ pub struct Detach {
 pub struct Status {
     #[command(flatten)]
     pub place: Place,
-    /// As JSON on standard output
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// As metrics, in the text format of Prometheus
@@ -255,7 +254,7 @@ pub struct Compile {
     /// or either (xfrm, vti)
     #[arg(long, value_enum, default_value_t = LinkArg::Ethernet)]
     pub link: LinkArg,
-    /// Side of the interface the program is for: the chain, and where packets of several segments go
+    /// Side of the interface the program is for: chooses the chain, and where packets of several segments go
     /// [default: the only chain; ingress, if there is none, as for `attach`]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
@@ -324,14 +323,14 @@ impl From<SideArg> for Side {
 pub enum Emit {
     /// The annotated listing
     Asm,
-    /// Instructions as bytes, one a line
+    /// Instructions as bytes, one per line
     Hex,
     /// An object file that any BPF loader takes
     Elf,
     /// The decision diagram
     #[value(alias = "tree")]
     Diagram,
-    /// All of it, for other tools: docs/tools.md
+    /// Everything, for other tools: docs/tools.md
     Json,
 }
 

@@ -27,22 +27,22 @@ Runtimes call it as a file in their directory of hooks says: docs/runtimes.md.
 It needs CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE, as runtimes
 have them; the container needs none.";
 
-/// How to attach to a container that is being made.
+/// How to attach to a container that is being created.
 #[derive(Debug, Default, Args)]
 pub struct OciHook {
     /// File with the rules of containers that have no annotation `sfunnel/ruleset` [default: nothing is attached]
     #[arg(long, value_name = "FILE")]
     pub rules: Option<PathBuf>,
-    /// What becomes of a container whose rules cannot be attached
+    /// What to do with a container whose rules cannot be attached
     #[arg(long, value_enum, value_name = "WHAT", default_value_t = OnError::Refuse)]
     pub on_error: OnError,
-    /// Interface, for containers that do not say it; repeat it for several [default: eth0]
+    /// Interface, for containers without the annotation; repeat it for several [default: eth0]
     #[arg(short, long, value_name = "NAME")]
     pub iface: Vec<String>,
     /// Whose end this is, if the rules are a `service`
     #[arg(long, value_enum, ignore_case = true, value_name = "WHOSE")]
     pub end: Option<End>,
-    /// What becomes of packets of several segments that are to be funneled [default: segment]
+    /// How to handle packets of several segments (GSO) that match a funnel rule [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
     /// Finish checksums before a header is pushed: for NAT on the same machine, such as a Service's
@@ -57,9 +57,9 @@ pub struct OciHook {
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnError {
-    /// It does not start
+    /// Do not start it
     #[default]
     Refuse,
-    /// It starts without them
+    /// Start it without them
     Proceed,
 }

@@ -17,9 +17,9 @@ Examples:
   sfunnel mirror --from pod-ingress --to client-ingress \\
       --ruleset 'tcp dport 179 sport 540 actions unfunnel udp'
 
-What cannot be known at the other end is left out, and a comment says so, or it
-is an error that says what to write: docs/tools.md. Ports are taken to be the
-same at both ends.";
+What cannot be known at the other end is left out, with a comment, or it is an
+error that says what to write: docs/tools.md. Ports are assumed to be the same
+at both ends.";
 
 pub const DIFF: &str = "\
 Examples:
@@ -51,7 +51,7 @@ A packet in words is PROTO SRC:PORT > DST:PORT, then any of
   mark N                           skb->mark
 
 Packets run through the real program in the kernel, which attaches nothing and
-needs CAP_BPF and CAP_NET_ADMIN. Without them, the rules alone are explained.";
+needs CAP_BPF and CAP_NET_ADMIN. Without them, only the rules are explained.";
 
 pub const DOCTOR: &str = "\
 Examples:
@@ -60,9 +60,9 @@ Examples:
       --ruleset 'udp dport 4739 actions funnel tcp sport 540 dport 179'
   sfunnel doctor -i eth0 rules.sf
 
-Tries what `attach` does, in a network namespace of its own, and looks at the
-interfaces: link headers, qdiscs, filters and programs in front. With rules,
-says how many bytes they add and what fits into the MTU. Exit code 1 when
+Tries what `attach` does, in a network namespace of its own, and checks the
+interfaces: link headers, qdiscs, and filters and programs before sfunnel. With
+rules, shows how many bytes they add and what fits into the MTU. Exit code 1 if
 something would not work.";
 
 /// What doctor looks at.
@@ -70,7 +70,7 @@ something would not work.";
 pub struct Doctor {
     #[command(flatten)]
     pub place: Place,
-    /// File with the rules to reckon with, `-` for standard input
+    /// File with rules to check the interfaces against, `-` for standard input
     pub file: Option<PathBuf>,
     /// The rules themselves
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
@@ -119,9 +119,9 @@ pub struct Input {
 
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// File with the rules as they were, `-` for standard input
+    /// File with the old rules, `-` for standard input
     pub old: PathBuf,
-    /// File with the rules as they are now
+    /// File with the new rules
     pub new: PathBuf,
     #[command(flatten)]
     pub defines: Defines,
@@ -133,10 +133,10 @@ pub struct Mirror {
     pub input: Input,
     #[command(flatten)]
     pub defines: Defines,
-    /// Where these rules are attached [default: what they tell]
+    /// Where these rules are attached [default: inferred from the rules]
     #[arg(long, value_name = "PLACE", value_enum)]
     pub from: Option<From>,
-    /// Where the rules to write are attached
+    /// Where the derived rules will be attached
     #[arg(long, value_name = "PLACE", value_enum, default_value_t = To::All)]
     pub to: To,
     /// Addresses are the same at both ends: keep them
@@ -151,7 +151,7 @@ pub struct Explain {
     pub input: Input,
     #[command(flatten)]
     pub defines: Defines,
-    /// The hook that packets meet [default: each that there is a chain for; ingress, if there is none]
+    /// The hook [default: every hook that has a chain; without chains, ingress]
     #[arg(short, long, value_enum)]
     pub direction: Option<SideArg>,
     /// Whose end this is, if the rules are a `service`
@@ -163,7 +163,7 @@ pub struct Explain {
     /// Packets from a file, pcap or pcapng, of an Ethernet or IP interface
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Write what is passed on to this file, as pcap
+    /// Write the packets that are passed on to this file, as pcap
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// One line per packet
@@ -187,9 +187,9 @@ pub enum To {
     PodIngress,
     PodEgress,
     ClientIngress,
-    /// Both of the client, as chains
+    /// Both hooks of the client, as chains
     Client,
-    /// Both of the pod, as chains
+    /// Both hooks of the pod, as chains
     Pod,
     /// All four, one after the other
     All,

@@ -7,7 +7,7 @@ use crate::net::Gso;
 /// What is done with packets, and where.
 #[derive(Debug, Default, Args)]
 pub struct Treatment {
-    /// What becomes of TCP and UDP packets of several segments (GSO) that are to be funneled
+    /// How to handle packets of several segments (GSO) that match a funnel rule
     /// [variable: SFUNNEL_GSO] [default: segment]
     #[arg(long, value_enum, ignore_case = true, value_name = "HOW")]
     pub gso: Option<GsoArg>,
@@ -15,14 +15,14 @@ pub struct Treatment {
     /// [variable: SFUNNEL_FINISH_CHECKSUMS]
     #[arg(long)]
     pub finish_checksums: bool,
-    /// Leave TCP in the segments that it is unfunneled in: faster answers, slower bulk [variable: SFUNNEL_NO_MERGE]
+    /// Do not merge unfunneled TCP segments (GRO): lower latency, lower throughput [variable: SFUNNEL_NO_MERGE]
     #[arg(long)]
     pub no_merge: bool,
-    /// Where on the hook: clsact or TCX, whose programs run first
+    /// How to attach: to clsact or to TCX, whose programs run first
     /// [variable: SFUNNEL_HOOK] [default: auto]
     #[arg(long, value_enum, ignore_case = true, value_name = "WHERE")]
     pub hook: Option<HookArg>,
-    /// Where among the programs on TCX: first, last, `before ID` or `after ID`
+    /// Position among the programs on TCX: first, last, `before ID` or `after ID`
     /// [variable: SFUNNEL_ORDER] [default: where sfunnel was before, or first]
     #[arg(long, value_name = "PLACE", num_args = 1..=2)]
     pub order: Vec<String>,
@@ -32,10 +32,10 @@ pub struct Treatment {
     /// Count packets and bytes of every rule; `status` shows them [variable: SFUNNEL_COUNTERS]
     #[arg(long)]
     pub counters: bool,
-    /// Say more about what is loaded [variable: DEBUG]
+    /// Print details about what is loaded [variable: DEBUG]
     #[arg(long)]
     pub debug: bool,
-    /// What is said on standard error: lines for people, or a JSON object each
+    /// Format of messages on standard error: text, or one JSON object per line
     #[arg(long, value_enum, ignore_case = true, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 }
@@ -50,19 +50,19 @@ pub enum LogFormat {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum End {
-    /// Of who opens the conversation
+    /// The side that opens connections
     Client,
-    /// Of who answers
+    /// The side that accepts them
     Pod,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum GsoArg {
-    /// Devices beside the interface cut them; each segment is funneled
+    /// Companion devices of the interface cut them; each segment is funneled
     Segment,
-    /// The interface's gso_max_segs becomes 1, until detached: TCP makes none; UDP's pass as they are
+    /// The interface's gso_max_segs becomes 1, until detached: TCP sends none; UDP GSO packets pass unchanged
     Limit,
-    /// They pass as they are
+    /// They pass unchanged
     Off,
 }
 
@@ -78,10 +78,10 @@ impl From<GsoArg> for Gso {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum HookArg {
-    /// Behind all programs on TCX: what they end never gets here
+    /// After all programs on TCX: packets that those decide on never get here
     Clsact,
     /// Linux 6.6 or later
     Tcx,
-    /// TCX where programs of others are on it, clsact elsewhere
+    /// TCX where other programs are attached to it, clsact elsewhere
     Auto,
 }

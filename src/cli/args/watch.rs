@@ -12,13 +12,13 @@ Examples:
   sfunnel watch rules.sf -i eth0 -i eth1 --log-format json
   sfunnel watch rules.sf --detach-on-exit
 
-Attaches and stays: when the file changes, its rules replace those that are
-attached; when an interface appears or comes back, it gets them. It waits for
-the kernel to say so, and asks for nothing meanwhile. Rules that are wrong, or a
-file that is gone or empty, change nothing, and it says so.
+Attaches the rules and keeps running: when the file changes, its rules replace
+the attached ones; when an interface appears or comes back, it gets them. The
+kernel reports both; nothing is polled. Invalid rules, or a file that is gone or
+empty, are reported and change nothing.
 
-SIGHUP reads the file again and attaches in any case. SIGTERM and SIGINT end it;
-what it attached stays, unless --detach-on-exit is given.
+SIGHUP makes it read the file and attach again. SIGTERM and SIGINT end it; the
+rules stay attached, unless --detach-on-exit is given.
 Needs CAP_BPF and CAP_NET_ADMIN; --netns needs CAP_SYS_ADMIN as well.";
 
 /// What to follow.
@@ -28,7 +28,7 @@ pub struct Watch {
     pub file: PathBuf,
     #[command(flatten)]
     pub place: Place,
-    /// Remove what is attached when it ends by SIGTERM or SIGINT
+    /// Detach when SIGTERM or SIGINT ends it
     #[arg(long)]
     pub detach_on_exit: bool,
     #[command(flatten)]
