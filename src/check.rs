@@ -57,7 +57,7 @@ pub struct Checked {
 pub struct Lists {
     pub rulesets: ir::Rulesets,
     pub warnings: Vec<Diagnostic>,
-    /// What is right and may be meant, and is worth a second look: for who asks whether the rules are good, not
+    /// Valid but suspicious: reported by `check` only, not
     /// for each time that they are attached.
     pub advice: Vec<Diagnostic>,
 }
@@ -291,7 +291,7 @@ fn conflict(first: &Match, again: &Match) -> Diagnostic {
     if let MatchKind::Ip(_) = first.kind {
         return error
             .with(first.span, "first version")
-            .help("leave both out: a rule without them is about both, or about that of its addresses");
+            .help("leave both out: a rule without them matches both versions, or that of its addresses");
     }
     error
         .with(first.span, "first protocol")

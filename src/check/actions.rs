@@ -80,7 +80,7 @@ fn against_nat(main: &Action, nat: &Action) -> Option<Diagnostic> {
         ),
         ActionKind::Funnel { .. } if port.is_some() => Some(
             error("which port: inside or outside?", "writes the ports outside")
-                .help(format!("leave the port out: `{word}` beside `funnel` is about the address")),
+                .help(format!("leave the port out: `{word}` with `funnel` takes an address only")),
         ),
         _ => None,
     }

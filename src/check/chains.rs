@@ -36,11 +36,11 @@ pub(super) fn heads(ast: &Ast, faults: &mut Vec<Diagnostic>) {
     let outside = |rule: &&Rule| rule.chain.is_none() && !rule.damaged;
     if let (Some(head), Some(rule)) = (ast.chains.first(), ast.rules.iter().find(outside)) {
         faults.push(if head.chain == Chain::Service {
-            Diagnostic::error("a rule outside of the service", rule.span, "for which end, and which hook?")
+            Diagnostic::error("a rule outside of the service", rule.span, "belongs to no service")
                 .with(head.span, "where there is a service, all rules are in it")
                 .help("move it into `service`")
         } else {
-            Diagnostic::error("a rule outside of the chains", rule.span, "for which hook?")
+            Diagnostic::error("a rule outside of the chains", rule.span, "belongs to no chain")
                 .with(head.span, "where there are chains, all rules are in them")
                 .help("move it into `chain ingress`, `chain egress`, or both")
         });

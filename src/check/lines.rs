@@ -45,7 +45,7 @@ fn fields(rule: &Rule) -> BTreeSet<&'static str> {
     rule.matches.iter().map(|m| field(&m.kind)).collect()
 }
 
-/// Behind this character, shells read on in the next line.
+/// After this character, shells read on in the next line.
 fn continued(rule: &Rule) -> bool {
     rule.text.ends_with('\\')
 }
@@ -80,7 +80,7 @@ fn told(parts: &[Rule], has_protocol: bool) -> Option<Diagnostic> {
         .with(first.span, "is not complete");
     Some(match whole.len() <= LONGEST_QUOTED && !parts.iter().any(|part| part.damaged) {
         true if has_protocol => error.help(format!("join the lines: `{whole}`")),
-        true => error.help(format!("join the lines, and write `tcp` or `udp` in front: `tcp {whole}`")),
+        true => error.help(format!("join the lines, and write `tcp` or `udp` first: `tcp {whole}`")),
         false => error.help("join the lines"),
     })
 }

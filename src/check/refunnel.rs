@@ -99,7 +99,7 @@ impl Search<'_> {
         None
     }
 
-    /// Whether the rule makes any of these packets: rules in front of it may take what it would make them of.
+    /// Whether the rule makes any of these packets: rules before it may take what it would make them of.
     fn is_made(
         &mut self,
         index: usize,

@@ -34,7 +34,7 @@ pub(super) fn shadowed(meaning: &Meaning) -> Vec<Diagnostic> {
         if found.len() == MOST_REPORTED {
             break;
         }
-        // A leaf of the first part is reached. One of another part may be covered by the parts in front of it.
+        // A leaf of the first part is reached. One of another part may be covered by the parts before it.
         if rule.each().any(|(family, _)| reached[family.index()].contains(&index)) {
             continue;
         }

@@ -1,8 +1,8 @@
-//! `unfunnel` without a guard: who can send to the funnel reaches every port behind it, past whatever filters
-//! by port on the way.
+//! `unfunnel` without a guard lets anyone who can reach the funnel reach every port behind it, bypassing port
+//! filters on the way.
 //!
 //! Legal rules go in, advice comes out: it may be meant, and the original's rules cannot say it otherwise.
-//! Suggests only ports that the same ruleset funnels the other way: what it drops or accepts tells nothing. Of a
+//! Suggests only ports that the same ruleset funnels the other way: `drop` and `accept` do not say which. Of a
 //! service, whose `unfunnel` is derived, it says where no guard can be.
 
 use range_set_blaze::RangeSetBlaze;
@@ -25,7 +25,7 @@ pub(super) fn unguarded(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         .map(|(written, rule, inner)| {
             let help = match other_way(rules, written, rule, inner) {
                 Some(guard) => format!(
-                    "write `unfunnel {inner}{guard}`: that is funneled the other way; `dport 1-65535` is every port"
+                    "write `unfunnel {inner}{guard}`: this is funneled in the opposite direction; `dport 1-65535` is every port"
                 ),
                 None => format!(
                     "say which ports may be reached, such as `unfunnel {inner} dport {}`, or `sport` for answers; \
@@ -65,7 +65,7 @@ pub(super) fn services(rules: &[Pair<'_>]) -> Vec<Diagnostic> {
         } else {
             advice
                 .with(any_source.span, "comes from any port, with the same header")
-                .help("give one of them a header of its own: another `sport` behind `funnel`, in a service of its own")
+                .help("give one of them a header of its own: another `sport` after `funnel`, in a service of its own")
         })
     });
     advice.take(MOST_TOLD).collect()

@@ -66,7 +66,7 @@ pub struct Rule {
     pub actions: Vec<Action>,
     /// Some words could not be read: what seems to be missing may be among them.
     pub damaged: bool,
-    /// A value stands in the line behind its match. This has been told.
+    /// A value is on the line after its match; this was already reported.
     pub over_lines: bool,
 }
 

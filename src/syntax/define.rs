@@ -1,6 +1,6 @@
 //! Names: `define NAME = VALUE`, and what `$NAME` stands for.
 //!
-//! A definition goes in, the rules behind it find its values. A wrong value is told where it is defined,
+//! A definition goes in, the rules after it find its values. A wrong value is told where it is defined,
 //! not wherever it is used. Never knows what a value is for: that is in the match or action around `$NAME`.
 
 use std::cell::RefCell;
@@ -147,7 +147,7 @@ fn undefined(state: &State, found: Word<'_>, name: &str) -> Diagnostic {
             error.help(format!("did you mean `${known}`?"))
         }
         _ => error.help(format!(
-            "define it in front: {}, or on the command line with `--define`",
+            "define it first: {}, or on the command line with `--define`",
             quote(&format!("define {name} = VALUE"))
         )),
     }
@@ -212,11 +212,11 @@ pub(super) fn single<'a>(i: Cursor<'a>, found: Word<'a>) -> Result<Option<Word<'
 pub(super) fn given(i: Cursor<'_>) -> Parsed<'_, ()> {
     let (rest, ()) = define(i, None)?;
     let Some(more) = rest.line_behind() else { return Ok((rest, ())) };
-    let error = Diagnostic::error("something behind the value", more, "not part of it");
+    let error = Diagnostic::error("unexpected text after the value", more, "not part of it");
     wrong(rest, vec![error.help("give one value or one set, and rules where the other rules are")])
 }
 
-/// `define = "define" NAME "=" ( addresses | numbers )`, behind the keyword; without one on the command line.
+/// `define = "define" NAME "=" ( addresses | numbers )`, after the keyword; without one on the command line.
 pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
     let written = |name: &str| match key {
         Some(_) => format!("`define {name} = VALUE`"),
@@ -250,7 +250,7 @@ pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
     let i = match word(i) {
         Ok((_, equal)) if equal.text.starts_with('=') => i.skip_to(equal.span.start + 1),
         _ => {
-            let message = format!("expected `=` behind `{name}`");
+            let message = format!("expected `=` after `{name}`");
             let error = Diagnostic::error(message, span, "has no value");
             return refuse(i, error.help(format!("write {}", written(name))));
         }
@@ -263,7 +263,7 @@ pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
         let help = match key {
             Some(_) => {
                 format!(
-                    "write one value, or `{name} = {{ several, values }}`, and rules in lines of their own"
+                    "write one value, or `{name} = {{ several, values }}`, and rules on lines of their own"
                 )
             }
             None => format!("write one value, or a set: `--define '{name}={{ several, values }}'`"),
@@ -280,7 +280,7 @@ pub(super) fn define<'a>(i: Cursor<'a>, key: Option<Span>) -> Parsed<'a, ()> {
     }
 }
 
-/// What stands behind `=`, and where its only value is written.
+/// What stands after `=`, and where its only value is written.
 fn value<'a>(i: Cursor<'a>, name: &str, span: Span) -> (Cursor<'a>, Values, Option<Span>, Vec<Diagnostic>) {
     let text = format!("{name} =");
     let key = Word { text: &text, span };

@@ -180,7 +180,7 @@ pub(super) fn pushed(i: Cursor<'_>, outer: Protocol) -> Parsed<'_, Option<Flags>
                 span = span.to(found.span);
                 break;
             }
-            // Without braces, the list goes on only behind a separator.
+            // Without braces, the list goes on only after a separator.
             Ok((rest, found)) if more || matches!(found.text, "," | "|") || found.text.starts_with('|') => {
                 if help::is_keyword(found) || found.text == "}" {
                     break;

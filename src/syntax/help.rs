@@ -92,7 +92,7 @@ fn list_of_actions(word: Word<'_>, at_actions: bool) -> Option<Diagnostic> {
     let error = Diagnostic::error("a rule has one action, without commas", word.span, "a list of actions");
     Some(match first {
         Some(first) => error.help(format!("keep one of them, such as `{first}`")),
-        None => error.help("keep the action that stands first"),
+        None => error.help("keep the first action"),
     })
 }
 
@@ -114,7 +114,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     if let "chain" | "define" = word.text {
         let message = format!("`{}` inside a rule", word.text);
         let error = Diagnostic::error(message, word.span, "starts a line of its own");
-        return (error.help("end the rule in front of it with `;` or a new line"), Spoils::Rule);
+        return (error.help("end the rule before it with `;` or a new line"), Spoils::Rule);
     }
     if word.text == "flags" {
         let error = Diagnostic::error("`flags` out of place", word.span, "goes to the end of `funnel tcp`");
@@ -179,9 +179,9 @@ pub(super) fn in_next_line<'a, T>(
     let mut errors = Vec::new();
     if !i.over_lines {
         let key_text = key.text.trim_end_matches(" =");
-        let message = format!("the value of `{key_text}` is in the next line");
+        let message = format!("the value of `{key_text}` is on the next line");
         let error = Diagnostic::error(message, value.span, "goes on here");
-        errors.push(error.with(key.span, "has no value in its own line").help(JOIN));
+        errors.push(error.with(key.span, "has no value on its own line").help(JOIN));
     }
     Some(match read(next.over_lines(true)) {
         Ok((rest, _)) => wrong(rest, errors),
@@ -246,10 +246,10 @@ fn without_match(text: &str) -> Option<String> {
     let protocols = || text.split(',').all(|part| matches!(part, "tcp" | "udp" | ""));
     Some(match text {
         _ if text.parse::<u16>().is_ok_and(|port| port > 0) => {
-            format!("a port stands behind its match, in the same line: `dport {text}` or `sport {text}`")
+            format!("write a port after its match, on the same line: `dport {text}` or `sport {text}`")
         }
         _ if address() => {
-            format!("an address stands behind its match, in the same line: `daddr {text}` or `saddr {text}`")
+            format!("write an address after its match, on the same line: `daddr {text}` or `saddr {text}`")
         }
         _ if protocols() => "write two rules, one with `tcp` and one with `udp`".to_owned(),
         _ => return None,

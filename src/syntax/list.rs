@@ -40,7 +40,7 @@ pub(super) fn bare_list<'a>(start: Cursor<'a>, key: Word<'_>) -> Option<(Cursor<
     }
     let list = texts.join(", ");
     let help = if list.len() > LONGEST || list.chars().any(char::is_control) || first.text == "," {
-        "write `{` in front of the list and `}` behind it".to_string()
+        "write `{` before the list and `}` after it".to_string()
     } else {
         format!("write `{} {{ {list} }}`", key.text)
     };

@@ -17,7 +17,7 @@ use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, word, wrong};
 use crate::diag::{Diagnostic, Span};
 
-/// `nat = ( "dnat" | "snat" ) address [ ":" port ]`, an IPv6 address in front of a port between brackets.
+/// `nat = ( "dnat" | "snat" ) address [ ":" port ]`, an IPv6 address before a port between brackets.
 pub(super) fn nat(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = alt((keyword("dnat"), keyword("snat"))).parse(i)?;
     let side = if key.text == "dnat" { Side::Destination } else { Side::Source };
@@ -73,7 +73,7 @@ pub(super) fn nat(i: Cursor<'_>) -> Parsed<'_, Action> {
     }
 }
 
-/// Address and port. An address with several colons and no brackets has no port behind it.
+/// Address and port. An address with several colons and no brackets has no port after it.
 fn split(found: Word<'_>) -> (Word<'_>, Option<Word<'_>>) {
     let (text, len) = (found.text, found.text.len());
     if let Some(close) = text.strip_prefix('[').and_then(|text| text.find(']')).map(|at| at + 1)

@@ -375,7 +375,7 @@ fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a
             Ok((rest, found)) if !help::is_keyword(found) => {
                 (rest, Diagnostic::error(message, found.span, "not a protocol"))
             }
-            _ => (i, Diagnostic::error(message, key.span, "of what protocol?")),
+            _ => (i, Diagnostic::error(message, key.span, "which protocol?")),
         };
         return wrong(
             help::skip(rest, Spoils::UntilAction),

@@ -104,7 +104,7 @@ impl Reader {
             let name =
                 if open.is_some_and(|open| open.chain == Chain::Service) { "service" } else { "chain" };
             let error = Diagnostic::error(format!("the {name} is not closed"), span, "has no `}`");
-            self.faults.push(error.help("write `}` behind its last rule"));
+            self.faults.push(error.help("write `}` after its last rule"));
         }
         i
     }
@@ -166,7 +166,7 @@ impl Reader {
         let Ok((rest, brace)) = keyword("{")(lines(i)) else {
             if chain.is_some() {
                 let error =
-                    Diagnostic::error("expected `{` behind the name of the chain", span, "has no rules");
+                    Diagnostic::error("expected `{` after the name of the chain", span, "has no rules");
                 self.faults.push(error.help(CHAINS));
             }
             return help::skip(i, Spoils::Rule);
@@ -245,7 +245,7 @@ fn nested(span: Span, open: Open<'_>) -> Diagnostic {
     let within = if open.chain == Chain::Service { "service" } else { "chain" };
     let error = Diagnostic::error(format!("a chain in a {within}"), span, "begins inside another one");
     if open.braces {
-        return error.with(open.span, "is not closed before").help("write `}` in front of it");
+        return error.with(open.span, "is not closed before").help("write `}` before it");
     }
     error.help("leave `chain` and its braces out: this text is that of one chain already")
 }

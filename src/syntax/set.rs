@@ -169,14 +169,14 @@ fn not_closed(open: Span, key: Word<'_>, set: &str) -> Diagnostic {
     const LONGEST: usize = 60;
     let words: Vec<&str> = set.split_whitespace().collect();
     let help = if words.is_empty() || set.len() > LONGEST || set.contains(['#', '{']) {
-        format!("write `}}` behind the last value of `{}`", key.text)
+        format!("write `}}` after the last value of `{}`", key.text)
     } else {
         format!("write {}", quote(&format!("{} {{ {} }}", key.text, words.join(" ").trim_end_matches(','))))
     };
     Diagnostic::error("the set is not closed", open, "has no `}`").help(help)
 }
 
-/// Whatever is wrong in it, reading goes on behind the closing brace. Without one, it goes on with the
+/// Whatever is wrong in it, reading goes on after the closing brace. Without one, it goes on with the
 /// next line: a set may span lines, but a mistake should not.
 fn braces<'a>(start: Cursor<'a>, wanted: Wanted<'_>) -> Parsed<'a, Set> {
     let key = wanted.key;
@@ -217,7 +217,7 @@ fn braces<'a>(start: Cursor<'a>, wanted: Wanted<'_>) -> Parsed<'a, Set> {
                 Diagnostic::error(
                     format!("expected {}, found `,`", wanted.one()),
                     found.span,
-                    "nothing in front of it",
+                    "nothing before it",
                 )
                 .help(format!("write one `,` between two {}", wanted.several())),
             ),

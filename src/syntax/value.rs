@@ -247,7 +247,7 @@ const V6: Lengths = Lengths {
     example: "write for example `2001:db8::/32`",
 };
 
-/// What stands behind the `/` of an IPv4 address: a number of bits or a netmask.
+/// What stands after the `/` of an IPv4 address: a number of bits or a netmask.
 fn prefix_len(text: &str, span: Span) -> Result<u8, Diagnostic> {
     let Ok(mask) = text.parse::<Ipv4Addr>() else { return plain_len(text, span, &V4) };
     match u8::try_from(mask.to_bits().leading_ones()) {

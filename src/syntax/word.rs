@@ -1,6 +1,6 @@
 //! Words: the only lexical production, and the only place that looks at single bytes.
 //!
-//! A [`Cursor`] goes in, a [`Word`] and the cursor behind it come out. Everything that is not
+//! A [`Cursor`] goes in, a [`Word`] and the cursor after it come out. Everything that is not
 //! blank, `;`, `#` or the end of the line is (part of) some word, so no text is ever refused
 //! here. `!=` is a word of its own, with or without blanks around it.
 
@@ -18,7 +18,7 @@ pub(super) struct Cursor<'a> {
     pub names: &'a Names,
     /// A `}` on its own ends what is being read.
     pub in_chain: bool,
-    /// A value was found in the line behind, and reading went on there: told.
+    /// A value was found on the next line, and reading continued there: already reported.
     pub over_lines: bool,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn word(i: Cursor<'_>) -> Parsed<'_, Word<'_>> {
     up_to(i, b'\n')
 }
 
-/// A word, or what there is of it in front of a `stop`.
+/// A word, or what there is of it before a `stop`.
 fn up_to(i: Cursor<'_>, stop: u8) -> Parsed<'_, Word<'_>> {
     let i = i.skip(is_blank);
     let bytes = i.bytes();
@@ -130,7 +130,7 @@ pub(super) fn separator(i: Cursor<'_>) -> Cursor<'_> {
     }
 }
 
-/// Behind blanks, ends of lines and comments: what may stand between the pieces of a set.
+/// After blanks, ends of lines and comments: what may stand between the pieces of a set.
 pub(super) fn lines(mut i: Cursor<'_>) -> Cursor<'_> {
     loop {
         i = i.skip(|byte| is_blank(byte) || byte == b'\n');
@@ -147,7 +147,7 @@ pub(super) fn line_end(i: Cursor<'_>) -> Cursor<'_> {
 }
 
 impl<'a> Cursor<'a> {
-    /// At the start of a piece of `source`, behind its byte order mark if some editor left one.
+    /// At the start of a piece of `source`, after its byte order mark if some editor left one.
     pub fn new(source: &'a str, piece: Span, names: &'a Names) -> Self {
         let source = &source[..piece.end];
         let mark = if source[piece.start..].starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };

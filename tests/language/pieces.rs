@@ -25,7 +25,7 @@ fn what_follows_the_value_of_a_name_from_the_command_line_is_an_error() {
         ("WEB=80\ndefine LB = 81\ndefine X = 82", ":2:1\n", "^^^^^^^^^^^^^^ "),
     ] {
         let said = defined("tcp dport $WEB drop", define);
-        assert!(said.starts_with("error: something behind the value\n"), "{define:?}: {said}");
+        assert!(said.starts_with("error: unexpected text after the value\n"), "{define:?}: {said}");
         assert!(said.contains(&format!("--> --define{place}")), "{define:?}: {said}");
         assert!(said.contains(rest), "{define:?}: {said}");
         assert_eq!(said.matches("error").count(), 1, "{define:?}: {said}");
