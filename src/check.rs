@@ -5,6 +5,7 @@
 
 mod actions;
 mod alias;
+mod bypass;
 mod chains;
 mod family;
 mod lines;
@@ -22,6 +23,7 @@ use crate::diagram::{self, Diagram};
 use crate::field::Field;
 use crate::ir::{self, Family};
 use crate::matches::{self, Ports};
+use crate::nodes::Nodes;
 use crate::syntax::ast::{ActionKind, Ast, Define, Match, MatchKind, Values};
 use crate::syntax::{self, ast};
 
@@ -108,11 +110,12 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
             ),
         );
     }
+    let nodes = bypass::table(ast, &mut faults);
     let mut checked = Vec::new();
     let parts = lines::parts(&ast.rules, &mut faults);
     for (rule, is_part) in ast.rules.iter().zip(parts) {
         let found = faults.len();
-        let ir = self::rule(rule, is_part, &mut faults);
+        let ir = self::rule(rule, is_part, (ast, &nodes), &mut faults);
         if !faults[found..].iter().any(|fault| fault.severity == Severity::Error)
             && !rule.damaged
             && let Some(ir) = ir
@@ -159,7 +162,12 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 }
 
 /// One rule, if there is enough of it to make sense. A part of one need not be complete.
-fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option<ir::Rule> {
+fn rule(
+    rule: &ast::Rule,
+    is_part: bool,
+    (ast, nodes): (&Ast, &Nodes),
+    faults: &mut Vec<Diagnostic>,
+) -> Option<ir::Rule> {
     let matches = Matches::read(rule, faults);
     actions::combination(rule, faults);
     faults.extend(of_other_protocol(rule));
@@ -198,6 +206,7 @@ fn rule(rule: &ast::Rule, is_part: bool, faults: &mut Vec<Diagnostic>) -> Option
             faults.extend(set::overlaps(ports));
             alias::unalias(rule, &matches, set::ports(ports, false), faults)?
         }
+        ActionKind::Bypass | ActionKind::Unbypass => bypass::action(rule, &matches, ast, nodes, faults)?,
     };
     Some(ir::Rule {
         text: rule.text.clone(),
@@ -337,7 +346,7 @@ fn missing_action(rule: &ast::Rule) -> Diagnostic {
     };
     Diagnostic::error(message, rule.actions_word.unwrap_or(rule.span), label).help(
         "write `actions accept`, `actions drop`, `actions funnel ...`, `actions unfunnel ...`, \
-             `actions alias ...` or `actions unalias ...`",
+             `actions alias ...`, `actions unalias ...` or `actions bypass`",
     )
 }
 

@@ -5,6 +5,7 @@
 
 mod args;
 mod attach;
+mod bypass;
 mod cni;
 mod compile;
 mod container;
@@ -173,6 +174,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         Some(Command::Attach(args)) => (attach::attach(&args, console), false),
         Some(Command::Watch(args)) => (watch::run(&args, console), false),
         Some(Command::Detach(args)) => (attach::detach(&args, console), false),
+        Some(Command::Bypass(args)) => (bypass::run(&args, console), false),
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),
         Some(Command::Compile(args)) => (compile::compile(&args, console), false),

@@ -12,6 +12,7 @@ use range_set_blaze::RangeSetBlaze;
 use crate::diag::Span;
 use crate::field::Field;
 use crate::matches::{self, Key, Matches, Ports};
+use crate::nodes::Nodes;
 pub use crate::protocol::{End, Family, Proto};
 
 /// Rules in the order they were written: the first match wins.
@@ -201,6 +202,15 @@ pub enum Action {
     Unalias {
         end: End,
         ports: RangeSetBlaze<u16>,
+    },
+    /// Take a TCP packet past an overlay: from a pod's address to a pod's becomes from its host to its host, what tells
+    /// the pods apart going to the unused urgent pointer.
+    Bypass {
+        nodes: Nodes,
+    },
+    /// Give a TCP packet back the addresses that `bypass` took from it.
+    Unbypass {
+        nodes: Nodes,
     },
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use asm::Program;
 use range_set_blaze::{Integer, RangeSetBlaze};
@@ -18,6 +18,7 @@ use crate::diagram::{self, Diagram, NodeId};
 use crate::field::{Field, Notation};
 use crate::ir::{self, Family, Proto, Ruleset};
 use crate::matches::universe;
+use crate::nodes;
 use crate::rule_text;
 
 pub const VERSION: u32 = 3;
@@ -67,6 +68,15 @@ enum Action {
     Unfunnel { protocol: String, sport: Ranges<u16>, dport: Ranges<u16> },
     Alias { end: String, port: u16 },
     Unalias { end: String, ports: Ranges<u16> },
+    Bypass { nodes: Vec<OfNode> },
+    Unbypass { nodes: Vec<OfNode> },
+}
+
+/// A host, and the first and the last address of its pods.
+#[derive(Debug, Serialize)]
+struct OfNode {
+    host: Ipv4Addr,
+    pods: [Ipv4Addr; 2],
 }
 
 /// What the packet is given.
@@ -193,6 +203,10 @@ fn value(field: Field, family: Family, value: u128) -> Value {
     }
 }
 
+fn of_nodes(nodes: &nodes::Nodes) -> Vec<OfNode> {
+    nodes.iter().map(|node| OfNode { host: node.host, pods: [node.first, node.last] }).collect()
+}
+
 fn action(action: &ir::Action) -> Action {
     let text = |value: &dyn Display| value.to_string();
     match action {
@@ -211,6 +225,8 @@ fn action(action: &ir::Action) -> Action {
         ir::Action::Unalias { end, ports } => {
             Action::Unalias { end: text(end), ports: ranges(ports, |port| port) }
         }
+        ir::Action::Bypass { nodes } => Action::Bypass { nodes: of_nodes(nodes) },
+        ir::Action::Unbypass { nodes } => Action::Unbypass { nodes: of_nodes(nodes) },
     }
 }
 

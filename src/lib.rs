@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod matches;
 pub mod mirror;
 pub mod net;
+pub mod nodes;
 pub mod packet;
 pub mod paint;
 pub mod policy;

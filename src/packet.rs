@@ -67,6 +67,8 @@ pub mod ipv4 {
     pub const CHECKSUM: Field = field("ip.checksum", 10, Size::H);
     pub const SADDR: Field = field("ip.saddr", 12, Size::W);
     pub const DADDR: Field = field("ip.daddr", 16, Size::W);
+    pub const SADDR_LAST: Field = field("ip.saddr[24..31]", 15, Size::B);
+    pub const DADDR_LAST: Field = field("ip.daddr[24..31]", 19, Size::B);
 
     /// Length without options; also where `bpf_skb_adjust_room` opens and closes room, options or not.
     pub const LEN: i16 = 20;
@@ -223,6 +225,8 @@ pub mod tcp {
     pub const OFFSET_FLAGS_WINDOW: Field = field("tcp.offset, tcp.flags, tcp.window", 12, Size::W);
     pub const CHECKSUM: Field = field("tcp.checksum", 16, Size::H);
     pub const URGENT: Field = field("tcp.urgent", 18, Size::H);
+    pub const URGENT_FIRST: Field = field("tcp.urgent[0..7]", 18, Size::B);
+    pub const URGENT_SECOND: Field = field("tcp.urgent[8..15]", 19, Size::B);
 
     /// Length without options.
     pub const LEN: i16 = 20;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use asm::Program;
 
-use crate::codegen::{self, Beside, Features, Large, Link, Mtu, Options, Target, Via};
+use crate::codegen::{self, Beside, Features, Large, Link, Mtu, Onward, Options, Target, Via};
 use crate::ir::{Ruleset, Side};
 
 /// The hook that rules without chains are for, unless the user says another.
@@ -130,13 +130,25 @@ impl Companions {
     /// The program for this hook, on the newest kernels.
     pub fn options(self, link: Link, side: Side) -> Options {
         let large = self.cut.map_or(Large::Pass, |via| Large::Segment(side, via));
-        Options { link, large, merge: self.merge, finish: self.finish, target: Target::NEWEST }
+        Options {
+            link,
+            large,
+            merge: self.merge,
+            finish: self.finish,
+            target: Target::NEWEST,
+            onward: Onward::default(),
+        }
     }
 }
 
 /// The program that a hook gets where nothing is in the way.
 pub fn usual(link: Link, side: Side, ruleset: &Ruleset, choices: Choices) -> Options {
     Companions::usual(&Needs::of(side, ruleset, choices), choices.gso).options(link, side)
+}
+
+/// The program of either end of a bypass.
+pub fn bypass(onward: Onward, target: Target) -> Options {
+    Options { onward, target, ..Options::pass_gso(Link::Ethernet) }
 }
 
 /// What the program of a hook asks the kernel for that has these features, on an interface with this MTU, if it is known.

@@ -6,6 +6,7 @@
 use crate::field::{Field, Notation, flag_names};
 use crate::ir::{Action, Family, Funnel, Guard, Rule};
 use crate::matches::{self, Ports, Set, universe};
+use crate::nodes::{Node, Nodes};
 use crate::protocol::TCP_FLAGS;
 
 /// The rule on one line, without its end.
@@ -65,7 +66,25 @@ pub fn action(action: &Action) -> String {
         Action::Unalias { ports, .. } => {
             format!("unalias {}", listed(ports.iter().map(|port| port.to_string()).collect()))
         }
+        Action::Bypass { .. } => "bypass".to_owned(),
+        Action::Unbypass { .. } => "unbypass".to_owned(),
     }
+}
+
+/// Nodes, as lines of a ruleset.
+pub fn nodes(nodes: &Nodes) -> String {
+    let pods = |node: &Node| {
+        let set = Set::from_iter([node.first.to_bits().into()..=node.last.to_bits().into()]);
+        prefixes(Family::V4, &set)
+    };
+    let lines = nodes.iter().flat_map(|node| pods(node).into_iter().map(|pods| (node.host, pods)));
+    lines.map(|(host, pods)| format!("node {host} {pods}\n")).collect()
+}
+
+/// The rules of every node for what comes from the others, past the overlay.
+pub fn receiving(nodes: &Nodes) -> String {
+    let hosts = listed(nodes.hosts().keys().map(|host| host.to_string()).collect());
+    format!("{}ip saddr {hosts} daddr {hosts} tcp actions unbypass\n", self::nodes(nodes))
 }
 
 /// The match on a field, if there is one.

@@ -17,6 +17,7 @@ use sfunnel::diag::{Source, Span};
 use sfunnel::field::Field;
 use sfunnel::ir::{Action, End, Family, Funnel, Guard, Nat, Proto, Rule, Ruleset};
 use sfunnel::matches::{Matches, Ports, Set};
+use sfunnel::nodes::{Node, Nodes};
 use sfunnel::{diagram, json, rule_text};
 use support::{arb, rules};
 
@@ -49,6 +50,8 @@ fn assert_variety(rules: &[Rule]) {
     );
     some("alias", &|rule| matches!(rule.action, Action::Alias { .. }));
     some("unalias", &|rule| matches!(rule.action, Action::Unalias { .. }));
+    some("bypass", &|rule| matches!(rule.action, Action::Bypass { .. }));
+    some("unbypass", &|rule| matches!(rule.action, Action::Unbypass { .. }));
     some("snat", &|rule| rule.nat.saddr.is_some());
     some("dnat with a port", &|rule| rule.nat.dport.is_some());
     some("mark", &|rule| rule.mark.is_some());
@@ -66,7 +69,9 @@ fn the_normal_form_is_read_back_to_the_same_rule() {
     assert_variety(&rules);
     for rule in &rules {
         let normal = rule_text::rule(rule);
-        let checked = sfunnel::read(&Source::new("normal", normal.as_str()));
+        let bypasses = matches!(rule.action, Action::Bypass { .. } | Action::Unbypass { .. });
+        let nodes = if bypasses { rules::nodes() } else { String::new() };
+        let checked = sfunnel::read(&Source::new("normal", nodes + &normal));
         let read = checked.unwrap_or_else(|faults| panic!("{faults:#?}\n{}\n{normal}", rule.text)).ruleset;
         let [read] = read.rules.as_slice() else { panic!("not one rule: {normal}") };
         assert_eq!(meaning(read), meaning(rule), "{}\n{normal}", rule.text);
@@ -113,6 +118,17 @@ fn ports(value: &Value) -> Ports {
     ranges(value).map(|[first, last]| number(first)..=number(last)).collect()
 }
 
+fn nodes(value: &Value) -> Nodes {
+    let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).expect("an IPv4 address");
+    let node = |value: &Value| match member(value, "pods").as_array().map(Vec::as_slice) {
+        Some([first, last]) => {
+            Node { host: address(member(value, "host")), first: address(first), last: address(last) }
+        }
+        _ => panic!("not a range: {value}"),
+    };
+    Nodes::new(&value.as_array().expect("nodes").iter().map(node).collect::<Vec<_>>()).expect("no fault")
+}
+
 fn element(value: &Value) -> u128 {
     match value.as_str() {
         Some(address) => rules::bits(address.parse::<IpAddr>().expect("an address")),
@@ -148,6 +164,8 @@ fn action(value: &Value) -> Action {
             Action::Unfunnel { inner: proto(value), guard }
         }
         "alias" => Action::Alias { end: end(value), port: port("port") },
+        "bypass" => Action::Bypass { nodes: nodes(member(value, "nodes")) },
+        "unbypass" => Action::Unbypass { nodes: nodes(member(value, "nodes")) },
         "unalias" => Action::Unalias { end: end(value), ports: set("ports") },
         other => panic!("no action: {other}"),
     }
@@ -172,8 +190,9 @@ fn the_json_document_has_all_of_a_rule() {
         let listed = member(&document, "rules").as_array().expect("rules");
         assert_eq!(listed.len(), ruleset.rules.len());
         for (index, (rule, value)) in ruleset.rules.iter().zip(listed).enumerate() {
-            // One rule a line.
-            assert_eq!(number::<usize>(member(value, "line")), index + 1, "{written}");
+            // One rule a line, behind the nodes.
+            let nodes = written.lines().filter(|line| line.starts_with("node ")).count();
+            assert_eq!(number::<usize>(member(value, "line")), nodes + index + 1, "{written}");
             assert_eq!(text(value, "normal"), rule_text::rule(rule));
             let (saddr, sport) = nat(value.get("nat"), "snat");
             let (daddr, dport) = nat(value.get("nat"), "dnat");

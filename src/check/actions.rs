@@ -1,6 +1,6 @@
 //! Which actions may stand in one rule.
 //!
-//! One of them says where the packet goes: `accept`, `drop`, `funnel`, `unfunnel`, `alias` or `unalias`.
+//! One of them says where the packet goes: `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `bypass` or `unbypass`.
 //! `mark`, `counter`, `dnat` and `snat` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
 //! wrong with them comes out.
 
@@ -77,6 +77,10 @@ fn against_nat(main: &Action, nat: &Action) -> Option<Diagnostic> {
         ActionKind::Alias { .. } | ActionKind::Unalias { .. } => Some(
             error("not together in this version", "changes a port")
                 .help("give the packet its address at another hook"),
+        ),
+        ActionKind::Bypass | ActionKind::Unbypass => Some(
+            error("not together", "changes the addresses")
+                .help(format!("keep `{other}`: it leaves the pods' addresses as they are, at the far end")),
         ),
         ActionKind::Funnel { .. } if port.is_some() => Some(
             error("which port: inside or outside?", "writes the ports outside")

@@ -27,8 +27,8 @@ pub(super) fn alias(
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
     let word = side.port_keyword();
-    if let Some(wrong) = not_tcp(rule, matches, &format!("funnel udp sport 540 dport {port}")) {
-        faults.push(wrong);
+    if let Some(wrong) = not_tcp(rule, matches, KEEPS) {
+        faults.push(wrong.help(carry(&format!("funnel udp sport 540 dport {port}"))));
         return None;
     }
     if matches.ports(side).as_ref().and_then(only) == Some(port) {
@@ -51,8 +51,8 @@ pub(super) fn unalias(
     ports: RangeSetBlaze<u16>,
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
-    if let Some(wrong) = not_tcp(rule, matches, "unfunnel udp") {
-        faults.push(wrong);
+    if let Some(wrong) = not_tcp(rule, matches, KEEPS) {
+        faults.push(wrong.help(carry("unfunnel udp")));
         return None;
     }
     let [sport, dport] =
@@ -90,23 +90,24 @@ pub(super) fn unalias(
     Some(Action::Unalias { end: end(side), ports })
 }
 
-/// Only TCP has a field to spare.
-fn not_tcp(rule: &ast::Rule, matches: &Matches, instead: &str) -> Option<Diagnostic> {
+const KEEPS: &str = "keeps the port in a field of the TCP header";
+
+fn carry(instead: &str) -> String {
+    format!("write `{instead}` to carry UDP, or match `tcp`")
+}
+
+/// Only TCP has a field to spare, and the action `keeps` something there.
+pub(super) fn not_tcp(rule: &ast::Rule, matches: &Matches, keeps: &str) -> Option<Diagnostic> {
     if matches.protocol? == ast::Protocol::Tcp {
         return None;
     }
     let keyword = rule.actions.first()?.kind.keyword();
-    let error = Diagnostic::error(
-        format!("`{keyword}` is for TCP only"),
-        span(rule),
-        "keeps the port in a field of the TCP header",
-    );
+    let error = Diagnostic::error(format!("`{keyword}` is for TCP only"), span(rule), keeps);
     let udp = rule.matches.iter().find(|m| m.kind == MatchKind::Protocol(ast::Protocol::Udp));
-    let error = match udp {
+    Some(match udp {
         Some(udp) => error.with(udp.span, "UDP has no such field"),
         None => error,
-    };
-    Some(error.help(format!("write `{instead}` to carry UDP, or match `tcp`")))
+    })
 }
 
 /// The lists of `unalias`, against the port they are for and against the ruleset's own aliases.

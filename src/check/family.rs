@@ -50,7 +50,8 @@ pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
         (false, true) => Some(Version::V6),
         _ => None,
     };
-    Ok(rewritten(rule, family, one.is_some())?.map(family_of))
+    let named = one.is_some();
+    Ok(bypassed(rule, rewritten(rule, family, named)?, named)?.map(family_of))
 }
 
 /// Whether packets of this version have the field that is matched.
@@ -114,6 +115,21 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
         family = Some(version);
     }
     Ok(family)
+}
+
+/// What `bypass` and `unbypass` leave of it: nodes have IPv4 addresses.
+fn bypassed(rule: &Rule, family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
+    let is_bypass = |kind: &ActionKind| matches!(kind, ActionKind::Bypass | ActionKind::Unbypass);
+    let Some(action) = rule.actions.iter().find(|action| is_bypass(&action.kind)) else { return Ok(family) };
+    let about = match family {
+        Some(Version::V4) => return Ok(family),
+        None if !named => return Ok(Some(Version::V4)),
+        Some(Version::V6) => "about IPv6",
+        None => "about both versions of IP",
+    };
+    let message = format!("`{}` in a rule {about}", action.kind.keyword());
+    let error = Diagnostic::error(message, action.span, "takes IPv4, whose addresses are short enough");
+    Err(error.help("write the rule for IPv4; IPv6 stays on the overlay"))
 }
 
 /// Of an address.

@@ -1,5 +1,6 @@
 //! Every word of the command line, and its help. Never looks at the environment: see `settings`.
 
+mod bypass;
 mod pods;
 mod tools;
 mod treatment;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::bypass::{Bypass, BypassAttach, Command as BypassCommand};
 pub use self::pods::{OciHook, OnError};
 pub use self::tools::{Completions, Diff, Doctor, Explain, Input, Manual, Mirror};
 pub use self::treatment::{End, GsoArg, HookArg, LogFormat, Treatment};
@@ -83,6 +85,9 @@ Examples:
 
 The clsact qdisc goes with the last filter on it.")]
     Detach(Detach),
+    /// Take TCP between pods past an overlay network
+    #[command(after_help = bypass::BYPASS)]
+    Bypass(Bypass),
     /// Show what is attached
     #[command(after_help = "\
 Examples:

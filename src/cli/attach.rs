@@ -9,7 +9,7 @@ use super::point;
 use super::programs::{Ends, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
-use super::{Console, Failure, drift};
+use super::{Console, Failure, bypass, drift};
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::kernel;
@@ -61,14 +61,13 @@ pub(super) fn attach_to(
 /// The rules as they are to be attached.
 pub(super) fn lists(how: How, source: Source, console: &mut Console<'_>) -> Result<Lists, Failure> {
     let mut lists = Lists::read(source, how.strict, console)?.at(how.end, console)?;
-    if how.counters {
-        lists.count_everything();
-    }
+    how.count(&mut lists);
     Ok(lists)
 }
 
 /// The hooks to attach to, with the rules of each. Chains say which.
 pub(super) fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, &'a Rules)>, Failure> {
+    bypass::refuse(lists)?;
     let rules = |hook: Hook| Some((hook, lists.of(hook.into())?));
     if let (Some(sides), Some(said)) = (lists.sides(), target.said) {
         let wanted = target.direction.hooks();
@@ -141,7 +140,11 @@ pub(super) fn attempt_to_detach(
 }
 
 /// Held while hooks and pairs change. An interface that is not there is said before that, since it needs no turn.
-fn turn(target: &Target, netlink: &mut Netlink, console: &mut Console<'_>) -> Result<Turn, Failure> {
+pub(super) fn turn(
+    target: &Target,
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<Turn, Failure> {
     interfaces(target, netlink)?;
     let waiting = |holders: &[u32]| {
         console.say(format!(
@@ -321,6 +324,17 @@ fn attach_prepared(
             }
         }
     }
+    attach_lists(lists, standing, how, netlink, console)
+}
+
+/// Loads and attaches lists of rules, each to several hooks, in this order: all, or none.
+pub(super) fn attach_lists(
+    lists: Vec<(&Rules, Vec<Wanted<'_>>)>,
+    standing: &[Filter],
+    how: How,
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<Vec<net::Attached>, Failure> {
     let mut loaded = Vec::new();
     for (rules, wanted) in lists {
         loaded.push(if rules.ruleset.counts() {

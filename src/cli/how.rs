@@ -4,6 +4,7 @@
 
 use super::args::{Attach, End, Strict, Treatment};
 use super::point::WhereTo;
+use super::rules::Lists;
 use super::settings::{self, Patience};
 use super::{Console, Failure};
 use crate::policy::Choices;
@@ -43,5 +44,12 @@ impl How {
             debug: args.debug || settings::truth("DEBUG", console)?,
             where_to: WhereTo::read(args, console)?,
         })
+    }
+
+    /// Makes rules count that do not say so, if the user wants it.
+    pub(super) fn count(self, lists: &mut Lists) {
+        if self.counters {
+            lists.count_everything();
+        }
     }
 }

@@ -243,6 +243,14 @@ impl Walk<'_> {
                 let list = self.routines.list(ports);
                 self.routine(Verb::Unalias(*end, list), self.proto, self.proto, variant);
             }
+            Action::Bypass { nodes } => {
+                let table = self.routines.table(nodes);
+                self.routine(Verb::Bypass(table), self.proto, self.proto, variant);
+            }
+            Action::Unbypass { nodes } => {
+                let table = self.routines.table(nodes);
+                self.routine(Verb::Unbypass(table), self.proto, self.proto, variant);
+            }
         }
     }
 

@@ -40,12 +40,14 @@ pub enum Reason {
     /// The same, without anybody to tell.
     MtuUntold,
     Guarded,
+    NoPeer,
+    NotBypassed,
     /// The kernel refused when half was done.
     Failed,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 15] = [
         Reason::Fragment,
         Reason::Gso,
         Reason::TooLong,
@@ -58,6 +60,8 @@ impl Reason {
         Reason::MtuTold,
         Reason::MtuUntold,
         Reason::Guarded,
+        Reason::NoPeer,
+        Reason::NotBypassed,
         Reason::Failed,
     ];
 
@@ -76,6 +80,8 @@ impl Reason {
             Reason::MtuTold => "mtu-told",
             Reason::MtuUntold => "mtu-untold",
             Reason::Guarded => "guarded",
+            Reason::NoPeer => "no-peer",
+            Reason::NotBypassed => "not-bypassed",
             Reason::Failed => "failed",
         }
     }
@@ -95,6 +101,8 @@ impl Reason {
             Reason::MtuTold => "answered: over the MTU once funneled, the sender was told (ICMP)",
             Reason::MtuUntold => "dropped: over the MTU once funneled, and nobody to tell",
             Reason::Guarded => "dropped: funneled for a port that the guard of unfunnel leaves out",
+            Reason::NoPeer => "passed: not from one node's pods to another's that can be reached",
+            Reason::NotBypassed => "passed: hides no pods",
             Reason::Failed => "dropped: the kernel refused when half was done",
         }
     }
@@ -115,6 +123,8 @@ impl Reason {
             Reason::MtuUntold => 11,
             Reason::Guarded => 12,
             Reason::Failed => 13,
+            Reason::NoPeer => 14,
+            Reason::NotBypassed => 15,
         }
     }
 

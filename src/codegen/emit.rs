@@ -1,14 +1,14 @@
 //! The idioms of emission: proven windows, loads that convert, exits, cold blocks.
 //!
-//! [`Emit`] wraps the assembler for the rest of `codegen`, which never sees an offset number of a
-//! jump or a raw opcode. Byte order is converted here and nowhere else: what [`Emit::load`] loads
-//! is in host order, what [`Emit::store`] stores is in network order.
+//! [`Emit`] wraps the assembler for the rest of `codegen`, which never sees an offset number of a jump or a raw opcode.
+//! Byte order is converted here and nowhere else: what [`Emit::load`] loads is in host order, what [`Emit::store`]
+//! stores is in network order.
 
 use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
 use super::counters::Reason;
 use super::frame::Slot;
-use super::{Large, Link, Options, Target, Variant, merge, segment};
+use super::{Large, Link, Onward, Options, Target, Variant, merge, segment};
 use crate::packet::{Field, skb};
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -28,8 +28,8 @@ pub(super) const L4_LEN: Reg = R9;
 /// The frame pointer, read only.
 pub(super) const FP: Reg = R10;
 
-/// Memory that may be read: `len` bytes at `base + offset`, in the packet once a bounds check has
-/// proven them, or in the stack frame. Not `Copy`: what moves packet memory takes it by value.
+/// Memory that may be read: `len` bytes at `base + offset`, in the packet once a bounds check has proven them, or in the
+/// stack frame. Not `Copy`: what moves packet memory takes it by value.
 #[derive(Debug)]
 pub(super) struct Window {
     base: Reg,
@@ -49,8 +49,7 @@ impl Window {
         Window { base: IP, offset: -len, len }
     }
 
-    /// What the prologue has proven of the IP header, for code that every classified packet may
-    /// reach: nothing between the prologue and the routines moves packet memory.
+    /// What the prologue has proven of the IP header: nothing between it and the routines moves packet memory.
     pub(super) fn of_ip_header(len: i16) -> Window {
         Window { base: IP, offset: 0, len }
     }
@@ -76,6 +75,7 @@ pub(super) struct Emit {
     pub(super) merges: bool,
     /// Where to go with what is for it, once something has jumped there.
     merge: Option<Label>,
+    pub(super) onward: Onward,
     /// What the routine that is being emitted does besides its action.
     pub(super) variant: Variant,
     /// Leaves the packet as it is; bound at the end of the program.
@@ -89,7 +89,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large, merge, finish, target } = options;
+        let Options { link, large, merge, finish, target, onward } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         asm.long_jumps(target.long_jumps);
@@ -104,6 +104,7 @@ impl Emit {
             segment: None,
             merges: merge,
             merge: None,
+            onward,
             variant: Variant::default(),
             pass,
             fail,
@@ -324,8 +325,8 @@ impl Emit {
         self.op(Insn::call(helper));
     }
 
-    /// Proves the packet up to `after_link` bytes behind the link header, pulling them into the linear
-    /// area if they are in fragments, and leaves `IP` at the IP header. Shorter packets go to `pass`.
+    /// Proves the packet up to `after_link` bytes behind the link header, pulling them into the linear area if they are in
+    /// fragments, and leaves `IP` at the IP header. Shorter packets go to `pass`.
     ///
     /// The pull is a block of its own out of the way, which ends by joining the usual path.
     pub(super) fn pull_window(&mut self, name: &str, after_link: i16) -> (Window, Cold) {

@@ -46,6 +46,7 @@ mod alias;
 mod beside;
 mod big;
 mod bits;
+mod bypass;
 mod checksum;
 mod classify;
 pub mod counters;
@@ -54,6 +55,7 @@ mod emit;
 mod fetch;
 mod frame;
 mod funnel;
+mod inplace;
 mod ip;
 mod list;
 mod merge;
@@ -75,6 +77,7 @@ use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
 pub use self::beside::Beside;
+pub use self::bypass::Onward;
 pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};
@@ -82,6 +85,7 @@ pub use self::target::{Features, Mtu, Target};
 use self::emit::Emit;
 use crate::diagram::Diagram;
 use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Rule, Ruleset};
+use crate::nodes::Nodes;
 use crate::packet::ethernet;
 
 /// What is in front of the IP header on the interface the program is for.
@@ -113,13 +117,22 @@ pub struct Options {
     /// Every packet to funnel crosses the segmentation pair first, for a finished checksum: never with a macvlan.
     pub finish: bool,
     pub target: Target,
+    /// Where `bypass` and `unbypass` send packets.
+    pub onward: Onward,
 }
 
 impl Options {
     /// The program that leaves packets of several segments alone, and makes none. Not what `attach` loads by default:
     /// see [`policy`](crate::policy).
     pub const fn pass_gso(link: Link) -> Self {
-        Options { link, large: Large::Pass, merge: false, finish: false, target: Target::NEWEST }
+        Options {
+            link,
+            large: Large::Pass,
+            merge: false,
+            finish: false,
+            target: Target::NEWEST,
+            onward: Onward { interface: 0, mac: [0; 6] },
+        }
     }
 
     #[must_use]
@@ -144,6 +157,12 @@ fn unfunnels_merged(ruleset: &Ruleset) -> bool {
 /// Whether these rules push headers.
 pub fn funnels(ruleset: &Ruleset) -> bool {
     ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Funnel(_)))
+}
+
+/// Whether these rules send packets on to another interface.
+pub fn bypasses(ruleset: &Ruleset) -> bool {
+    let is_one = |rule: &Rule| matches!(rule.action, Action::Bypass { .. } | Action::Unbypass { .. });
+    ruleset.rules.iter().any(is_one)
 }
 
 /// Whether these rules, on ingress, give the stack segments that it would rather have in one piece.
@@ -220,6 +239,9 @@ enum Verb {
     Alias(End),
     /// With the list of this number.
     Unalias(End, usize),
+    /// Between the nodes of the table of this number.
+    Bypass(usize),
+    Unbypass(usize),
 }
 
 /// The routines in use, in the order of their first use.
@@ -230,6 +252,8 @@ struct Routines {
     /// What `unalias` and `unfunnel` may restore, each list once.
     lists: Vec<RangeSetBlaze<u16>>,
     by_list: HashMap<RangeSetBlaze<u16>, usize>,
+    /// What `bypass` and `unbypass` are between: one table, as rulesets are written.
+    nodes: Vec<Nodes>,
     /// The entries of rules that count.
     counters: Vec<Option<u32>>,
 }
@@ -246,6 +270,14 @@ impl Routines {
         number
     }
 
+    /// The number of a table of nodes.
+    fn table(&mut self, nodes: &Nodes) -> usize {
+        self.nodes.iter().position(|known| known == nodes).unwrap_or_else(|| {
+            self.nodes.push(nodes.clone());
+            self.nodes.len() - 1
+        })
+    }
+
     fn label(&mut self, e: &mut Emit, routine: Routine) -> Label {
         if let Some(label) = self.by_routine.get(&routine) {
             return *label;
@@ -259,6 +291,8 @@ impl Routines {
             Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
             Verb::Alias(end) => format!("alias_{end}"),
             Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
+            Verb::Bypass(table) => format!("bypass_{table}"),
+            Verb::Unbypass(table) => format!("unbypass_{table}"),
         };
         let label = e.label(format!("{}{name}{variant}", family.prefix()));
         self.known.push((routine, label));
@@ -330,6 +364,16 @@ fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
             Verb::Unalias(end, list) => {
                 if let Some(ports) = routines.lists.get(list) {
                     alias::emit_unalias(e, family, end, list, ports);
+                }
+            }
+            Verb::Bypass(table) => {
+                if let Some(nodes) = routines.nodes.get(table) {
+                    bypass::emit(e, &format!("bypass_{table}"), nodes);
+                }
+            }
+            Verb::Unbypass(table) => {
+                if let Some(nodes) = routines.nodes.get(table) {
+                    bypass::emit_unbypass(e, &format!("unbypass_{table}"), nodes);
                 }
             }
         }

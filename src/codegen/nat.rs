@@ -90,6 +90,13 @@ pub(super) fn new_word(family: Family, nat: &Nat, field: Field) -> Option<u32> {
     all.find(|(changed, _)| changed.offset == field.offset).map(|(_, word)| word)
 }
 
+/// What a word of an address becomes, in the packet's byte order.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum New {
+    Is(u32),
+    In(Reg),
+}
+
 impl Emit {
     /// Writes the new addresses, if there are any, and brings IPv4's checksum up to date. Leaves in R1 what the sum
     /// of the addresses has changed by, in the packet's byte order. Uses R2 to R4.
@@ -98,12 +105,22 @@ impl Emit {
         if nat.is_none() {
             return;
         }
+        let words: Vec<_> =
+            changed(family, &nat).into_iter().map(|(field, word)| (field, New::Is(word))).collect();
+        self.change_words(family, ip, &words);
+    }
+
+    /// The same for words of the addresses, each with what it becomes.
+    pub(super) fn change_words(&mut self, family: Family, ip: &Window, words: &[(Field, New)]) {
         self.op(Insn::mov32(R1, 0_u32));
-        for (field, word) in changed(family, &nat) {
+        for (field, new) in words.iter().copied() {
             self.load_raw(R2, ip, field);
             self.op(Insn::xor32(R2, u32::MAX));
             self.op_note(Insn::add64(R1, R2), "less the old one");
-            self.op(Insn::mov32(R2, word));
+            self.op(match new {
+                New::Is(word) => Insn::mov32(R2, word),
+                New::In(reg) => Insn::mov32(R2, reg),
+            });
             self.op_note(Insn::add64(R1, R2), "and the new one");
             self.store_raw(ip, field, R2);
         }

@@ -74,9 +74,11 @@ impl Ran {
                 _ => format!("dropped: {why}"),
             },
             (Fate::Dropped, None) => "dropped".to_owned(),
-            (Fate::Changed, _) if self.outcome.verdict == REDIRECT => {
-                "passed on, changed, by way of the merging pair".to_owned()
-            }
+            (Fate::Changed, _) if self.outcome.verdict == REDIRECT => match action {
+                Some(Action::Bypass { .. }) => "sent out of the host's interface, changed".to_owned(),
+                Some(Action::Unbypass { .. }) => "handed to the overlay's interface, changed".to_owned(),
+                _ => "passed on, changed, by way of the merging pair".to_owned(),
+            },
             (Fate::Changed, _) => "passed on, changed".to_owned(),
             (_, Some(why)) => format!("passed on unchanged: {why}"),
             (_, None) => "passed on unchanged".to_owned(),

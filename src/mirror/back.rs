@@ -62,7 +62,9 @@ fn swap(rule: &Rule) -> Rule {
                 inner: *inner,
                 guard: Guard { sport: guard.dport.clone(), dport: guard.sport.clone() },
             },
-            action @ (Action::Accept | Action::Drop) => action.clone(),
+            action @ (Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. }) => {
+                action.clone()
+            }
         },
         ..rule.clone().with(|_, matches| matches.reversed())
     }

@@ -4,7 +4,7 @@
 //! ports are hidden. What is not hidden here is not let in there: `unfunnel` gets a guard, `unalias` its list.
 //! Refuses what would arrive in a way that two rules claim.
 
-use super::{Mirrored, Role, conflict, elsewhere};
+use super::{Mirrored, Role, bypasses, conflict, elsewhere};
 use crate::diag::Diagnostic;
 use crate::field::Field;
 use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
@@ -24,6 +24,7 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
         match &rule.action {
             Action::Accept => far.note(rule, "an exception of the other end, nothing to undo"),
             Action::Drop => far.note(rule, "dropped there, never sent"),
+            Action::Bypass { .. } | Action::Unbypass { .. } => faults.push(bypasses(rule)),
             Action::Funnel(Funnel { outer, sport, dport, .. }) => {
                 let guard = Guard { sport: rule.ports(End::Sport), dport: rule.ports(End::Dport) };
                 let arrives = Rule {

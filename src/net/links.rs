@@ -52,6 +52,8 @@ impl Interface {
 pub struct Device {
     pub interface: Interface,
     pub mtu: Option<u32>,
+    /// Of the link, if it is one of Ethernet's.
+    pub address: Option<[u8; 6]>,
     /// Administratively up, and packets can pass.
     pub running: bool,
     /// The same, known to the interface, but perhaps not said by the kernel yet.
@@ -94,6 +96,7 @@ impl Device {
         Self {
             interface,
             mtu: None,
+            address: None,
             running: false,
             carrier: false,
             gso_max_segs: None,
@@ -117,6 +120,7 @@ pub fn list(netlink: &mut Netlink) -> Result<Vec<Interface>> {
 /// The same with settings.
 pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const HEADER: usize = 16; // struct ifinfomsg
+    const IFLA_ADDRESS: u16 = 1;
     const IFLA_IFNAME: u16 = 3;
     const IFLA_MTU: u16 = 4;
     const IFLA_LINK: u16 = 5;
@@ -143,6 +147,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
         let up = u32::from_ne_bytes([f0, f1, f2, f3]) & IFF_UP != 0;
         for (kind, value) in answer.attributes(HEADER) {
             match kind {
+                IFLA_ADDRESS => device.address = value.try_into().ok(),
                 IFLA_IFNAME => device.interface.name = netlink::text(&value),
                 IFLA_MTU => device.mtu = netlink::word(&value),
                 IFLA_CARRIER => device.carrier = up && value.first() == Some(&1),

@@ -18,6 +18,7 @@ pub mod mark;
 pub mod monitor;
 pub mod netlink;
 pub mod netns;
+pub mod overlay;
 pub mod pair;
 pub mod qdisc;
 pub mod tcx;
@@ -64,6 +65,9 @@ pub enum Error {
 
     #[error("{0} is sfunnel's own: a companion device of another interface")]
     OurOwn(String),
+
+    #[error("{interface} {why}")]
+    Unfit { interface: String, why: String },
 
     #[error("the number of {interface} is too high for companion devices")]
     NumberTooHigh { interface: String },

@@ -14,6 +14,7 @@ pub struct Ast {
     /// Some of the text could not be read: what is missing may have been there.
     pub unread: bool,
     pub defines: Vec<Define>,
+    pub nodes: Vec<Node>,
     pub chains: Vec<Head>,
     pub rules: Vec<Rule>,
 }
@@ -34,6 +35,15 @@ pub enum Values {
     Known(Set),
     /// They could not be read.
     Unknown,
+}
+
+/// Whose pods have which addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Node {
+    pub span: Span,
+    /// A single one.
+    pub host: Item<IpAddr>,
+    pub pods: Item<IpAddr>,
 }
 
 /// Where a chain begins.
@@ -152,6 +162,8 @@ pub enum ActionKind {
     Unalias {
         ports: Set,
     },
+    Bypass,
+    Unbypass,
     /// The new address of one side, alone or besides one of the others.
     Nat {
         side: Side,
@@ -216,6 +228,8 @@ impl ActionKind {
             ActionKind::Unfunnel { .. } => "unfunnel",
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
+            ActionKind::Bypass => "bypass",
+            ActionKind::Unbypass => "unbypass",
             ActionKind::Nat { side, .. } => side.of("snat", "dnat"),
             ActionKind::Mark { .. } => "mark",
             ActionKind::Counter => "counter",

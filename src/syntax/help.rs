@@ -13,14 +13,17 @@ use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation, PORT, Reply};
 
 /// The words that are no field's.
-const WORDS: [&str; 21] = [
+const WORDS: [&str; 24] = [
     "ip6", "ip", "tcp", "udp", "actions", "accept", "drop", "funnel", "unfunnel", "encap", "decap", "alias",
-    "unalias", "mark", "flags", "counter", "chain", "define", "dnat", "snat", "service",
+    "unalias", "mark", "flags", "counter", "chain", "define", "dnat", "snat", "service", "bypass",
+    "unbypass", "node",
 ];
 
 /// Those that start an action.
-pub(crate) const ACTIONS: [&str; 10] =
-    ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "mark", "counter", "dnat", "snat"];
+pub(crate) const ACTIONS: [&str; 12] = [
+    "accept", "drop", "funnel", "unfunnel", "alias", "unalias", "bypass", "unbypass", "mark", "counter",
+    "dnat", "snat",
+];
 
 /// Every word of the language.
 fn keywords() -> impl Iterator<Item = &'static str> {
@@ -111,7 +114,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         };
         return (Diagnostic::error(message, word.span, "not expected here").help(help), Spoils::Word);
     }
-    if let "chain" | "define" = word.text {
+    if let "chain" | "define" | "node" = word.text {
         let message = format!("`{}` inside a rule", word.text);
         let error = Diagnostic::error(message, word.span, "starts a line of its own");
         return (error.help("end the rule before it with `;` or a new line"), Spoils::Rule);

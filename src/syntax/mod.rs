@@ -5,6 +5,7 @@
 
 mod alias;
 pub mod ast;
+mod bypass;
 mod define;
 mod flags;
 mod help;

@@ -8,17 +8,15 @@ use nom::branch::alt;
 use nom::combinator::opt;
 use nom::{Err, Parser};
 
-use super::alias;
 use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::define;
 use super::flags;
 use super::help::{self, Spoils};
 use super::list::not_one;
-use super::more;
-use super::nat;
 use super::set::set;
 use super::value::{self, Wanted};
 use super::word::{Cursor, Parsed, Word, keyword, no, peek, word, wrong};
+use super::{alias, bypass, more, nat};
 use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation};
 
@@ -252,7 +250,7 @@ pub(super) fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | mark | "counter" | nat`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | bypass | mark | "counter" | nat`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
@@ -261,6 +259,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         unfunnel,
         alias::alias,
         alias::unalias,
+        bypass::bypass,
         more::mark,
         nat::nat,
         keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),

@@ -6,13 +6,14 @@
 use nom::Err;
 
 use super::ast::{Action, Ast, Chain, Head};
+use super::bypass::node;
 use super::define::{Names, define, given};
 use super::help::{self, Spoils};
 use super::parser::{hiding, rule};
 use super::word::{Cursor, Parsed, Word, keyword, lines, peek, separator, word};
 use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
 
-/// `ruleset = separator { ( rule | chain | service | define ) separator }`
+/// `ruleset = separator { ( rule | chain | service | define | node ) separator }`
 pub(super) fn ruleset(source: &Source) -> (Ast, Vec<Diagnostic>) {
     let mut reader = Reader::default();
     let names = Names::default();
@@ -90,6 +91,10 @@ impl Reader {
                 }
                 (None, "chain" | "service") => i = self.block(after, first),
                 (_, "define") => i = self.defined(after, define(after, Some(first.span))),
+                (_, "node") => {
+                    let parsed = node(after, first).map(|(rest, node)| (rest, self.ast.nodes.push(node)));
+                    i = self.defined(after, parsed);
+                }
                 (None, _) if opens_chain(first, after) => {
                     self.faults.push(help::unknown_word(first, false).0);
                     i = self.chain(after, first.span);

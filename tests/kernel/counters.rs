@@ -34,7 +34,17 @@ fn model_and_kernel_agree_on_what_is_counted() {
         return;
     }
     let seen = agree_on_random(300);
-    for reason in ["fragment", "gso", "malformed", "not-funneled", "not-aliasable", "not-listed", "guarded"] {
+    for reason in [
+        "fragment",
+        "gso",
+        "malformed",
+        "not-funneled",
+        "not-aliasable",
+        "not-listed",
+        "guarded",
+        "no-peer",
+        "not-bypassed",
+    ] {
         let known = |counted: &Counted| matches!(counted, Counted::Reason(_, known) if *known == reason);
         assert!(seen.iter().any(known), "no packet was left alone because: {reason}");
     }

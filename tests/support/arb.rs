@@ -86,7 +86,7 @@ pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<
 /// The same with rules for egress only: none restores what another end has hidden.
 pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
     fn restores(rule: &Rule) -> bool {
-        matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. })
+        matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. } | Action::Unbypass)
     }
     let rule = rule().prop_filter("for egress", |rule| !restores(rule));
     (vec(rule, rules), vec(pick(), PACKETS)).prop_filter_map(
@@ -269,6 +269,17 @@ fn repair(rule: &mut Rule) {
                 rule.dport = Some(Match::one(Ports(port, port)));
             }
         }
+        Action::Bypass | Action::Unbypass => {
+            rule.proto = TCP;
+            for addresses in [&mut rule.saddr, &mut rule.daddr] {
+                *addresses = addresses.take().filter(|m| m.values.iter().all(|value| !value.is_ipv6()));
+            }
+            rule.ip = if rule.saddr.is_some() || rule.daddr.is_some() {
+                rule.ip.filter(|v| *v == 4)
+            } else {
+                Some(4)
+            };
+        }
         _ => {}
     }
 }
@@ -283,6 +294,8 @@ fn action() -> impl Strategy<Value = Action> {
         4 => proto().prop_map(|inner| Action::Unfunnel { inner }),
         3 => (any::<bool>(), port()).prop_map(|(destination, port)| Action::Alias { destination, port }),
         3 => listed().prop_map(|ports| Action::Unalias { ports }),
+        2 => Just(Action::Bypass),
+        2 => Just(Action::Unbypass),
     ]
 }
 
@@ -647,6 +660,10 @@ impl Pick {
         match (self.nested, &rule.action) {
             (Nested::AsTheRuleSays, Action::Unalias { ports }) => {
                 layers[0].urg = self.hidden(ports);
+            }
+            (Nested::AsTheRuleSays, Action::Unbypass) => {
+                // The end of either half, or anything.
+                layers[0].urg = [0x0100, 0x0001, 0xff00, 0x00ff, 0][self.rule.index(usize::MAX) % 5];
             }
             (Nested::AsTheRuleSays, &Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
                 let (_, dport) = (0, &rule.extra.guard[1]);

@@ -37,7 +37,7 @@ pub fn of(
         Action::Accept => outcome.key.is_some(),
         Action::Drop => outcome.verdict == Verdict::Drop,
         // What a guard refuses is dropped, whatever it would have become.
-        _ => changed && outcome.verdict == Verdict::Pass,
+        _ => changed && outcome.verdict != Verdict::Drop,
     };
     if done {
         return Some(Counted::Rule(index));
@@ -55,6 +55,10 @@ pub fn of(
         Action::Alias { .. } => "not-aliasable",
         Action::Unalias { .. } if packet.urgent(frame) => "not-aliasable",
         Action::Unalias { .. } => "not-listed",
+        Action::Unbypass if packet.urgent(frame) => "not-aliasable",
+        Action::Unbypass if packet.pointer(frame) == [0, 0] => "not-bypassed",
+        Action::Bypass if packet.urgent(frame) || packet.pointer(frame) != [0, 0] => "not-aliasable",
+        Action::Bypass | Action::Unbypass => "no-peer",
         Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
     };
     Some(Counted::Reason(index, reason))
@@ -100,6 +104,10 @@ impl Packet {
         let key = Key { proto: frame[23], saddr, daddr, sport, dport, others };
         let fragment = be16(20)? & 0x3fff != 0;
         Some(Packet { key, l4, fragment, claims: usize::from(be16(16)?), has })
+    }
+
+    fn pointer(&self, frame: &[u8]) -> [u8; 2] {
+        [frame[self.l4 + 18], frame[self.l4 + 19]]
     }
 
     fn urgent(&self, frame: &[u8]) -> bool {

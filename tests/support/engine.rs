@@ -99,6 +99,7 @@ pub fn agree_on_counts(
         (true, _) => format!("{rule} counter\n"),
     };
     let text: String = case.rules.iter().enumerate().map(rule).collect();
+    let text = rules::head(&case.rules) + &text;
     let (compiled, loaded, counters) = load_counting(loader, &text, Link::Ethernet)?;
     let mut expected: BTreeMap<Counted, (u64, u64)> = BTreeMap::new();
     for (number, packet) in case.packets.iter().enumerate() {
@@ -194,7 +195,7 @@ pub fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sam
     if verdict != model.verdict.code() {
         bail!("kernel: verdict {verdict}; model: {:?} by rule {:?}", model.verdict, model.rule);
     }
-    if model.verdict == model::Verdict::Pass {
+    if model.verdict != model::Verdict::Drop {
         ensure!(mark == model.mark, "kernel: mark {mark}; model: {} by rule {:?}", model.mark, model.rule);
     }
     let same = model.verdict == model::Verdict::Drop || frame == model.frame;

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use super::fields::{self, View};
-use super::rules::{Action, Key, Rule};
+use super::rules::{Action, Key, NODES, Rule};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -30,6 +30,8 @@ pub enum Verdict {
     Pass,
     /// `TC_ACT_SHOT`.
     Drop,
+    /// `TC_ACT_REDIRECT`: the kernel sends it on elsewhere.
+    Redirect,
 }
 
 impl Verdict {
@@ -38,6 +40,7 @@ impl Verdict {
         match self {
             Verdict::Pass => -1,
             Verdict::Drop => 2,
+            Verdict::Redirect => 7,
         }
     }
 }
@@ -91,7 +94,12 @@ pub fn run_marked(rules: &[Rule], frame: &[u8], gso_size: u32, mark: u32, link: 
         Action::Unalias { ports } => {
             rule.restores_destination().and_then(|destination| packet.unalias(frame, destination, ports))
         }
+        Action::Bypass => packet.bypass(frame),
+        Action::Unbypass => packet.unbypass(frame),
     };
+    if changed.is_some() && matches!(rule.action, Action::Bypass | Action::Unbypass) {
+        outcome.verdict = Verdict::Redirect;
+    }
     if changed.is_some() || rule.action == Action::Accept {
         outcome.mark = rule.extra.mark.unwrap_or(mark);
     }
@@ -99,42 +107,28 @@ pub fn run_marked(rules: &[Rule], frame: &[u8], gso_size: u32, mark: u32, link: 
     outcome
 }
 
-/// New source and destination. Checksums stay as right or as wrong as they were, and absent ones absent.
+/// New source and destination.
 fn nat(
-    mut frame: Vec<u8>,
+    frame: Vec<u8>,
     [source, destination]: &[Option<(IpAddr, Option<u16>)>; 2],
     link: Link,
     gso_size: u32,
 ) -> Vec<u8> {
     let Some(packet) = Packet::find_big(&frame, link, gso_size) else { return frame };
-    let mut segment = frame[packet.l4..packet.end].to_vec();
-    let wrong = defect(packet.proto, packet.addresses(&frame), &segment);
-    let absent = packet.proto == UDP && be16(&segment, 6) == 0;
-    let header = sum(&frame[packet.ip..packet.l4]) % 0xffff;
-    let (first, len) = if packet.six { (packet.ip + 8, 16) } else { (packet.ip + 12, 4) };
-    for (side, new) in [source, destination].into_iter().enumerate() {
-        let Some((address, port)) = new else { continue };
-        let at = first + side * len;
-        match address {
-            IpAddr::V4(address) => frame[at..at + len].copy_from_slice(&address.octets()),
-            IpAddr::V6(address) => frame[at..at + len].copy_from_slice(&address.octets()),
+    packet.readdress(frame, |addresses, segment| {
+        let len = addresses.len() / 2;
+        for (side, new) in [source, destination].into_iter().enumerate() {
+            let Some((address, port)) = new else { continue };
+            let at = side * len..(side + 1) * len;
+            match address {
+                IpAddr::V4(address) => addresses[at].copy_from_slice(&address.octets()),
+                IpAddr::V6(address) => addresses[at].copy_from_slice(&address.octets()),
+            }
+            if let Some(port) = port {
+                segment[side * 2..side * 2 + 2].copy_from_slice(&port.to_be_bytes());
+            }
         }
-        if let Some(port) = port {
-            segment[side * 2..side * 2 + 2].copy_from_slice(&port.to_be_bytes());
-        }
-    }
-    if !absent {
-        fill(packet.proto, packet.addresses(&frame), &mut segment, wrong);
-    }
-    if !packet.six {
-        let checksum = packet.ip + 10;
-        frame[checksum..checksum + 2].copy_from_slice(&[0, 0]);
-        let right = sum(&frame[packet.ip..packet.l4]) % 0xffff;
-        let written = ((0xffff + header - right) % 0xffff) as u16;
-        frame[checksum..checksum + 2].copy_from_slice(&written.to_be_bytes());
-    }
-    frame.splice(packet.l4..packet.end, segment);
-    frame
+    })
 }
 
 /// What the sender of an Ethernet frame is told of an MTU that it does not fit: ICMP *fragmentation needed*
@@ -378,6 +372,71 @@ impl Packet {
         segment[18..20].copy_from_slice(&urgent.to_be_bytes());
         fill(TCP, addresses, &mut segment, wrong);
         [&frame[..self.l4], &segment, &frame[self.end..]].concat()
+    }
+
+    /// Both addresses in a row and the segment, changed. Checksums stay as right or as wrong as they were, and absent
+    /// ones absent.
+    fn readdress(&self, mut frame: Vec<u8>, change: impl FnOnce(&mut [u8], &mut [u8])) -> Vec<u8> {
+        let mut segment = frame[self.l4..self.end].to_vec();
+        let wrong = defect(self.proto, self.addresses(&frame), &segment);
+        let absent = self.proto == UDP && be16(&segment, 6) == 0;
+        let header = sum(&frame[self.ip..self.l4]) % 0xffff;
+        let addresses = if self.six { self.ip + 8..self.ip + 40 } else { self.ip + 12..self.ip + 20 };
+        change(&mut frame[addresses], &mut segment);
+        if !absent {
+            fill(self.proto, self.addresses(&frame), &mut segment, wrong);
+        }
+        if !self.six {
+            let checksum = self.ip + 10;
+            frame[checksum..checksum + 2].copy_from_slice(&[0, 0]);
+            let right = sum(&frame[self.ip..self.l4]) % 0xffff;
+            let written = ((0xffff + header - right) % 0xffff) as u16;
+            frame[checksum..checksum + 2].copy_from_slice(&written.to_be_bytes());
+        }
+        frame.splice(self.l4..self.end, segment);
+        frame
+    }
+
+    /// From a node's pod to a node's pod becomes from host to host; the last bytes of both go to the urgent pointer, if
+    /// that is free and they are not both 0.
+    fn bypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let segment = &frame[self.l4..self.end];
+        let host = |address: &[u8]| {
+            let of = NODES.iter().find(|(_, first, last)| &first[..] <= address && address <= &last[..]);
+            of.map(|(host, ..)| *host)
+        };
+        let (source, destination) = self.addresses(frame).split_at(4);
+        let hosts = [host(source)?, host(destination)?].concat();
+        let urgent = [source[3], destination[3]];
+        let free = segment[13] & 0x20 == 0 && be16(segment, 18) == 0 && urgent != [0, 0];
+        free.then(|| {
+            self.readdress(frame.to_vec(), |addresses, segment| {
+                addresses.copy_from_slice(&hosts);
+                segment[18..20].copy_from_slice(&urgent);
+            })
+        })
+    }
+
+    /// And back. The kernel has to take the frame for its own: tests give the overlay's device no address but zeros.
+    fn unbypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
+        let segment = &frame[self.l4..self.end];
+        let pod = |address: &[u8], last| {
+            let (_, first, _) = NODES.iter().find(|(host, ..)| host == address)?;
+            Some([first[0], first[1], first[2], last])
+        };
+        let (source, destination) = self.addresses(frame).split_at(4);
+        let pods = [pod(source, segment[18])?, pod(destination, segment[19])?].concat();
+        let bypassed = segment[13] & 0x20 == 0 && be16(segment, 18) != 0;
+        bypassed.then(|| {
+            let mut frame = self.readdress(frame.to_vec(), |addresses, segment| {
+                addresses.copy_from_slice(&pods);
+                segment[18..20].fill(0);
+            });
+            if self.ip == 14 {
+                frame[..6].fill(0);
+            }
+            frame
+        })
     }
 
     /// The frame with another segment, and the IP header that goes with it.

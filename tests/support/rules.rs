@@ -102,6 +102,29 @@ pub enum Action {
     Unalias {
         ports: Vec<u16>,
     },
+    /// Between [`NODES`].
+    Bypass,
+    Unbypass,
+}
+
+/// The nodes of all rulesets that have rules about any: a host, and the first and the last of its pods.
+pub const NODES: [([u8; 4], [u8; 4], [u8; 4]); 6] = [
+    ([192, 168, 254, 1], [10, 0, 0, 0], [10, 0, 0, 255]),
+    ([192, 168, 0, 1], [10, 255, 0, 128], [10, 255, 0, 255]),
+    ([192, 168, 0, 1], [10, 255, 0, 0], [10, 255, 0, 63]),
+    ([172, 16, 0, 1], [127, 255, 255, 254], [127, 255, 255, 255]),
+    ([10, 255, 0, 64], [128, 0, 0, 0], [128, 0, 0, 0]),
+    ([10, 1, 0, 1], [128, 0, 1, 0], [128, 0, 1, 255]),
+];
+
+/// As they are written.
+pub fn nodes() -> String {
+    let node = |(host, first, last): ([u8; 4], [u8; 4], [u8; 4])| {
+        let [host, first, last] = [host, first, last].map(Ipv4Addr::from);
+        let size = u32::from(last) - u32::from(first) + 1;
+        format!("node {host} {first}/{}\n", 32 - size.ilog2())
+    };
+    NODES.into_iter().map(node).collect()
 }
 
 /// The address as a number.
@@ -353,6 +376,8 @@ impl Rule {
                 let ports: Result<Vec<u16>, _> = ports.split_whitespace().map(str::parse).collect();
                 Action::Unalias { ports: ports.map_err(|_| wrong())? }
             }
+            ["bypass"] => Action::Bypass,
+            ["unbypass"] => Action::Unbypass,
             ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
             ["funnel", outer, a, m, b, n] => {
                 let (sport, dport) = match (a, b) {
@@ -370,7 +395,9 @@ impl Rule {
 
     /// Reads rules, one a line or between semicolons; blank lines and `#` comments are skipped.
     pub fn parse_all(text: &str) -> Result<Vec<Rule>, String> {
-        let lines = text.lines().map(|line| line.split('#').next().unwrap_or(""));
+        // All rulesets have the same nodes.
+        let lines = text.lines().filter(|line| !line.starts_with("node "));
+        let lines = lines.map(|line| line.split('#').next().unwrap_or(""));
         let rules = lines.flat_map(|line| line.split(';')).map(str::trim);
         rules.filter(|rule| !rule.is_empty()).map(Rule::parse).collect()
     }
@@ -481,6 +508,8 @@ impl fmt::Display for Rule {
                 write!(f, " actions funnel {} sport {sport} dport {dport}", proto_name(*outer))
             }
             Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(*inner)),
+            Action::Bypass => write!(f, " actions bypass"),
+            Action::Unbypass => write!(f, " actions unbypass"),
             Action::Alias { destination: true, port } => write!(f, " actions alias dport {port}"),
             Action::Alias { destination: false, port } => write!(f, " actions alias sport {port}"),
             Action::Unalias { ports } => {
@@ -523,7 +552,13 @@ impl fmt::Display for Extra {
     }
 }
 
+/// What stands in front of the rules.
+pub fn head(rules: &[Rule]) -> String {
+    let bypasses = rules.iter().any(|rule| matches!(rule.action, Action::Bypass | Action::Unbypass));
+    if bypasses { nodes() } else { String::new() }
+}
+
 /// The ruleset's text, one rule a line.
 pub fn text(rules: &[Rule]) -> String {
-    rules.iter().map(|rule| format!("{rule}\n")).collect()
+    head(rules) + &rules.iter().map(|rule| format!("{rule}\n")).collect::<String>()
 }

@@ -54,6 +54,7 @@ const ORDER: &[&str] = &[
     "diag",
     "packet",
     "protocol",
+    "nodes",
     "field",
     "matches",
     "ir",

@@ -1,0 +1,297 @@
+//! `bypass` with real sockets: pods on nodes with a VXLAN between them, and what is on the wire.
+
+mod support;
+
+#[path = "bypass/cluster.rs"]
+mod cluster;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread;
+
+use cluster::{Cluster, NEEDS, SERVICE, address, to};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
+use support::lab::{Capture, DEADLINE, Ns};
+use support::{Need, flows, require};
+
+const TCPDUMP: Need = Need::Tool("tcpdump", "tcpdump");
+/// Both ways of port 7000.
+const RULES: &str = "tcp dport 7000 actions bypass\ntcp sport 7000 actions bypass\n";
+
+fn be16(frame: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]))
+}
+
+/// Where the packet starts that a VXLAN frame carries.
+fn inside(frame: &[u8]) -> Option<&[u8]> {
+    let vxlan = frame.get(23) == Some(&17) && be16(frame, 36) == Some(4789);
+    vxlan.then(|| frame.get(50..)).flatten()
+}
+
+/// A TCP packet from or to that port.
+fn is_tcp(frame: &[u8], port: u16) -> bool {
+    frame.get(23) == Some(&6) && (be16(frame, 34) == Some(port) || be16(frame, 36) == Some(port))
+}
+
+/// From host to host, with something in the urgent pointer.
+fn bypassed(frame: &[u8]) -> bool {
+    frame.get(26..29) == Some(&[192, 168, 77]) && is_tcp(frame, 7000) && be16(frame, 52) != Some(0)
+}
+
+#[test]
+fn the_flow_leaves_the_overlay_and_nothing_else_does() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
+    let overlaid = |frame: &[u8], port| inside(frame).is_some_and(|inner| is_tcp(inner, port));
+
+    // Without, all of it is inside the overlay.
+    let capture = Capture::start(cluster.host(1), "eth0");
+    assert_eq!(flows::tcp(client, server, to(1, 0, 7000), 2, 20), 40);
+    let frames = capture.stop(80, |frame| overlaid(frame, 7000)).frames;
+    assert!(!frames.iter().any(|frame| bypassed(frame)));
+
+    cluster.attach_all(RULES);
+    let capture = Capture::start(cluster.host(1), "eth0");
+    assert_eq!(flows::tcp(client, server, to(1, 0, 7000), 2, 20), 40);
+    assert_eq!(flows::tcp(client, server, to(1, 0, 7001), 2, 20), 40);
+    assert_eq!(flows::udp(client, server, to(1, 0, 7000), 10, 1000), 10);
+    // Nobody listens there: the answer is ICMP.
+    let nobody = client.run(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
+    nobody.send_to(b"?", to(1, 0, 7999)).expect("send");
+    let inner = |proto| move |frame: &[u8]| inside(frame).is_some_and(|inner| inner.get(23) == Some(&proto));
+    let frames = capture.stop(1, inner(1)).frames;
+    let count = |wanted: &dyn Fn(&[u8]) -> bool| frames.iter().filter(|frame| wanted(frame)).count();
+    assert_eq!(count(&|frame| overlaid(frame, 7000)), 0, "on the overlay");
+    assert!(count(&|frame| overlaid(frame, 7001)) >= 80, "another port");
+    assert!(count(&inner(17)) >= 10, "UDP");
+    assert!(count(&bypassed) >= 80, "the flow");
+    assert_eq!(count(&|frame| is_tcp(frame, 7000) && !bypassed(frame)), 0, "neither way");
+    cluster.no_checksum_errors();
+}
+
+/// Both bodies, each way; the server sees the pod's address.
+fn transfer(client: &Ns, from: Option<SocketAddr>, server: &Ns, to: SocketAddr, bytes: usize) -> IpAddr {
+    let listener = server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, to.port()))).expect("bind");
+    transfer_to(client, from, &listener, to, bytes)
+}
+
+fn transfer_to(
+    client: &Ns,
+    from: Option<SocketAddr>,
+    listener: &TcpListener,
+    to: SocketAddr,
+    bytes: usize,
+) -> IpAddr {
+    let listener = listener.try_clone().expect("a descriptor");
+    let serving = thread::spawn(move || {
+        let (mut stream, peer) = listener.accept().expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).expect("all of it");
+        stream.write_all(&got).expect("a write");
+        peer.ip()
+    });
+    let mut stream = client.run(|| dial(from, to));
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let seed = to.port() ^ from.map_or(0, |from| from.port()) ^ client.path().as_os_str().len() as u16;
+    let sent: Vec<u8> = (0..bytes).map(|at| (at / 256 * 31 + at + usize::from(seed)) as u8).collect();
+    stream.write_all(&sent).expect("a write");
+    stream.shutdown(Shutdown::Write).expect("the end");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("all of it");
+    assert!(back == sent, "{} of {bytes} bytes, or others", back.len());
+    serving.join().expect("the server")
+}
+
+/// A connection, from a port of the caller's choice if there is one.
+fn dial(from: Option<SocketAddr>, to: SocketAddr) -> TcpStream {
+    let (Some(SocketAddr::V4(from)), SocketAddr::V4(to)) = (from, to) else {
+        return TcpStream::connect_timeout(&to, DEADLINE).expect("a connection");
+    };
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&fd.as_fd(), sockopt::ReuseAddr, &true).expect("an option");
+    bind(fd.as_raw_fd(), &SockaddrIn::from(from)).expect("bind");
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).expect("a connection");
+    fd.into()
+}
+
+#[test]
+fn large_transfers_come_through_whatever_the_offloads() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for (of_host, of_pod) in [
+        ("tx on gso on gro on", "tx on"),
+        ("tx off gso on gro on", "tx on"),
+        ("tx on tso off gso on gro on", "tx on"),
+        ("tx on gro off", "tx off"),
+    ] {
+        let cluster = Cluster::new(2, 1);
+        for node in &cluster.nodes {
+            node.host.tool("ethtool", &format!("-K eth0 {of_host}"));
+            node.pods.iter().for_each(|pod| drop(pod.tool("ethtool", &format!("-K eth0 {of_pod}"))));
+        }
+        cluster.attach_all(RULES);
+        let peer = transfer(cluster.pod(0, 0), None, cluster.pod(1, 0), to(1, 0, 7000), 16 << 20);
+        assert_eq!(peer, IpAddr::from(address(0, 0)), "{of_host}");
+        cluster.no_checksum_errors();
+    }
+}
+
+#[test]
+fn pods_of_one_node_may_have_one_source_port_at_once() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(3, 2);
+    cluster.attach_all(RULES);
+    // On the wire, all of those between two nodes have the same addresses and ports.
+    let servers: Vec<_> = (0..3).flat_map(|node| [(node, 0), (node, 1)]).collect();
+    let listeners: Vec<TcpListener> = servers
+        .iter()
+        .map(|(node, pod)| cluster.pod(*node, *pod).run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind"))
+        .collect();
+    thread::scope(|scope| {
+        for (client_node, client) in servers.iter().copied() {
+            let (cluster, listeners, servers) = (&cluster, &listeners, &servers);
+            scope.spawn(move || {
+                for ((server_node, server), listener) in servers.iter().copied().zip(listeners) {
+                    if server_node == client_node || (server_node + server + client) % 2 == 0 {
+                        continue;
+                    }
+                    let from = SocketAddr::from((address(client_node, client), 40_000));
+                    let to = to(server_node, server, 7000);
+                    transfer_to(cluster.pod(client_node, client), Some(from), listener, to, 1 << 20);
+                }
+            });
+        }
+    });
+    cluster.no_checksum_errors();
+}
+
+#[test]
+fn services_and_policies_work_as_they_do_on_the_overlay() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    cluster.attach_all(RULES);
+    let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
+    let listener = server.run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
+    let capture = Capture::start(cluster.host(1), "eth0");
+    let peer = transfer_to(client, None, &listener, SocketAddr::from((SERVICE, 80)), 1 << 20);
+    assert_eq!(peer, IpAddr::from(address(0, 0)));
+    let frames = capture.stop(20, bypassed).frames;
+    assert!(!frames.iter().any(|frame| inside(frame).is_some_and(|inner| is_tcp(inner, 7000))));
+
+    // A policy on either node, on the interfaces that it knows.
+    for (node, hook) in [(0, "iifname br0 oifname vx0"), (1, "iifname vx0 oifname br0")] {
+        let host = cluster.host(node);
+        host.nft(&format!(
+            "table ip np {{ chain forward {{ type filter hook forward priority 10; {hook} tcp dport 7000 drop; }}\n}}\n"
+        ));
+        let refused = client.run(|| TcpStream::connect_timeout(&to(1, 0, 7000), DEADLINE / 10));
+        assert!(refused.is_err(), "node {node}");
+        host.nft("delete table ip np\n");
+        assert!(client.run(|| TcpStream::connect_timeout(&to(1, 0, 7000), DEADLINE)).is_ok(), "node {node}");
+    }
+    cluster.no_checksum_errors();
+}
+
+#[test]
+fn attaching_and_detaching_leave_connections_as_they_are() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
+    let listener = server.run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
+    let serving = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
+        while let Ok(length @ 1..) = stream.read(&mut buffer) {
+            assert!(
+                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == (at / 7) as u8),
+                "other bytes"
+            );
+            at += length;
+        }
+        stream.write_all(&at.to_be_bytes()).expect("a write");
+    });
+    let mut stream =
+        client.run(|| TcpStream::connect_timeout(&to(1, 0, 7000), DEADLINE)).expect("a connection");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut at = 0_usize;
+    let mut send = |bytes: usize| {
+        let part: Vec<u8> = (at..at + bytes).map(|at| (at / 7) as u8).collect();
+        stream.write_all(&part).expect("a write");
+        at += bytes;
+        at
+    };
+    let mut sent = 0;
+    for _ in 0..3 {
+        send(1 << 20);
+        cluster.attach_all(RULES);
+        send(1 << 20);
+        // Those that send first, then those that receive.
+        for interface in ["vx0", "eth0"] {
+            for node in [0, 1] {
+                assert!(cluster.sfunnel(node, &["detach", "-i", interface]).status.success());
+            }
+            sent = send(1 << 20);
+        }
+    }
+    stream.shutdown(Shutdown::Write).expect("the end");
+    let mut got = [0; 8];
+    stream.read_exact(&mut got).expect("how many bytes");
+    assert_eq!(usize::from_be_bytes(got), sent);
+    serving.join().expect("the server");
+    cluster.no_checksum_errors();
+}
+
+/// A node that only receives answers by the overlay, and reaches the others.
+#[test]
+fn one_direction_alone_works() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    cluster.attach(1, RULES, &["--receive-only"]);
+    cluster.attach(0, RULES, &[]);
+    for (client, server) in [(0, 1), (1, 0)] {
+        transfer(cluster.pod(client, 0), None, cluster.pod(server, 0), to(server, 0, 7000), 1 << 20);
+    }
+    cluster.no_checksum_errors();
+}
+
+#[test]
+fn interfaces_that_cannot_be_the_ends_of_a_bypass_are_refused() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let said = |args: &[&str]| {
+        let output = cluster.sfunnel(0, args);
+        assert!(!output.status.success(), "{args:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let rules = cluster.rules(RULES);
+    let with = |overlay: &str, host: &str| {
+        said(&["bypass", "attach", "--overlay-if", overlay, "--host-if", host, "--ruleset", &rules])
+    };
+    assert!(with("eth0", "eth0").contains("both the overlay's interface and the host's"));
+    assert!(with("vx9", "eth0").contains("no interface named vx9"));
+    assert!(with("vx0", "pod0").contains("name that as the host's interface"));
+    assert!(said(&["attach", "-i", "vx0", "--ruleset", &rules]).contains("sfunnel bypass attach"));
+    cluster.host(0).tool("ip", "link set vx0 master br0");
+    assert!(with("vx0", "eth0").contains("in the bridge br0"));
+    let status = cluster.sfunnel(0, &["status"]);
+    assert!(!String::from_utf8_lossy(&status.stdout).contains("sfunnel/"), "nothing was attached");
+}

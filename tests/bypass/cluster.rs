@@ -1,0 +1,142 @@
+//! A cluster of namespaces: hosts on one link, a VXLAN between them as flannel makes it, pods on bridges.
+//!
+//! In: how many nodes, and how many pods on each. Out: a [`Cluster`] in which all pods reach each other through the
+//! overlay, with connection tracking and NAT as kube-proxy has it. Everything goes with it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Output, Stdio};
+
+use super::support::Need;
+use super::support::lab::{Ns, link};
+
+pub const NEEDS: [Need; 5] = [
+    Need::Root,
+    Need::Tool("ip", "iproute2"),
+    Need::Tool("bridge", "iproute2"),
+    Need::Tool("nft", "nftables"),
+    Need::Tool("ethtool", "ethtool"),
+];
+
+/// A service of which every node sends port 80 to the first pod of the second node, port 7000.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+pub struct Node {
+    pub host: Ns,
+    pub pods: Vec<Ns>,
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    _switch: Ns,
+}
+
+impl Cluster {
+    /// Nodes and pods are counted from 1 in addresses.
+    pub fn new(nodes: usize, pods: usize) -> Cluster {
+        let switch = Ns::new("switch");
+        switch.tool("ip", "link add br0 type bridge");
+        switch.tool("ip", "link set br0 up");
+        let nodes: Vec<Node> = (1..=nodes).map(|n| node(n, nodes, pods, &switch)).collect();
+        Cluster { nodes, _switch: switch }
+    }
+
+    /// The nodes as they are written, and rules.
+    pub fn rules(&self, rules: &str) -> String {
+        let line = |n| format!("node 192.168.77.{n} 10.244.{n}.0/24\n");
+        (1..=self.nodes.len()).map(line).collect::<String>() + rules
+    }
+
+    /// Attaches the rules to a node, counted from 0.
+    pub fn attach(&self, node: usize, rules: &str, more: &[&str]) {
+        let output = self.try_attach(node, rules, more);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "sfunnel bypass attach, on node {node}: {err}");
+    }
+
+    pub fn try_attach(&self, node: usize, rules: &str, more: &[&str]) -> Output {
+        let rules = self.rules(rules);
+        let attach = ["bypass", "attach", "--overlay-if", "vx0", "--host-if", "eth0", "--ruleset", &rules];
+        self.sfunnel(node, &[&attach, more].concat())
+    }
+
+    /// All nodes: first those that receive, then those that send.
+    pub fn attach_all(&self, rules: &str) {
+        (0..self.nodes.len()).for_each(|node| self.attach(node, rules, &["--receive-only"]));
+        (0..self.nodes.len()).for_each(|node| self.attach(node, rules, &[]));
+    }
+
+    pub fn sfunnel(&self, node: usize, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+        command.args(args).arg("--netns").arg(self.nodes[node].host.path());
+        command.stdin(Stdio::null()).output().expect("sfunnel")
+    }
+
+    pub fn host(&self, node: usize) -> &Ns {
+        &self.nodes[node].host
+    }
+
+    pub fn pod(&self, node: usize, pod: usize) -> &Ns {
+        &self.nodes[node].pods[pod]
+    }
+
+    /// Every stack of it.
+    pub fn no_checksum_errors(&self) {
+        for ns in self.nodes.iter().flat_map(|node| [&node.host].into_iter().chain(&node.pods)) {
+            assert_eq!(ns.checksum_errors(), 0, "{}", ns.name);
+        }
+    }
+}
+
+/// A pod's address, node and pod counted from 0.
+pub fn address(node: usize, pod: usize) -> Ipv4Addr {
+    let byte = |n: usize| u8::try_from(n).expect("a small cluster");
+    Ipv4Addr::new(10, 244, byte(node + 1), byte(pod + 2))
+}
+
+pub fn to(node: usize, pod: usize, port: u16) -> SocketAddr {
+    (address(node, pod), port).into()
+}
+
+fn node(n: usize, nodes: usize, pods: usize, switch: &Ns) -> Node {
+    let host = Ns::new("host");
+    for name in ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter"] {
+        host.sysctl(&format!("ipv4/{name}"), "1");
+    }
+    let port = format!("port{n}");
+    link((&host, "eth0", &format!("192.168.77.{n}/24")), (switch, &port, "0.0.0.0"));
+    switch.tool("ip", &format!("link set {port} master br0"));
+    let mac = |n: usize| format!("02:00:00:00:77:{n:02x}");
+    let vxlan = "type vxlan id 42 dev eth0 dstport 4789 nolearning";
+    host.tool("ip", &format!("link add vx0 mtu 1450 address {} {vxlan} local 192.168.77.{n}", mac(n)));
+    host.tool("ip", &format!("addr add 10.244.{n}.0/32 dev vx0"));
+    host.tool("ip", "link set vx0 up");
+    host.tool("ip", "link add br0 type bridge");
+    host.tool("ip", &format!("addr add 10.244.{n}.1/24 dev br0"));
+    host.tool("ip", "link set br0 up");
+    for other in (1..=nodes).filter(|other| *other != n) {
+        host.tool("ip", &format!("route add 10.244.{other}.0/24 via 10.244.{other}.0 dev vx0 onlink"));
+        let mac = mac(other);
+        host.tool("ip", &format!("neigh add 10.244.{other}.0 lladdr {mac} dev vx0 nud permanent"));
+        host.tool("bridge", &format!("fdb add {mac} dev vx0 dst 192.168.77.{other}"));
+    }
+    host.nft(&format!(
+        "table ip proxy {{
+             chain pre {{ type nat hook prerouting priority -100; ip daddr {SERVICE} tcp dport 80 dnat to 10.244.2.2:7000; }}
+             chain post {{ type nat hook postrouting priority 100; ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade; }}
+             chain forward {{ type filter hook forward priority 0; ct state invalid drop; }}
+         }}\n"
+    ));
+    let pods = (0..pods).map(|pod| {
+        let ns = Ns::new("pod");
+        let name = format!("pod{pod}");
+        link((&host, &name, "0.0.0.0"), (&ns, "eth0", &format!("10.244.{n}.{}/24", pod + 2)));
+        for (ns, name) in [(&host, name.as_str()), (&ns, "eth0")] {
+            ns.tool("ip", &format!("link set {name} mtu 1450"));
+        }
+        host.tool("ip", &format!("link set {name} master br0"));
+        ns.tool("ip", &format!("route add default via 10.244.{n}.1"));
+        ns
+    });
+    let pods = pods.collect();
+    Node { host, pods }
+}
