@@ -30,7 +30,7 @@ use crate::syntax::{self, ast};
 /// A rule as it was written, and what it means.
 type Pair<'a> = (&'a ast::Rule, ir::Rule);
 
-/// What a list of rules means, and how they overlap: the diagram is built for whoever asks first, and only then.
+/// What a list of rules means, and how they overlap. The diagram is built when it is first needed.
 struct Meaning {
     ruleset: ir::Ruleset,
     diagram: OnceCell<Diagram>,
@@ -59,8 +59,7 @@ pub struct Checked {
 pub struct Lists {
     pub rulesets: ir::Rulesets,
     pub warnings: Vec<Diagnostic>,
-    /// Valid but suspicious: reported by `check` only, not
-    /// for each time that they are attached.
+    /// Valid but suspicious: reported by `check` only.
     pub advice: Vec<Diagnostic>,
 }
 

@@ -29,7 +29,7 @@ pub struct TooMany;
 
 /// Rules looked at for one family and protocol.
 const EFFORT: usize = 20_000_000;
-/// Sets of packets for one family and protocol. More than this nobody reads.
+/// Sets of packets for one family and protocol. A longer list is of no use.
 pub const MOST: usize = 10_000;
 /// Up to so many, each is tried with each other, to be joined.
 const MOST_JOINED: usize = 500;

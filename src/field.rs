@@ -204,7 +204,7 @@ impl Field {
         self.is_in(family) && self.row().proto.is_none_or(|only| only == proto)
     }
 
-    /// Whether it is in the header behind that of IP.
+    /// Whether it is in the header after that of IP.
     pub fn is_l4(self) -> bool {
         self.row().place.iter().flatten().any(|place| matches!(place.base, Base::Port(_) | Base::L4))
     }

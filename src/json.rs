@@ -125,7 +125,7 @@ enum Node {
     },
 }
 
-/// Where values up to this one lead, from the one behind the previous arm's.
+/// The target of the values up to this one, from the one after the previous arm's.
 #[derive(Debug, Serialize)]
 struct Arm {
     last: Value,

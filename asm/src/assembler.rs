@@ -40,7 +40,7 @@ impl Item {
 #[derive(Clone, Debug)]
 pub(crate) struct LabelDef {
     pub(crate) name: String,
-    /// The index of the item behind the label.
+    /// The index of the item after the label.
     pub(crate) at: Option<usize>,
 }
 
@@ -106,7 +106,7 @@ impl Assembler {
         Label { owner: self.id, index: self.labels.len() - 1 }
     }
 
-    /// Puts the label in front of the next instruction.
+    /// Puts the label before the next instruction.
     ///
     /// # Panics
     ///

@@ -32,7 +32,7 @@ pub(crate) struct Layout {
 /// Islands, one after the other.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    /// The item that they stand in front of.
+    /// The item that they stand before.
     pub(crate) before: usize,
     pub(crate) slot: usize,
     /// Whether a jump over all of them is in front.
@@ -132,7 +132,7 @@ impl List<'_> {
         Ok(layout)
     }
 
-    /// A pool in front of an item. Returns the slot behind it.
+    /// A pool before an item. Returns the slot after it.
     fn pool(
         &self,
         layout: &mut Layout,

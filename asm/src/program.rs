@@ -7,7 +7,7 @@ use crate::encode;
 use crate::insn::{Cond, Insn, Op};
 use crate::listing;
 
-/// One instruction of the kernel, jumps as distances from the slot behind it.
+/// One instruction of the kernel, jumps as distances from the slot after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Op(Insn),

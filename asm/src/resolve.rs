@@ -136,7 +136,7 @@ impl List<'_> {
         Ok(())
     }
 
-    /// The item behind a label that `check_bound` has seen.
+    /// The item after a label that `check_bound` has seen.
     pub(crate) fn target(&self, label: Label) -> usize {
         self.labels[label.index].at.unwrap_or(self.items.len())
     }
@@ -290,7 +290,7 @@ impl List<'_> {
         Ok(steps)
     }
 
-    /// As a part of the item that they are behind: labels are bound behind them.
+    /// As a part of the item that they are after: labels are bound after them.
     fn emit_pool(&self, pool: &Pool, steps: &mut Vec<Placed>) -> Result<(), Error> {
         let item = pool.before.saturating_sub(1);
         let too_far = |_| Error::Encoding { text: self.text(item) };

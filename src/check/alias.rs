@@ -15,7 +15,7 @@ use crate::field::Field;
 use crate::ir::{Action, End};
 use crate::syntax::ast::{self, MatchKind, Side};
 
-/// Diagnostics of one kind: who has made one mistake a thousand times need not be told as often.
+/// Diagnostics of one kind. More reports of one mistake do not help.
 pub(super) const MOST_TOLD: usize = 20;
 
 /// `alias`, if the rule is about TCP and the port may be another one.

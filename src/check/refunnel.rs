@@ -13,7 +13,7 @@ use crate::field::Field;
 use crate::ir::{Action, Family, Funnel, Proto, Rule, about};
 use crate::matches::{Matches, only};
 
-/// Whoever has this many funnels that do it will cure them all alike.
+/// More reports than this do not help.
 const MOST_REPORTED: usize = 1000;
 /// Steps through the diagram, and rules looked at, in all.
 const MOST_STEPS: usize = 10_000_000;

@@ -12,7 +12,7 @@ use crate::matches::{self, Ports, Set};
 use crate::protocol::Family;
 use crate::syntax::ast::{self, Item, Value};
 
-/// Overlaps in one set: who has made one mistake a thousand times need not be told as often.
+/// Overlaps reported of one set. More reports of one mistake do not help.
 const MOST_TOLD: usize = 20;
 
 /// Values of a field by family, IPv4 first. `None`: no packet of that family has one of them.

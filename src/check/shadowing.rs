@@ -10,9 +10,9 @@ use crate::diagram::question::ask;
 use crate::ir::{Family, Rule, about};
 use crate::matches::Matches;
 
-/// Larger rulesets are written by programs, and for those a warning helps nobody.
+/// Larger rulesets are written by programs, where a warning is of no use.
 const MOST_RULES: usize = 20_000;
-/// Whoever has this many will not look at more.
+/// More reports than this do not help.
 const MOST_REPORTED: usize = 1000;
 /// Pairs of rules that are compared to find those that take another one's packets.
 const MOST_COMPARED: usize = 4_000_000;

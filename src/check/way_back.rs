@@ -1,5 +1,5 @@
-//! `alias` on one hook without what undoes it on the other: the answers would come from a port that nobody has
-//! asked. Only where both chains are there, since one hook's rules may stand in another ruleset.
+//! `alias` on one hook without what undoes it on the other: the replies would come from a port to which nothing
+//! was sent. Only where both chains are there, since one hook's rules may stand in another ruleset.
 //!
 //! Legal rules go in, warnings come out. Never about packets through a funnel, which may go one way only.
 

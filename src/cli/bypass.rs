@@ -1,6 +1,6 @@
 //! `bypass attach`: rules on the overlay's interface, and what undoes them on the host's.
 //!
-//! Comes in: the names of both, and one text for all nodes. Goes out: programs on both, the one that receives first, or
+//! Input: the names of both, and one text for all nodes. Output: programs on both, the one that receives first, or
 //! on neither. What is received follows from the nodes: nobody writes it.
 
 use super::args::{self, Strict};

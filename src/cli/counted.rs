@@ -1,6 +1,6 @@
 //! Programs that count: one for each hook, with maps of its own, and what becomes of those it replaces.
 //!
-//! Comes in: rules some of which count, and where they go. Goes out: loaded programs, and numbers.
+//! Input: rules some of which count, and where they go. Output: loaded programs, and numbers.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -198,7 +198,7 @@ impl Run {
         Ok(Self { first, back, large: options.large, counters })
     }
 
-    /// Runs a frame, and what becomes of it behind a device that cuts.
+    /// Runs a frame, and what becomes of it after a device that cuts.
     fn packet(&mut self, frame: &[u8], metadata: Metadata, rule: Option<usize>) -> Result<Ran, String> {
         let ran = self.once(false, frame, metadata, rule)?;
         let Large::Segment(_, via) = self.large else { return Ok(ran) };

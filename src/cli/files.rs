@@ -1,6 +1,6 @@
 //! Rules as files hold them: text, or where they are none.
 //!
-//! Comes in: a path. Goes out: a source with its name. Never looks at what the text says.
+//! Input: a path. Output: a source with its name. Never looks at what the text says.
 
 use std::fs;
 use std::io::{self, Read};

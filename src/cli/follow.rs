@@ -1,6 +1,6 @@
 //! A file that is followed: by inotify, over links, and while it is not there.
 //!
-//! Comes in: a path. Goes out: that something may have changed, and what the file holds. Everything on the way to the file
+//! Input: a path. Output: that something may have changed, and what the file holds. Everything on the way to the file
 //! is looked at: a ConfigMap changes by a link in the middle of the path, and editors put another file in its place.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

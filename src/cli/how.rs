@@ -1,6 +1,6 @@
 //! How to attach: flags and variables, read once.
 //!
-//! Comes in: arguments and the environment. Goes out: choices that are checked. Never touches the system.
+//! Input: arguments and the environment. Output: choices that are checked. Never touches the system.
 
 use super::args::{Attach, End, Strict, Treatment};
 use super::point::WhereTo;

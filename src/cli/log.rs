@@ -1,6 +1,6 @@
 //! `--log-format json`: what is said, as one object a line.
 //!
-//! Comes in: a text of one line or several. Goes out: JSON without a line end in it. Reads the clock and nothing else.
+//! Input: a text of one line or several. Output: JSON without a line end in it. Reads the clock and nothing else.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

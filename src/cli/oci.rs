@@ -1,6 +1,6 @@
 //! `oci-hook`: called by a container runtime between making a container and starting its first process.
 //!
-//! Comes in: the container's state as the OCI runtime specification has it, on standard input. Goes out: rules
+//! Input: the container's state as the OCI runtime specification has it, on standard input. Output: rules
 //! attached in its network namespace, or an exit code that keeps the runtime from starting it. What is attached goes
 //! with the namespace, so there is nothing to do when a container ends.
 

@@ -1,6 +1,6 @@
 //! What the runtimes' ways in have in common: a pod's wishes, read from its annotations, and its network namespace.
 //!
-//! Comes in: annotations, a namespace. Goes out: what `attach` takes, or why not. Nothing is read from the variables
+//! Input: annotations, a namespace. Output: what `attach` takes, or why not. Nothing is read from the variables
 //! that `attach` knows: a runtime has an environment of its own, which means other things.
 
 use std::collections::BTreeMap;

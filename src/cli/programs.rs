@@ -1,6 +1,6 @@
 //! The programs that one attachment needs, compiled and loaded.
 //!
-//! Comes in: rules, and for each hook what its program is for. Goes out: descriptors, each program once, whatever
+//! Input: rules, and for each hook what its program is for. Output: descriptors, each program once, whatever
 //! the number of interfaces. Never attaches.
 
 use std::os::fd::AsFd;

@@ -1,6 +1,6 @@
 //! `status --prometheus`: the text format of Prometheus, for node_exporter's textfile collector.
 //!
-//! Comes in: what `status` has found. Goes out: metrics, each with its HELP and TYPE even where it has no sample, so
+//! Input: what `status` has found. Output: metrics, each with its HELP and TYPE even where it has no sample, so
 //! that a query finds them. Labels hold rules and names of interfaces, which may be any text: they are escaped.
 
 use std::collections::BTreeSet;

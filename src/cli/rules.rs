@@ -1,6 +1,6 @@
 //! The pipeline from text to programs, with diagnostics said on the way.
 //!
-//! Comes in: a source. Goes out: checked rules, and one program for each kind of link that is asked for.
+//! Input: a source. Output: checked rules, and one program for each kind of link that is asked for.
 
 use asm::Program;
 

@@ -1,6 +1,6 @@
 //! Flags, variables and defaults become settings: flags win, then variables, then defaults.
 //!
-//! Comes in: parsed arguments and the environment. Goes out: values that are checked. Never touches the system,
+//! Input: parsed arguments and the environment. Output: values that are checked. Never touches the system,
 //! but for reading the ruleset.
 
 use std::fs;
@@ -41,7 +41,7 @@ pub struct Target {
     /// `None`: every interface there is.
     pub interfaces: Option<Vec<String>>,
     pub direction: Direction,
-    /// What `direction` was said by; `None`: by nobody, it is the default.
+    /// Where `direction` comes from; `None`: it is the default.
     pub said: Option<&'static str>,
     pub netns: Option<String>,
 }

@@ -73,7 +73,7 @@ pub(super) fn run(args: &args::Watch, console: &mut Console<'_>) -> Result<(), F
     watch.end(console)
 }
 
-/// Whoever started us may not listen.
+/// The process that started us may not listen.
 fn notify(state: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(state);
 }

@@ -8,9 +8,9 @@
 //! and back: what the addresses of a host's pods have in common is known from the nodes. No byte is pushed. A packet
 //! whose urgent pointer is in use, or both of whose last bytes are 0, goes on as it was, by the overlay.
 //!
-//! On egress of the overlay's device, behind all that netfilter and routing have done for the pod's packet, it goes
+//! On egress of the overlay's device, after all that netfilter and routing have done for the pod's packet, it goes
 //! straight to the host's interface (`bpf_redirect_neigh`: the kernel's route and neighbour, not netfilter again). On ingress
-//! of that interface, in front of netfilter, it gets its addresses back and is handed to the overlay's device, as if it
+//! of that interface, before netfilter, it gets its addresses back and is handed to the overlay's device, as if it
 //! had come that way. So policies and NAT meet the packets of pods in the places, and on the interfaces, that
 //! they know.
 //!

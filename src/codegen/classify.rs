@@ -1,7 +1,7 @@
 //! The diagram as compares and jumps, all of them forward.
 //!
 //! Comes from [`diagram`](crate::diagram); knows fields and rules, no header but what the registers hold. A node that one
-//! way leads to stands right there (V1); one that several lead to stands behind the last node that leads to it. Leaves
+//! way leads to stands right there (V1); one that several lead to stands after the last node that leads to it. Leaves
 //! and exits have as many copies as it takes for the jumps to them to be short (V3).
 //!
 //! Forward only: jumps back to code of which the kernel's JIT knows the size already make it shrink and grow others in
@@ -25,7 +25,7 @@ use crate::packet;
 /// know nothing about it, or it would look at what follows once for each way.
 const KEY: Reg = R2;
 
-/// How many instructions behind a jump to a leaf there is a copy of it.
+/// How many instructions after a jump to a leaf there is a copy of it.
 const NEAR: usize = 8_000;
 
 pub(super) fn emit(
@@ -279,7 +279,7 @@ fn children(node: &Node) -> impl Iterator<Item = NodeId> + use<> {
 #[derive(Debug, Clone)]
 enum Towards {
     Node(NodeId),
-    /// The words behind decide: what is left of the spans.
+    /// The next words decide: what is left of the spans.
     Next(Vec<Span>),
 }
 
@@ -327,7 +327,7 @@ fn low(value: u128) -> u32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goal {
     Node(NodeId),
-    /// The words behind, by number.
+    /// The next words, by number.
     Next(usize),
 }
 

@@ -1,7 +1,7 @@
 //! The stack frame, and moving whole areas of it to and from the packet.
 //!
 //! ```text
-//! FP -  24  PUSHED    the header to push, when it goes behind IP options      24 bytes
+//! FP -  24  PUSHED    the header to push, when it goes after IP options      24 bytes
 //! FP -  64  OPTIONS   IP options on their way past that header; TCP options   40
 //! FP - 104  PEEK      L4 headers that stand at a variable offset              40
 //! FP - 112  SAVED     registers while the payload is summed                    8
@@ -80,7 +80,7 @@ pub(super) struct Offset {
 }
 
 impl Emit {
-    /// Bytes from the packet's start to `after` bytes behind the IP header's fixed part.
+    /// Bytes from the packet's start to `after` bytes after the IP header's fixed part.
     pub(super) fn offset(&self, family: Family, after: i16, plus: Option<Reg>) -> Offset {
         Offset { bytes: self.link.header_len() + family.header_len() + after, plus }
     }

@@ -22,14 +22,14 @@ use super::validate::{IpHeader, validate_big, validate_plain_big};
 use crate::ir::{Family, Proto};
 use crate::packet::tcp;
 
-/// Behind IP options: the length of what is in front of TCP. The length of L4 has served its purpose by then.
+/// After IP options: the length of what is before TCP. The length of L4 has served its purpose by then.
 const IP_LEN: Reg = L4_LEN;
 
 /// The headers of the packet.
 pub(super) struct Headers<'w> {
     pub ip: &'w Window,
     pub tcp: &'w Window,
-    /// For labels: the same is emitted several times, also for what stands behind IP options or another header.
+    /// For labels: the same is emitted several times, also for what stands after IP options or another header.
     pub kind: &'static str,
 }
 
@@ -58,7 +58,7 @@ pub(super) fn routine(
     e.pull(cold);
 }
 
-/// The same behind IP options or another header; `R1` holds the length of all that is in front of TCP. The header is at
+/// The same after IP options or another header; `R1` holds the length of all that is before TCP. The header is at
 /// a variable offset: it is changed on the stack.
 fn behind_more(
     e: &mut Emit,

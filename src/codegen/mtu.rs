@@ -187,7 +187,7 @@ fn fib_params(e: &mut Emit, family: Family, ip: &Window, (towards, number): (Tow
     e.op_note(Insn::store_imm(Size::B, FP, FIB.offset, af), "family");
 }
 
-/// What is further behind first.
+/// The later one first.
 fn in_order<T>(mut fields: [(i16, T); 2]) -> [(i16, T); 2] {
     fields.sort_by_key(|(at, _)| -at);
     fields
@@ -202,10 +202,10 @@ const fn quoted(family: Family) -> i16 {
     }
 }
 
-/// Bytes of ones behind the quote. A packet whose checksum is still to be finished keeps the order where to
+/// Bytes of ones after the quote. A packet whose checksum is still to be finished keeps the order where to
 /// start summing and where to put the result, 6 (UDP) or 16 bytes (TCP) from there. We cannot take that
 /// back, but move it: to here, where the sum of all ones comes to 0, which is written as ones
-/// (`skb_checksum_help`, net/core/dev.c). So nothing changes, whoever does it. And because it is behind the
+/// (`skb_checksum_help`, net/core/dev.c). So nothing changes, whoever does it. And because it is after the
 /// start of the ICMP message, a socket on this side of whoever does it asks for no checksum at all
 /// (`skb_csum_unnecessary`).
 const ONES: i16 = 20;
@@ -241,7 +241,7 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
         }
         Family::V6 => e.op(Insn::mov32(L4_AT, i32::from(header))),
     }
-    // Cut behind what may be the checksum, and grown in front of L4, it has its length.
+    // Cut after what may be the checksum, and grown before L4, it has its length.
     e.set_offset(R2, Offset { bytes: start.bytes + ONES, plus: Some(L4_AT) });
     e.op(Insn::mov32(R3, 0_u32));
     e.call(Helper::SkbChangeTail);

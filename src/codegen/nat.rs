@@ -42,7 +42,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, proto: Proto) {
     }
 }
 
-/// The same behind IP options or another header; `R1` holds the length of all that is in front of L4.
+/// The same after IP options or another header; `R1` holds the length of all that is before L4.
 fn behind_more(e: &mut Emit, family: Family, proto: Proto) {
     let (ip_len, of_addresses, of_ports) = (L4_LEN, IP, PORTS);
     e.op(Insn::mov32(ip_len, R1));

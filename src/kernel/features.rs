@@ -1,6 +1,6 @@
 //! Which of the things that came late this kernel has: found out by loading small programs that use them.
 //!
-//! Comes in: nothing. Goes out: [`Features`]. Never looks at a version, which says little about kernels that get
+//! Input: nothing. Output: [`Features`]. Never looks at a version, which says little about kernels that get
 //! changes ported back. What may not be tried is taken to be there: then nothing can be loaded, and whoever tries to
 //! load the real program says why.
 

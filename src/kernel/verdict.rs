@@ -1,6 +1,6 @@
 //! Reads the verifier's log: the one line that matters, and the instruction it is about.
 //!
-//! Comes in: a log of any length. Goes out: a few lines of text. Never guesses: what it cannot find is left out.
+//! Input: a log of any length. Output: a few lines of text. Never guesses: what it cannot find is left out.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ pub struct Refusal {
     pub instruction: Option<String>,
     /// Lines of the log that are not shown.
     pub omitted: usize,
-    /// The whole log, for those who want it.
+    /// The whole log.
     pub log: String,
     errno: Option<Errno>,
 }

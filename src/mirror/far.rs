@@ -10,7 +10,7 @@ use crate::field::Field;
 use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
 use crate::matches::Ports;
 
-/// Ports that one `unalias` may list: who hides more than this has not named any.
+/// Ports that one `unalias` may list: a rule that hides more than this has not named any.
 const MOST_LISTED: usize = 1000;
 
 /// The rules for the far end of the way. `written`: where the user's rules are; `keep`: with addresses.
@@ -80,7 +80,7 @@ fn grouped<'a>(sent: Vec<(&'a Rule, Rule, Rule)>) -> (Vec<Group<'a>>, Vec<(&'a R
     (groups, members)
 }
 
-/// What is wrong if a rule in front of the one that is to restore takes what arrives.
+/// What is wrong if a rule before the one that is to restore takes what arrives.
 fn first_of(groups: &[Group<'_>], own: usize, rule: &Rule, arrives: &Rule) -> Option<Diagnostic> {
     let (_, mine) = &groups[own];
     let mut wrong = groups[..own].iter().filter(|(_, other)| {

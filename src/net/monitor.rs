@@ -1,6 +1,6 @@
 //! What the kernel says of its own accord about interfaces: that they come, change and go.
 //!
-//! Comes in: a descriptor to wait on. Goes out: which interfaces have gone since the last look. Never asks the kernel
+//! Input: a descriptor to wait on. Output: which interfaces have gone since the last look. Never asks the kernel
 //! for anything, and never waits.
 
 use std::io;

@@ -1,6 +1,6 @@
 //! The two interfaces of a bypass: which can be one, and why others cannot.
 //!
-//! Comes in: devices and two names. Goes out: both interfaces, and what programs on them have to know of each other; or
+//! Input: devices and two names. Output: both interfaces, and what programs on them have to know of each other; or
 //! what is in the way. Never changes an interface.
 
 use super::links::{Device, Interface};

@@ -72,7 +72,7 @@ fn is_slot(line: &str) -> bool {
     hex(line).is_some()
 }
 
-/// The bytes of a slot and the words behind them.
+/// The bytes of a slot and the words after them.
 fn hex(line: &str) -> Option<(&str, &str)> {
     let (slot, rest) = line.trim_start().split_once("  ")?;
     slot.parse::<usize>().ok()?;

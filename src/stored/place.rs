@@ -94,7 +94,7 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// The routine that a line is in: they stand behind all rules of their programs.
+    /// The routine that a line is in: they stand after all rules of their programs.
     fn routine(&self, at: usize) -> Option<(&'a str, &BTreeSet<usize>)> {
         let before = (0..=at).rev().take_while(|at| self.owners[*at].is_none());
         let mut labels = before.filter_map(|at| match self.lines[at].kind {

@@ -91,7 +91,7 @@ impl Rules {
     }
 }
 
-/// Pairs each of `from` with the best of `to` behind the one before.
+/// Pairs each of `from` with the best of `to` after the one before.
 fn in_order(
     from: &[usize],
     mut to: &[usize],

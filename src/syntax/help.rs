@@ -145,7 +145,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
     (error, Spoils::Word)
 }
 
-/// The cursor behind what `spoils` says, and behind the arguments of the word that was not
+/// The cursor after what `spoils` says, and after the arguments of the word that was not
 /// understood: whatever resembles no word of the language.
 pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
     let mut depth = 0_usize;
@@ -243,7 +243,7 @@ pub(super) fn odd_value(word: Word<'_>) -> Option<Diagnostic> {
     invisible(word)
 }
 
-/// A value that no match is in front of, and protocols as a list.
+/// A value without a match before it, and protocols as a list.
 fn without_match(text: &str) -> Option<String> {
     let address = || text.split('/').next().is_some_and(|text| text.parse::<IpAddr>().is_ok());
     let protocols = || text.split(',').all(|part| matches!(part, "tcp" | "udp" | ""));

@@ -267,7 +267,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     .parse(i)
 }
 
-/// Those that a service may have in front of its rules.
+/// Those that a service may have before its rules.
 pub(super) fn hiding(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((funnel, alias::alias)).parse(i)
 }

@@ -1,6 +1,6 @@
 //! Rulesets: the pieces of a text, the chains and services in them, and rules.
 //!
-//! Comes in: a source. Goes out: everything that could be read, and what is wrong with the rest. Never looks
+//! Input: a source. Output: everything that could be read, and what is wrong with the rest. Never looks
 //! into a rule.
 
 use nom::Err;
@@ -196,7 +196,7 @@ impl Reader {
 
     /// `service = "service" [ funnel | alias ] "{" separator { ( rule | define ) separator } "}"`
     ///
-    /// A rule without an action of its own has the one in front of the brace.
+    /// A rule without an action of its own has the one before the brace.
     fn service<'a>(&mut self, i: Cursor<'a>, key: Span) -> Cursor<'a> {
         let (i, action, known) = match hiding(i) {
             Ok((rest, action)) => (rest, Some(action), true),
@@ -232,7 +232,7 @@ fn opens_chain(first: Word<'_>, after: Cursor<'_>) -> bool {
         && peek(after).is_some_and(|next| matches!(next.text, "ingress" | "egress"))
 }
 
-/// A CR inside a line. It looks like the end of one, and what is behind it would be of this one.
+/// A CR inside a line. It looks like the end of one, and what is after it would be of this one.
 fn lone_return(text: &str) -> Option<usize> {
     let lines = text.split_inclusive('\n');
     let mut start = 0;

@@ -1,6 +1,6 @@
 //! The configuration of a network, as a runtime hands it to its plugins.
 //!
-//! Comes in: JSON. Goes out: what is ours in it, checked. A key that nobody knows is an error: it may be a misspelt one
+//! Input: JSON. Output: what is ours in it, checked. A key that nobody knows is an error: it may be a misspelt one
 //! of ours, and pods would run without what it says.
 
 use std::collections::BTreeMap;

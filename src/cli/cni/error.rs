@@ -1,6 +1,6 @@
 //! What a plugin answers when it cannot: an object with a number, which runtimes put into their own message.
 //!
-//! Comes in: our failures. Goes out: the specification's codes, from 100 on our own.
+//! Input: our failures. Output: the specification's codes, from 100 on our own.
 
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What `watch` waits for: signals, the file, interfaces; and for how long, until one thing has become quiet.
 //!
-//! Comes in: three descriptors and a deadline. Goes out: one event at a time. It never looks without having been woken,
+//! Input: three descriptors and a deadline. Output: one event at a time. It never looks without having been woken,
 //! and a descriptor that cannot be read any more is an error, not a reason to look again.
 
 use std::io;
