@@ -8,12 +8,12 @@ mod alias;
 mod bypass;
 mod chains;
 mod family;
-mod lines;
+mod missing_guard;
+mod multiline;
 mod refunnel;
+mod return_path;
 mod set;
 mod shadowing;
-mod unguarded;
-mod way_back;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
     }
     let nodes = bypass::table(ast, &mut faults);
     let mut checked = Vec::new();
-    let parts = lines::parts(&ast.rules, &mut faults);
+    let parts = multiline::parts(&ast.rules, &mut faults);
     for (rule, is_part) in ast.rules.iter().zip(parts) {
         let found = faults.len();
         let ir = self::rule(rule, is_part, (ast, &nodes), &mut faults);
@@ -123,10 +123,10 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
         }
     }
     faults.extend(alias::lists(&checked));
-    faults.extend(way_back::missing(ast, &checked));
-    let mut advice = unguarded::unguarded(&checked);
+    faults.extend(return_path::missing(ast, &checked));
+    let mut advice = missing_guard::unguarded(&checked);
     if ast.chains.iter().any(|head| head.chain == ast::Chain::Service) {
-        advice.extend(unguarded::services(&checked));
+        advice.extend(missing_guard::services(&checked));
     }
     let lists = chains::split(ast, checked);
     for (_, rules) in &lists {

@@ -237,7 +237,6 @@ macro_rules! helpers {
 helpers! {
     MapLookupElem = 1 "bpf_map_lookup_elem";
     SkbStoreBytes = 9 "bpf_skb_store_bytes";
-    L3CsumReplace = 10 "bpf_l3_csum_replace";
     L4CsumReplace = 11 "bpf_l4_csum_replace";
     CloneRedirect = 13 "bpf_clone_redirect";
     Redirect = 23 "bpf_redirect";

@@ -106,7 +106,6 @@ fn instructions() -> Vec<(Insn, &'static str, &'static str)> {
         // Calls, by the kernel's numbers.
         (Insn::call(Helper::MapLookupElem), "85 00 00 00 01 00 00 00", "call bpf_map_lookup_elem#1"),
         (Insn::call(Helper::SkbStoreBytes), "85 00 00 00 09 00 00 00", "call bpf_skb_store_bytes#9"),
-        (Insn::call(Helper::L3CsumReplace), "85 00 00 00 0a 00 00 00", "call bpf_l3_csum_replace#10"),
         (Insn::call(Helper::L4CsumReplace), "85 00 00 00 0b 00 00 00", "call bpf_l4_csum_replace#11"),
         (Insn::call(Helper::CloneRedirect), "85 00 00 00 0d 00 00 00", "call bpf_clone_redirect#13"),
         (Insn::call(Helper::Redirect), "85 00 00 00 17 00 00 00", "call bpf_redirect#23"),

@@ -148,7 +148,7 @@ fn missing(rules: &[Pair<'_>], restored: &BTreeMap<u16, (RangeSetBlaze<u16>, usi
     for (written, rule) in rules {
         let Action::Alias { end, port } = &rule.action else { continue };
         let from = rule.ports(*end);
-        // Chains are known to belong together: see `way_back`.
+        // Chains are known to belong together: see `return_path`.
         if written.chain.is_some() {
             continue;
         }

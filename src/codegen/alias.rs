@@ -16,7 +16,7 @@ use super::counters::Reason;
 use super::emit::{Emit, PORTS, UNSPEC};
 use super::frame::Offset;
 use super::inplace::{self, Headers};
-use super::list::{Miss, one_of};
+use super::port_set::{Miss, one_of};
 use crate::ir::{End, Family};
 use crate::packet::{Field, l4, tcp};
 

@@ -3,14 +3,14 @@
 //! One function per production of docs/rules.md, over nom. Knows what can be read, not what makes
 //! sense: `tcp udp` passes here and is refused by [`check`](crate::check).
 
+mod action_args;
 mod alias;
 pub mod ast;
 mod bypass;
 mod define;
 mod flags;
 mod help;
-mod list;
-mod more;
+mod list_errors;
 mod nat;
 mod parser;
 mod ruleset;

@@ -11,7 +11,7 @@ use nom::branch::alt;
 use super::ast::{Action, ActionKind, Item, Side};
 use super::define;
 use super::help::{self, Spoils};
-use super::list::not_one;
+use super::list_errors::not_one;
 use super::set::part;
 use super::value as values;
 use super::word::{Cursor, Parsed, Word, keyword, word, wrong};

@@ -12,11 +12,11 @@ use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Ver
 use super::define;
 use super::flags;
 use super::help::{self, Spoils};
-use super::list::not_one;
+use super::list_errors::not_one;
 use super::set::set;
 use super::value::{self, Wanted};
 use super::word::{Cursor, Parsed, Word, keyword, no, peek, word, wrong};
-use super::{alias, bypass, more, nat};
+use super::{action_args, alias, bypass, nat};
 use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation};
 
@@ -260,7 +260,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         alias::alias,
         alias::unalias,
         bypass::bypass,
-        more::mark,
+        action_args::mark,
         nat::nat,
         keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),
     ))
@@ -277,7 +277,7 @@ fn unfunnel(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unfunnel")(i)?;
     let (i, _) = opt(keyword("decap")).parse(i)?;
     let (i, (inner, word)) = action_protocol(i, key, "unfunnel tcp")?;
-    let (i, guards) = more::guards(i)?;
+    let (i, guards) = action_args::guards(i)?;
     let end = guards.last().map_or(word.span, |guard| guard.span);
     Ok((i, Action { span: key.span.to(end), kind: ActionKind::Unfunnel { inner, guards } }))
 }

@@ -10,7 +10,7 @@ use super::ast::{Item, Set, Value};
 use super::define;
 use super::flags;
 use super::help::{self, Spoils};
-use super::list::bare_list;
+use super::list_errors::bare_list;
 use super::value::{Unread, Wanted};
 use super::word::{Cursor, Parsed, Word, line_end, lines, peek, piece, wrong};
 use crate::diag::{Diagnostic, Span, quote};

@@ -1,4 +1,4 @@
-//! What actions have been given besides their first words: guards, and `mark`.
+//! The arguments of actions that are not a production of their own: guards, and `mark`.
 //!
 //! Like the rest of the grammar: a node out, or what is wrong and where to read on. Never decides which
 //! actions go together.
