@@ -329,7 +329,7 @@ fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let span = matches_end.unwrap_or(rule.span.after());
     let error = Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this");
     let words: Vec<&str> = rule.text.split(' ').collect();
-    let ends_matches = |word: &&str| *word == "actions" || syntax::ACTIONS.contains(word);
+    let ends_matches = |word: &&str| *word == "actions" || ActionKind::KEYWORDS.contains(word);
     let (matches, rest) = words.split_at(words.iter().position(ends_matches).unwrap_or(words.len()));
     let whole = [matches, &["tcp"], rest].concat().join(" ");
     if whole.len() > syntax::LONGEST_QUOTED {

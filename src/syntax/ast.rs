@@ -214,6 +214,12 @@ impl MatchKind {
 }
 
 impl ActionKind {
+    /// The words that start an action.
+    pub const KEYWORDS: [&str; 12] = [
+        "accept", "drop", "funnel", "unfunnel", "alias", "unalias", "bypass", "unbypass", "mark", "counter",
+        "dnat", "snat",
+    ];
+
     /// Says nothing about where the packet goes: may stand beside what does.
     pub fn stands_beside(&self) -> bool {
         matches!(self, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })

@@ -7,27 +7,19 @@ use std::net::IpAddr;
 
 use nom::Err;
 
+use super::ast::ActionKind;
 use super::set::looks_like_a_value;
 use super::word::{Cursor, Parsed, Word, lines, peek, word, wrong};
 use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation, PORT, Reply};
 
-/// The words that are no field's.
-const WORDS: [&str; 24] = [
-    "ip6", "ip", "tcp", "udp", "actions", "accept", "drop", "funnel", "unfunnel", "encap", "decap", "alias",
-    "unalias", "mark", "flags", "counter", "chain", "define", "dnat", "snat", "service", "bypass",
-    "unbypass", "node",
-];
-
-/// Those that start an action.
-pub(crate) const ACTIONS: [&str; 12] = [
-    "accept", "drop", "funnel", "unfunnel", "alias", "unalias", "bypass", "unbypass", "mark", "counter",
-    "dnat", "snat",
-];
+/// The words that start neither an action nor a match on a field.
+const WORDS: [&str; 12] =
+    ["ip6", "ip", "tcp", "udp", "actions", "encap", "decap", "flags", "chain", "define", "service", "node"];
 
 /// Every word of the language.
 fn keywords() -> impl Iterator<Item = &'static str> {
-    WORDS.into_iter().chain(Field::all().map(Field::keyword))
+    WORDS.into_iter().chain(ActionKind::KEYWORDS).chain(Field::all().map(Field::keyword))
 }
 
 /// The word of the language that this one is.
@@ -76,7 +68,8 @@ pub(super) fn unknown_word(word: Word<'_>, at_actions: bool) -> (Diagnostic, Spo
     if let Some(list) = list_of_actions(word, at_actions) {
         return (list, Spoils::Rule);
     }
-    let is_action = at_actions || meant(word.text).is_some_and(|keyword| ACTIONS.contains(&keyword));
+    let is_action =
+        at_actions || meant(word.text).is_some_and(|keyword| ActionKind::KEYWORDS.contains(&keyword));
     let (diagnostic, spoils) = unknown(word);
     (diagnostic, if is_action { Spoils::Rule } else { spoils })
 }
@@ -87,8 +80,8 @@ fn list_of_actions(word: Word<'_>, at_actions: bool) -> Option<Diagnostic> {
     if !word.text.contains(',') || word.text.starts_with('{') {
         return None;
     }
-    let first = parts.clone().find(|part| ACTIONS.contains(part));
-    let is_list = parts.all(|part| ACTIONS.contains(&part));
+    let first = parts.clone().find(|part| ActionKind::KEYWORDS.contains(part));
+    let is_list = parts.all(|part| ActionKind::KEYWORDS.contains(&part));
     if !(is_list && (at_actions || first.is_some())) {
         return None;
     }
@@ -138,7 +131,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
             let of_flows = Field::all().filter(|field| field.row().reply != Reply::Unknown);
             let fields = of_flows.map(Field::keyword);
             let matches = quoted(&mut ["ip", "ip6", "tcp", "udp"].into_iter().chain(fields));
-            let actions = quoted(&mut ACTIONS.into_iter());
+            let actions = quoted(&mut ActionKind::KEYWORDS.into_iter());
             error.help(format!("matches are {matches} and others (docs/rules.md); actions are {actions}"))
         }
     };
@@ -158,7 +151,7 @@ pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
         }
         let stop = match spoils {
             Spoils::Word => is_word_of_ours(word),
-            Spoils::UntilAction => ACTIONS.contains(&word.text),
+            Spoils::UntilAction => ActionKind::KEYWORDS.contains(&word.text),
             Spoils::Rule => false,
         };
         if stop {

@@ -19,7 +19,7 @@ mod value;
 mod word;
 
 use self::ast::Ast;
-pub(crate) use self::help::{ACTIONS, LONGEST_QUOTED};
+pub(crate) use self::help::LONGEST_QUOTED;
 pub(crate) use self::parser::repeated;
 use crate::diag::{Diagnostic, Source};
 

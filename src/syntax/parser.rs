@@ -98,7 +98,7 @@ enum Item {
 fn item(i: Cursor<'_>, at_actions: bool) -> Parsed<'_, Item> {
     // `mark` starts a match, `mark set` an action; where an action must be, it can be nothing else.
     let next = peek(i).map(|word| word.text);
-    let is_action = next.is_some_and(|next| help::ACTIONS.contains(&next));
+    let is_action = next.is_some_and(|next| ActionKind::KEYWORDS.contains(&next));
     if is_action && (at_actions || keyword("mark")(i).is_ok_and(|(rest, _)| keyword("set")(rest).is_ok())) {
         return action.map(Item::Action).parse(i);
     }
