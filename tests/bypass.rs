@@ -99,8 +99,11 @@ fn transfer_to(
     });
     let mut stream = client.run(|| dial(from, to));
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let seed = to.port() ^ from.map_or(0, |from| from.port()) ^ client.path().as_os_str().len() as u16;
-    let sent: Vec<u8> = (0..bytes).map(|at| (at / 256 * 31 + at + usize::from(seed)) as u8).collect();
+    let seed = to.port()
+        ^ from.map_or(0, |from| from.port())
+        ^ u16::try_from(client.path().as_os_str().len()).expect("a short path");
+    let sent: Vec<u8> =
+        (0..bytes).map(|at| (at / 256 * 31 + at + usize::from(seed)).to_le_bytes()[0]).collect();
     stream.write_all(&sent).expect("a write");
     stream.shutdown(Shutdown::Write).expect("the end");
     let mut back = Vec::new();
@@ -218,7 +221,7 @@ fn attaching_and_detaching_leave_connections_as_they_are() {
         let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             assert!(
-                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == (at / 7) as u8),
+                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == (at / 7).to_le_bytes()[0]),
                 "other bytes"
             );
             at += length;
@@ -230,7 +233,7 @@ fn attaching_and_detaching_leave_connections_as_they_are() {
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut at = 0_usize;
     let mut send = |bytes: usize| {
-        let part: Vec<u8> = (at..at + bytes).map(|at| (at / 7) as u8).collect();
+        let part: Vec<u8> = (at..at + bytes).map(|at| (at / 7).to_le_bytes()[0]).collect();
         stream.write_all(&part).expect("a write");
         at += bytes;
         at
