@@ -7,7 +7,7 @@ use std::fmt;
 
 use asm::Program;
 
-use crate::codegen::{self, Beside, Features, Large, Link, Mtu, Onward, Options, Target, Via};
+use crate::codegen::{self, Companion, Features, Large, Link, Mtu, Onward, Options, Target, Via};
 use crate::ir::{Ruleset, Side};
 
 /// The hook that rules without chains are for, unless the user says another.
@@ -236,13 +236,13 @@ pub fn name(Options { link, large, merge, finish, .. }: Options) -> String {
 /// # Errors
 ///
 /// A bug of `codegen`.
-pub fn companions() -> Result<[(&'static str, Beside, Side, Program); 5], asm::Error> {
+pub fn companions() -> Result<[(&'static str, Companion, Side, Program); 5], asm::Error> {
     let (out, back) = (Side::Egress, Side::Ingress);
     Ok([
-        ("sfunnel_cross_o", Beside::Ingress, back, codegen::compile_crossed(out)?),
-        ("sfunnel_cross_i", Beside::Egress, back, codegen::compile_crossed(back)?),
-        ("sfunnel_cut_out", Beside::Egress, out, codegen::compile_cut(out)?),
-        ("sfunnel_cut_in", Beside::Ingress, out, codegen::compile_cut(back)?),
-        ("sfunnel_merged", Beside::Merged, back, codegen::compile_merged()?),
+        ("sfunnel_cross_o", Companion::Ingress, back, codegen::compile_crossed(out)?),
+        ("sfunnel_cross_i", Companion::Egress, back, codegen::compile_crossed(back)?),
+        ("sfunnel_cut_out", Companion::Egress, out, codegen::compile_cut(out)?),
+        ("sfunnel_cut_in", Companion::Ingress, out, codegen::compile_cut(back)?),
+        ("sfunnel_merged", Companion::Merged, back, codegen::compile_merged()?),
     ])
 }

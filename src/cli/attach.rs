@@ -6,7 +6,7 @@ use super::args;
 use super::counted::{Counting, Wanted};
 use super::how::How;
 use super::point;
-use super::programs::{Ends, Programs};
+use super::programs::{CompanionPrograms, Programs};
 use super::rules::{Lists, Rules};
 use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure, bypass, drift};
@@ -17,7 +17,7 @@ use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
 use crate::net::links::Device;
 use crate::net::turn::{self, Turn};
-use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, beside, links, netns};
+use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, companion, links, netns};
 use crate::net::{card, unseen};
 use crate::policy::{self, Choices, Needs};
 
@@ -174,11 +174,11 @@ pub(super) fn open(target: &Target) -> Result<Netlink, Failure> {
 pub(super) fn interfaces(target: &Target, netlink: &mut Netlink) -> Result<Vec<Interface>, Failure> {
     let Some(names) = &target.interfaces else {
         let mut all = links::list(netlink)?;
-        all.retain(|interface| beside::which(interface).is_none());
+        all.retain(|interface| companion::which(interface).is_none());
         return Ok(all);
     };
     let found = links::find(netlink, names)?;
-    match found.iter().find(|interface| beside::which(interface).is_some()) {
+    match found.iter().find(|interface| companion::which(interface).is_some()) {
         Some(ours) => Err(net::Error::OurOwn(ours.name.clone()).into()),
         None => Ok(found),
     }
@@ -213,10 +213,11 @@ pub(super) fn attempt_to_attach(
     if funnels && !kernel::features().check_mtu {
         console.say(format!("this kernel has no bpf_check_mtu (Linux 5.12): {}", policy::UNASKED));
     }
-    let others = devices.iter().filter(|device| funnels && beside::which(&device.interface).is_none());
+    let others = devices.iter().filter(|device| funnels && companion::which(&device.interface).is_none());
     let distrusted = card::distrusted(others)?;
-    let ends = (aside && how.choices.gso == policy::Gso::Segment).then(Ends::load).transpose()?;
-    let back = ends.as_ref().map(Ends::back).unwrap_or_default();
+    let ends =
+        (aside && how.choices.gso == policy::Gso::Segment).then(CompanionPrograms::load).transpose()?;
+    let back = ends.as_ref().map(CompanionPrograms::back).unwrap_or_default();
     let prepared = if aside {
         gso::prepare(netlink, how.choices.gso, &interfaces, &needs, &before, &back, &distrusted)?
     } else {

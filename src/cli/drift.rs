@@ -123,7 +123,7 @@ fn beside(mark: &Mark, needs: Needs, device: Option<&Device>, gso: Gso) -> Optio
             Some("its sockets make packets of several segments, and are to make none")
         }
         Large::Pair | Large::Macvlan if gso != Gso::Segment => {
-            Some("packets of several segments are cut by devices beside it, which it is not to have")
+            Some("packets of several segments are cut by companion devices, which it is not to have")
         }
         Large::Limited(_) if gso == Gso::Off => {
             Some("its sockets make no packets of several segments, and are to make them")

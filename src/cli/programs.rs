@@ -9,8 +9,8 @@ use asm::Program;
 
 use super::rules::Rules;
 use super::{Console, Failure};
-use crate::codegen::{Beside, Options};
-use crate::net::beside::Back;
+use crate::codegen::{Companion, Options};
+use crate::net::companion::CompanionProgram;
 use crate::net::gso::Aside;
 use crate::net::{Hook, Mark};
 use crate::{elf, kernel, policy};
@@ -79,9 +79,9 @@ pub fn describe(program: &kernel::Program, compiled: &Program, console: &mut Con
 
 /// The programs for the devices beside interfaces.
 #[derive(Debug)]
-pub struct Ends(Vec<(Beside, Hook, Program, kernel::Program)>);
+pub struct CompanionPrograms(Vec<(Companion, Hook, Program, kernel::Program)>);
 
-impl Ends {
+impl CompanionPrograms {
     pub fn load() -> Result<Self, Failure> {
         let compiled = policy::companions()?;
         let named = compiled.each_ref().map(|(name, _, _, program)| (*name, program));
@@ -93,10 +93,10 @@ impl Ends {
         Ok(Self(each.map(|((_, at, side, program), loaded)| (at, side.into(), program, loaded)).collect()))
     }
 
-    pub fn back(&self) -> Vec<Back<'_>> {
+    pub fn back(&self) -> Vec<CompanionProgram<'_>> {
         self.0
             .iter()
-            .map(|(at, hook, compiled, loaded)| Back {
+            .map(|(at, hook, compiled, loaded)| CompanionProgram {
                 at: *at,
                 hook: *hook,
                 program: loaded.as_fd(),

@@ -19,7 +19,7 @@ pub(super) struct Sample<'a> {
     pub(super) version: &'a str,
     pub(super) hash: &'a str,
     pub(super) rules: Option<usize>,
-    /// Pairs beside the interface that this uses, and whether each works.
+    /// Companion pairs that this uses, and whether each works.
     pub(super) pairs: Vec<(Pair, bool)>,
     pub(super) counters: Option<&'a Counts>,
     /// It counts, and the numbers cannot be read.
@@ -79,7 +79,7 @@ impl fmt::Display for Escaped<'_> {
 pub(super) fn write(samples: &[Sample<'_>], left: usize, out: &mut dyn io::Write) -> io::Result<()> {
     let mut hooks = Metric::new("sfunnel_hooks", "gauge", "Hooks that sfunnel is attached to.");
     let mut devices =
-        Metric::new("sfunnel_left_behind", "gauge", "Devices beside interfaces that nothing needs any more.");
+        Metric::new("sfunnel_left_behind", "gauge", "Companion devices that nothing needs any more.");
     let mut attached = Metric::new(
         "sfunnel_attached_info",
         "gauge",
@@ -89,7 +89,7 @@ pub(super) fn write(samples: &[Sample<'_>], left: usize, out: &mut dyn io::Write
     let mut pairs = Metric::new(
         "sfunnel_pair_healthy",
         "gauge",
-        "Whether a pair of devices beside the interface works; if not, what goes through it is lost.",
+        "Whether a companion pair works; if not, what goes through it is lost.",
     );
     let mut readable = Metric::new(
         "sfunnel_counters_readable",

@@ -21,7 +21,7 @@ use super::settings::{self, Direction, Patience, Target};
 use super::{Console, Failure, args};
 use crate::net::detach::Whose;
 use crate::net::monitor::Changes;
-use crate::net::{self, Hook, Interface, Netlink, beside, links};
+use crate::net::{self, Hook, Interface, Netlink, companion, links};
 use crate::policy;
 
 /// How often an interface that refused is tried again, each time after twice the time.
@@ -181,7 +181,7 @@ impl Watch<'_> {
         let devices = links::devices(&mut self.netlink)?;
         let mut wanted = Vec::new();
         for device in devices {
-            let ours = beside::which(&device.interface).is_some();
+            let ours = companion::which(&device.interface).is_some();
             match &self.target.interfaces {
                 None if ours => {}
                 None if device.link().is_none() => {

@@ -16,7 +16,7 @@
 
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
-use super::beside::Beside;
+use super::companion::Companion;
 use super::emit::{Emit, L4_LEN, SHOT, SKB, UNSPEC, Window};
 use super::segment::{BPF_F_INGRESS, push_link_header};
 use super::{Link, Options};
@@ -80,7 +80,7 @@ pub(super) fn emit(e: &mut Emit) {
     }
     e.op_note(Insn::mov32(R2, MARK), "ours, for the other end");
     e.store_skb(skb::TC_INDEX, R2);
-    e.number_beside(Beside::Merge, "an end of the merging pair");
+    e.number_of_companion(Companion::Merge, "an end of the merging pair");
     e.redirect(0);
 }
 

@@ -43,12 +43,12 @@
 //!   `bpf_skb_load_bytes` and `bpf_skb_store_bytes`.
 
 mod alias;
-mod beside;
 mod big;
 mod bits;
 mod bypass;
 mod checksum;
 mod classify;
+mod companion;
 pub mod counters;
 mod either;
 mod emit;
@@ -76,8 +76,8 @@ use std::fmt;
 use asm::{Label, Program};
 use range_set_blaze::RangeSetBlaze;
 
-pub use self::beside::Beside;
 pub use self::bypass::Onward;
+pub use self::companion::Companion;
 pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};

@@ -29,7 +29,7 @@
 
 use asm::{Cond, Helper, Insn, Program, Reg::*};
 
-use super::beside::Beside;
+use super::companion::Companion;
 use super::emit::{Emit, SHOT, SKB, UNSPEC};
 use super::{Link, Options};
 use crate::ir::Side;
@@ -79,12 +79,12 @@ pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
         e.jump_if_note(Cond::ne32(R2, 0_u32), tagged, "a tag beside the frame");
         e.op_note(Insn::mov32(R2, MACVLAN), "ours, for the end below");
         e.store_skb(skb::TC_INDEX, R2);
-        e.number_beside(Beside::macvlan(side), "the macvlan on an end of the segmentation pair");
+        e.number_of_companion(Companion::macvlan(side), "the macvlan on an end of the segmentation pair");
         e.redirect(0);
         e.bind(tagged);
     }
     let_cross(e);
-    e.number_beside(Beside::end(side), "an end of the segmentation pair");
+    e.number_of_companion(Companion::end(side), "an end of the segmentation pair");
     e.redirect(0);
 }
 

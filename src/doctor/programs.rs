@@ -15,7 +15,7 @@ use crate::diag::Source;
 use crate::diagram::{self, Diagram};
 use crate::ir::{Ruleset, Side};
 use crate::kernel::{Counters, LoadError};
-use crate::net::beside::Back;
+use crate::net::companion::CompanionProgram;
 use crate::net::{self, Attachment, Hook, Mark, Netlink, gso, links, veth};
 use crate::policy::{self, Choices, Gso, Needs};
 use crate::{check, codegen, elf, kernel, system};
@@ -170,10 +170,10 @@ fn devices(netlink: &mut Netlink) -> Result<Vec<String>, Trying> {
     let named = compiled.each_ref().map(|(name, _, _, program)| (*name, program));
     let object = elf::wrap(&named).map_err(|error| Trying::Failed(internal(&error)))?;
     let loaded = kernel::load(&object, &named.map(|(name, _)| name)).map_err(|error| failed(&error))?;
-    let back: Vec<Back<'_>> = compiled
+    let back: Vec<CompanionProgram<'_>> = compiled
         .iter()
         .zip(&loaded)
-        .map(|((_, at, side, compiled), program)| Back {
+        .map(|((_, at, side, compiled), program)| CompanionProgram {
             at: *at,
             hook: (*side).into(),
             program: program.as_fd(),

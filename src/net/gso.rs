@@ -8,8 +8,8 @@ use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
-use super::beside::{self, Back};
 use super::card::Distrusted;
+use super::companion::{self, CompanionProgram};
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
 use super::mark::{Large, Mark};
@@ -99,7 +99,7 @@ pub fn prepare(
     interfaces: &[Interface],
     needs: &[Needs],
     standing: &[Filter],
-    back: &[Back<'_>],
+    back: &[CompanionProgram<'_>],
     distrusted: &[Distrusted],
 ) -> Result<Prepared> {
     let devices = links::devices(netlink)?;
@@ -139,7 +139,7 @@ impl Prepared {
         device: Option<&Device>,
         needs: &[Needs],
         standing: &[Filter],
-        back: &[Back<'_>],
+        back: &[CompanionProgram<'_>],
     ) -> Result<()> {
         let cut = || needs.iter().filter(|needs| needs.cut);
         if wanted == Gso::Off || interface.is_loopback() {
@@ -194,7 +194,7 @@ impl Prepared {
         interface: &Interface,
         stacked: bool,
         needs: &[Needs],
-        back: &[Back<'_>],
+        back: &[CompanionProgram<'_>],
     ) -> Result<Option<String>> {
         if let Err(error) = self.ensure(netlink, Pair::Segmentation, interface, back)? {
             return Ok(Some(error.to_string()));
@@ -225,7 +225,7 @@ impl Prepared {
         netlink: &mut Netlink,
         interface: &Interface,
         hook: Hook,
-        back: &[Back<'_>],
+        back: &[CompanionProgram<'_>],
     ) -> Result<Large> {
         match macvlan::ensure(netlink, interface, hook, back) {
             Ok(made) => {
@@ -251,7 +251,7 @@ impl Prepared {
         netlink: &mut Netlink,
         interface: &Interface,
         needs: &[Needs],
-        back: &[Back<'_>],
+        back: &[CompanionProgram<'_>],
     ) -> Result<()> {
         for needs in needs.iter().filter(|needs| needs.merge) {
             match self.ensure(netlink, Pair::Merging, interface, back)? {
@@ -271,7 +271,7 @@ impl Prepared {
         netlink: &mut Netlink,
         pair: Pair,
         interface: &Interface,
-        back: &[Back<'_>],
+        back: &[CompanionProgram<'_>],
     ) -> Result<std::result::Result<(), Error>> {
         match pair::ensure(netlink, pair, interface, back) {
             Ok(made) => {
@@ -318,7 +318,7 @@ pub fn settle(
             }
         }
     }
-    for gone in beside::orphans(&devices) {
+    for gone in companion::orphans(&devices) {
         for pair in Pair::ALL {
             removed.extend(pair::remove(netlink, pair, gone)?);
         }

@@ -8,12 +8,12 @@ use super::gso::{shortens, uses};
 use super::links::{Device, Interface};
 use super::netlink::Netlink;
 use super::pair::{self, Pair};
-use super::{Result, beside, detach, macvlan};
+use super::{Result, companion, detach, macvlan};
 
 /// Pairs that nothing uses, and why: their interface is gone, or its filters were removed by somebody else.
 pub fn left_behind(netlink: &mut Netlink, devices: &[Device]) -> Result<Vec<String>> {
     let mut left = Vec::new();
-    for owner in beside::owners(devices) {
+    for owner in companion::owners(devices) {
         let interface = devices.iter().map(|device| &device.interface).find(|i| i.number() == owner);
         let filters = match interface {
             Some(interface) => detach::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?,

@@ -6,7 +6,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 
 use super::netlink::{self, Netlink};
-use super::{Error, Link, Result, beside};
+use super::{Error, Link, Result, companion};
 
 const LOOPBACK: u16 = 772;
 
@@ -232,7 +232,11 @@ pub fn find(netlink: &mut Netlink, names: &[String]) -> Result<Vec<Interface>> {
     } else {
         Err(Error::NoSuchInterface {
             missing,
-            present: all.into_iter().filter(|one| beside::which(one).is_none()).map(|one| one.name).collect(),
+            present: all
+                .into_iter()
+                .filter(|one| companion::which(one).is_none())
+                .map(|one| one.name)
+                .collect(),
         })
     }
 }

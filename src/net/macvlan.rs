@@ -8,21 +8,26 @@ use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::MacVlanMode;
 
-use super::beside::{self, Back};
+use super::companion::{self, CompanionProgram};
 use super::filter::Hook;
 use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
 use super::{Error, Result, detach};
-use crate::codegen::Beside;
+use crate::codegen::Companion;
 
 /// The macvlan for what an interface has at this hook, if it is there.
 pub fn at(devices: &[Device], interface: u32, hook: Hook) -> Option<&Device> {
-    beside::find(devices, Beside::macvlan(hook.into()), interface)
+    companion::find(devices, Companion::macvlan(hook.into()), interface)
 }
 
 /// Sees to it that there is one for what this hook has. `true`: there was none before.
-pub fn ensure(netlink: &mut Netlink, interface: &Interface, hook: Hook, back: &[Back<'_>]) -> Result<bool> {
-    let (end, macvlan) = (Beside::end(hook.into()), Beside::macvlan(hook.into()));
+pub fn ensure(
+    netlink: &mut Netlink,
+    interface: &Interface,
+    hook: Hook,
+    back: &[CompanionProgram<'_>],
+) -> Result<bool> {
+    let (end, macvlan) = (Companion::end(hook.into()), Companion::macvlan(hook.into()));
     let devices = links::devices(netlink)?;
     let made = at(&devices, interface.number(), hook).is_none();
     let done = if made { create(netlink, end, macvlan, interface) } else { Ok(()) };
@@ -42,11 +47,11 @@ pub fn fault(
     interface: u32,
     hook: Hook,
 ) -> Result<Option<String>> {
-    let end = beside::find(devices, Beside::end(hook.into()), interface);
+    let end = companion::find(devices, Companion::end(hook.into()), interface);
     let (Some(end), Some(macvlan)) = (end, at(devices, interface, hook)) else {
         return Ok(Some(format!("without its macvlan for {hook}")));
     };
-    if !beside::runs(Beside::macvlan(hook.into()), macvlan) {
+    if !companion::runs(Companion::macvlan(hook.into()), macvlan) {
         return Ok(Some(format!("down: {}", macvlan.interface.name)));
     }
     let filters = detach::status(netlink, std::slice::from_ref(&end.interface), &[Hook::Egress])?;
@@ -57,17 +62,17 @@ pub fn fault(
 pub fn remove(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<()> {
     let devices = links::devices(netlink)?;
     match at(&devices, interface.number(), hook) {
-        Some(macvlan) => beside::delete(netlink, &macvlan.interface),
+        Some(macvlan) => companion::delete(netlink, &macvlan.interface),
         None => Ok(()),
     }
 }
 
-fn create(netlink: &mut Netlink, end: Beside, macvlan: Beside, interface: &Interface) -> Result<()> {
-    let name = beside::name(macvlan, interface);
+fn create(netlink: &mut Netlink, end: Companion, macvlan: Companion, interface: &Interface) -> Result<()> {
+    let name = companion::name(macvlan, interface);
     // In this mode everything goes by the device below, whatever its destination (`macvlan_queue_xmit`, drivers/net/macvlan.c).
-    let message = LinkMacVlan::new(&name, beside::number(end, interface)?, MacVlanMode::Private)
-        .index(beside::number(macvlan, interface)?);
-    let message = beside::settings(macvlan, message).build();
+    let message = LinkMacVlan::new(&name, companion::number(end, interface)?, MacVlanMode::Private)
+        .index(companion::number(macvlan, interface)?);
+    let message = companion::settings(macvlan, message).build();
     netlink
         .request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(|source| Error::Macvlan { what: format!("make the macvlan {name}"), source })
@@ -75,18 +80,19 @@ fn create(netlink: &mut Netlink, end: Beside, macvlan: Beside, interface: &Inter
 
 fn set_up(
     netlink: &mut Netlink,
-    end: Beside,
-    macvlan: Beside,
+    end: Companion,
+    macvlan: Companion,
     interface: &Interface,
-    back: &[Back<'_>],
+    back: &[CompanionProgram<'_>],
 ) -> Result<()> {
     let devices = links::devices(netlink)?;
-    let find = |which: Beside| beside::find(&devices, which, interface.number()).map(|d| d.interface.clone());
+    let find =
+        |which: Companion| companion::find(&devices, which, interface.number()).map(|d| d.interface.clone());
     let (Some(below), Some(found)) = (find(end), find(macvlan)) else {
         return Err(Error::NumberTooHigh { interface: interface.name.clone() });
     };
-    beside::put(netlink, end, Hook::Egress, &below, back)?;
-    beside::set_up(netlink, macvlan, &found, interface)?;
-    beside::up(netlink, &found)?;
-    beside::wait_until_running(netlink, &[macvlan], interface)
+    companion::put(netlink, end, Hook::Egress, &below, back)?;
+    companion::set_up(netlink, macvlan, &found, interface)?;
+    companion::up(netlink, &found)?;
+    companion::wait_until_running(netlink, &[macvlan], interface)
 }

@@ -5,8 +5,8 @@
 //! Keeps no state of its own: asks the kernel each time what is attached.
 
 pub mod attach;
-pub mod beside;
 pub mod card;
+pub mod companion;
 pub mod detach;
 pub mod ethtool;
 pub mod filter;

@@ -13,13 +13,13 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::beside::{self, Back};
+use super::companion::{self, CompanionProgram};
 use super::ethtool::{self, Ethtool};
 use super::filter::Hook;
 use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
 use super::{Error, Result, detach, macvlan};
-use crate::codegen::Beside;
+use crate::codegen::Companion;
 
 /// As many processors can merge at a time.
 const MAX_QUEUES: u32 = 64;
@@ -39,10 +39,10 @@ pub enum Pair {
 impl Pair {
     pub const ALL: [Pair; 2] = [Pair::Segmentation, Pair::Merging];
 
-    fn ends(self) -> [Beside; 2] {
+    fn ends(self) -> [Companion; 2] {
         match self {
-            Pair::Segmentation => [Beside::Egress, Beside::Ingress],
-            Pair::Merging => [Beside::Merge, Beside::Merged],
+            Pair::Segmentation => [Companion::Egress, Companion::Ingress],
+            Pair::Merging => [Companion::Merge, Companion::Merged],
         }
     }
 
@@ -68,11 +68,16 @@ impl fmt::Display for Pair {
 
 /// The ends of an interface's pair, as far as they are there.
 pub fn of(devices: &[Device], pair: Pair, interface: u32) -> [Option<&Device>; 2] {
-    pair.ends().map(|end| beside::find(devices, end, interface))
+    pair.ends().map(|end| companion::find(devices, end, interface))
 }
 
 /// Sees to it that the interface has a pair and that packets can pass it. `true`: there was none before.
-pub fn ensure(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back<'_>]) -> Result<bool> {
+pub fn ensure(
+    netlink: &mut Netlink,
+    pair: Pair,
+    interface: &Interface,
+    back: &[CompanionProgram<'_>],
+) -> Result<bool> {
     let devices = links::devices(netlink)?;
     let found = of(&devices, pair, interface.number());
     let made = match found {
@@ -80,7 +85,7 @@ pub fn ensure(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[
         [None, None] => true,
         // Its other end has gone to another namespace.
         [Some(one), None] | [None, Some(one)] => {
-            beside::delete(netlink, &one.interface)?;
+            companion::delete(netlink, &one.interface)?;
             true
         }
     };
@@ -102,7 +107,7 @@ pub fn finish_checksums(
     finished: bool,
 ) -> Result<()> {
     let devices = links::devices(netlink)?;
-    match beside::find(&devices, Beside::end(hook.into()), interface.number()) {
+    match companion::find(&devices, Companion::end(hook.into()), interface.number()) {
         Some(end) => Ethtool::open()?.set(&end.interface, &[(ethtool::TX_CHECKSUM, !finished)]),
         None => Ok(()),
     }
@@ -140,7 +145,7 @@ pub fn remove(netlink: &mut Netlink, pair: Pair, interface: u32) -> Result<Optio
     let names = names(&devices, pair, interface);
     // One end takes the other along.
     if let Some(device) = of(&devices, pair, interface).into_iter().flatten().next() {
-        beside::delete(netlink, &device.interface)?;
+        companion::delete(netlink, &device.interface)?;
     }
     Ok(names)
 }
@@ -161,12 +166,12 @@ pub fn each(devices: &[Device], pair: Pair, interface: u32) -> Vec<&str> {
 
 fn create(netlink: &mut Netlink, pair: Pair, interface: &Interface) -> Result<()> {
     let [one, other] = pair.ends();
-    let names = pair.ends().map(|end| beside::name(end, interface));
-    let peer = fixed(pair, LinkUnspec::new_with_name(&names[1])).index(beside::number(other, interface)?);
-    let near = fixed(pair, LinkVeth::new(&names[0], &names[1])).index(beside::number(one, interface)?);
-    let peer = beside::settings(other, peer);
+    let names = pair.ends().map(|end| companion::name(end, interface));
+    let peer = fixed(pair, LinkUnspec::new_with_name(&names[1])).index(companion::number(other, interface)?);
+    let near = fixed(pair, LinkVeth::new(&names[0], &names[1])).index(companion::number(one, interface)?);
+    let peer = companion::settings(other, peer);
     let near =
-        beside::settings(one, near).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
+        companion::settings(one, near).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     netlink
         .request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(|source| Error::Pair { what: format!("make the veth pair {}", names.join(", ")), source })
@@ -187,7 +192,12 @@ fn fixed<T>(pair: Pair, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T>
         .append_extra_attribute(LinkAttribute::NumRxQueues(queues))
 }
 
-fn set_up(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back<'_>]) -> Result<()> {
+fn set_up(
+    netlink: &mut Netlink,
+    pair: Pair,
+    interface: &Interface,
+    back: &[CompanionProgram<'_>],
+) -> Result<()> {
     let devices = links::devices(netlink)?;
     let [Some(one), Some(other)] = of(&devices, pair, interface.number()).map(Option::<&Device>::cloned)
     else {
@@ -196,8 +206,8 @@ fn set_up(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back
     let [first, second] = pair.ends();
     let ends = [(first, one.interface), (second, other.interface)];
     for (which, end) in &ends {
-        beside::set_up(netlink, *which, end, interface)?;
-        beside::put(netlink, *which, Hook::Ingress, end, back)?;
+        companion::set_up(netlink, *which, end, interface)?;
+        companion::put(netlink, *which, Hook::Ingress, end, back)?;
     }
     if pair == Pair::Merging {
         // A veth hands to its peer's GRO only what it could not have sent in one piece
@@ -208,7 +218,7 @@ fn set_up(netlink: &mut Netlink, pair: Pair, interface: &Interface, back: &[Back
         ethtool.set(merged, &[(ethtool::GRO, true)])?;
     }
     for (_, end) in &ends {
-        beside::up(netlink, end)?;
+        companion::up(netlink, end)?;
     }
-    beside::wait_until_running(netlink, &pair.ends(), interface)
+    companion::wait_until_running(netlink, &pair.ends(), interface)
 }

@@ -22,7 +22,7 @@ use crate::packet::skb;
 
 /// One of the devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Beside {
+pub enum Companion {
     /// The end of the segmentation pair for what egress has.
     Egress,
     /// That for what ingress has.
@@ -37,29 +37,29 @@ pub enum Beside {
     IngressMacvlan,
 }
 
-impl Beside {
-    pub const ALL: [Beside; 6] = [
-        Beside::Egress,
-        Beside::Ingress,
-        Beside::Merge,
-        Beside::Merged,
-        Beside::EgressMacvlan,
-        Beside::IngressMacvlan,
+impl Companion {
+    pub const ALL: [Companion; 6] = [
+        Companion::Egress,
+        Companion::Ingress,
+        Companion::Merge,
+        Companion::Merged,
+        Companion::EgressMacvlan,
+        Companion::IngressMacvlan,
     ];
 
     /// The end of the segmentation pair for what this hook has.
     pub const fn end(side: Side) -> Self {
         match side {
-            Side::Egress => Beside::Egress,
-            Side::Ingress => Beside::Ingress,
+            Side::Egress => Companion::Egress,
+            Side::Ingress => Companion::Ingress,
         }
     }
 
     /// The macvlan on it.
     pub const fn macvlan(side: Side) -> Self {
         match side {
-            Side::Egress => Beside::EgressMacvlan,
-            Side::Ingress => Beside::IngressMacvlan,
+            Side::Egress => Companion::EgressMacvlan,
+            Side::Ingress => Companion::IngressMacvlan,
         }
     }
 
@@ -73,20 +73,20 @@ impl Beside {
     }
 
     /// The device that has this number, and the interface whose companion it is.
-    pub fn of_number(number: u32) -> Option<(Beside, u32)> {
-        let device = Beside::ALL.into_iter().find(|device| device.which() == number & WHICH)?;
+    pub fn of_number(number: u32) -> Option<(Companion, u32)> {
+        let device = Companion::ALL.into_iter().find(|device| device.which() == number & WHICH)?;
         let interface = (number & (BASE - 1)) >> SHIFT;
         (device.number(interface) == Some(number)).then_some((device, interface))
     }
 
     const fn which(self) -> u32 {
         match self {
-            Beside::Egress => 0,
-            Beside::Ingress => 1,
-            Beside::Merge => 2,
-            Beside::Merged => 3,
-            Beside::EgressMacvlan => 4,
-            Beside::IngressMacvlan => 5,
+            Companion::Egress => 0,
+            Companion::Ingress => 1,
+            Companion::Merge => 2,
+            Companion::Merged => 3,
+            Companion::EgressMacvlan => 4,
+            Companion::IngressMacvlan => 5,
         }
     }
 }
@@ -101,7 +101,7 @@ const INTERFACES: u32 = (BASE - 1) >> SHIFT;
 
 impl Emit {
     /// `R1 = the number of this interface's device`
-    pub(super) fn number_beside(&mut self, device: Beside, note: &str) {
+    pub(super) fn number_of_companion(&mut self, device: Companion, note: &str) {
         self.load_skb(R1, skb::IFINDEX);
         self.op(Insn::lsh32(R1, SHIFT));
         self.op_note(Insn::or32(R1, BASE | device.which()), note);
@@ -110,7 +110,10 @@ impl Emit {
     /// `R1 = the number of the other end of the segmentation pair`, at one of them.
     pub(super) fn number_of_other_end(&mut self) {
         self.load_skb(R1, skb::IFINDEX);
-        self.op_note(Insn::xor32(R1, Beside::Egress.which() ^ Beside::Ingress.which()), "the other end");
+        self.op_note(
+            Insn::xor32(R1, Companion::Egress.which() ^ Companion::Ingress.which()),
+            "the other end",
+        );
     }
 
     /// `R1 = the number of the interface`, at one of its devices.
@@ -127,17 +130,17 @@ mod tests {
 
     #[test]
     fn a_devices_number_tells_device_and_interface() {
-        for device in Beside::ALL {
+        for device in Companion::ALL {
             for interface in [1, 2, INTERFACES] {
                 let number = device.number(interface).unwrap();
-                assert_eq!(Beside::of_number(number), Some((device, interface)));
+                assert_eq!(Companion::of_number(number), Some((device, interface)));
                 assert!(i32::try_from(number).is_ok(), "numbers of interfaces are signed");
             }
             assert_eq!(device.number(INTERFACES + 1), None);
             assert_eq!(device.number(0), None);
-            assert_eq!(Beside::of_number(BASE | device.which()), None);
+            assert_eq!(Companion::of_number(BASE | device.which()), None);
         }
-        assert_eq!(Beside::of_number(2), None);
-        assert_eq!(Beside::of_number(BASE | 1 << SHIFT | WHICH), None, "one that there is not");
+        assert_eq!(Companion::of_number(2), None);
+        assert_eq!(Companion::of_number(BASE | 1 << SHIFT | WHICH), None, "one that there is not");
     }
 }

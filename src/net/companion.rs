@@ -18,7 +18,7 @@ use super::links::{self, Device, Interface};
 use super::netlink::Netlink;
 use super::qdisc::{self, Qdisc};
 use super::{Error, Result};
-use crate::codegen::Beside;
+use crate::codegen::Companion;
 
 /// Whatever an interface carries fits (`ETH_MAX_MTU`).
 const MTU: u32 = 65_535;
@@ -31,13 +31,13 @@ const GSO_MAX_SIZE: u32 = 600;
 const NAME_MAX: usize = 15;
 
 /// Which companion of which interface this is, by number and name.
-pub fn which(interface: &Interface) -> Option<(Beside, u32)> {
-    let (device, of) = Beside::of_number(interface.number())?;
+pub fn which(interface: &Interface) -> Option<(Companion, u32)> {
+    let (device, of) = Companion::of_number(interface.number())?;
     interface.name.starts_with(&prefix(device, of)).then_some((device, of))
 }
 
 /// This companion of an interface, if it is there.
-pub fn find(devices: &[Device], wanted: Beside, interface: u32) -> Option<&Device> {
+pub fn find(devices: &[Device], wanted: Companion, interface: u32) -> Option<&Device> {
     devices.iter().find(|device| which(&device.interface) == Some((wanted, interface)))
 }
 
@@ -56,56 +56,67 @@ pub fn orphans(devices: &[Device]) -> Vec<u32> {
     owners(devices).into_iter().filter(|of| !alive(*of)).collect()
 }
 
-fn prefix(device: Beside, interface: u32) -> String {
+fn prefix(device: Companion, interface: u32) -> String {
     let letter = match device {
-        Beside::Egress => 'e',
-        Beside::Ingress => 'i',
-        Beside::Merge => 'm',
-        Beside::Merged => 'g',
-        Beside::EgressMacvlan => 'c',
-        Beside::IngressMacvlan => 'd',
+        Companion::Egress => 'e',
+        Companion::Ingress => 'i',
+        Companion::Merge => 'm',
+        Companion::Merged => 'g',
+        Companion::EgressMacvlan => 'c',
+        Companion::IngressMacvlan => 'd',
     };
     format!("sf{letter}{interface}-")
 }
 
 /// `sfe2-eth0`: what eth0, number 2, sends goes there. Names of interfaces may be as long as this one.
-pub fn name(device: Beside, interface: &Interface) -> String {
+pub fn name(device: Companion, interface: &Interface) -> String {
     let mut name = prefix(device, interface.number());
     name.extend(interface.name.chars().filter(char::is_ascii));
     name.truncate(NAME_MAX);
     name
 }
 
-pub fn number(device: Beside, interface: &Interface) -> Result<u32> {
+pub fn number(device: Companion, interface: &Interface) -> Result<u32> {
     device
         .number(interface.number())
         .ok_or_else(|| Error::NumberTooHigh { interface: interface.name.clone() })
 }
 
 /// What `ip link` says of a device.
-fn alias(device: Beside, interface: &Interface) -> String {
+fn alias(device: Companion, interface: &Interface) -> String {
     let name = &interface.name;
     match device {
-        Beside::Egress | Beside::EgressMacvlan => format!("sfunnel: segments what {name} has on egress"),
-        Beside::Ingress | Beside::IngressMacvlan => format!("sfunnel: segments what {name} has on ingress"),
-        Beside::Merge => format!("sfunnel: takes what {name} has unfunneled"),
-        Beside::Merged => format!("sfunnel: merges what {name} has unfunneled"),
+        Companion::Egress | Companion::EgressMacvlan => {
+            format!("sfunnel: segments what {name} has on egress")
+        }
+        Companion::Ingress | Companion::IngressMacvlan => {
+            format!("sfunnel: segments what {name} has on ingress")
+        }
+        Companion::Merge => format!("sfunnel: takes what {name} has unfunneled"),
+        Companion::Merged => format!("sfunnel: merges what {name} has unfunneled"),
     }
 }
 
 /// What a device is made with, and gets again whenever it is used again.
-pub fn settings<T>(device: Beside, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
+pub fn settings<T>(device: Companion, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
     let message = message.arp(false).multicast(false).append_extra_attribute(LinkAttribute::Mtu(MTU));
     match device {
-        Beside::Egress | Beside::Ingress | Beside::EgressMacvlan | Beside::IngressMacvlan => message
-            .append_extra_attribute(LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS))
-            .append_extra_attribute(LinkAttribute::GsoMaxSize(GSO_MAX_SIZE)),
-        Beside::Merge | Beside::Merged => message,
+        Companion::Egress | Companion::Ingress | Companion::EgressMacvlan | Companion::IngressMacvlan => {
+            message
+                .append_extra_attribute(LinkAttribute::GsoMaxSegs(GSO_MAX_SEGS))
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(GSO_MAX_SIZE))
+        }
+        Companion::Merge | Companion::Merged => message,
     }
 }
 
 /// The same for one that is there.
-pub fn set_up(netlink: &mut Netlink, device: Beside, found: &Interface, interface: &Interface) -> Result<()> {
+pub fn set_up(
+    netlink: &mut Netlink,
+    device: Companion,
+    found: &Interface,
+    interface: &Interface,
+) -> Result<()> {
     // Without IPv6 in the kernel, or with it switched off, this is refused, and not needed.
     match netlink.request(RouteNetlinkMessage::SetLink(without_addresses(found)), 0) {
         Err(source) if source.is_unanswered() => {
@@ -131,8 +142,8 @@ fn without_addresses(found: &Interface) -> LinkMessage {
 
 /// A program for a device, and the name of its filter.
 #[derive(Debug, Clone)]
-pub struct Back<'a> {
-    pub at: Beside,
+pub struct CompanionProgram<'a> {
+    pub at: Companion,
     pub hook: Hook,
     pub program: BorrowedFd<'a>,
     pub name: String,
@@ -141,10 +152,10 @@ pub struct Back<'a> {
 /// Attaches those of the programs that are for this hook of this device.
 pub fn put(
     netlink: &mut Netlink,
-    device: Beside,
+    device: Companion,
     hook: Hook,
     found: &Interface,
-    back: &[Back<'_>],
+    back: &[CompanionProgram<'_>],
 ) -> Result<()> {
     for back in back.iter().filter(|back| (back.at, back.hook) == (device, hook)) {
         let qdisc = qdisc::all(netlink)?.get(&found.index).copied().unwrap_or_default();
@@ -178,19 +189,19 @@ pub fn delete(netlink: &mut Netlink, found: &Interface) -> Result<()> {
 /// Whether packets can pass. The kernel activates a veth some time after both of its ends are up, and loses what is
 /// sent before that. A macvlan above a device that runs is active as soon as it is up, but the kernel says so a second
 /// later (`linkwatch_urgent_event`, net/core/link_watch.c).
-pub fn runs(which: Beside, device: &Device) -> bool {
+pub fn runs(which: Companion, device: &Device) -> bool {
     match which {
-        Beside::Egress | Beside::Ingress | Beside::Merge | Beside::Merged => device.running,
-        Beside::EgressMacvlan | Beside::IngressMacvlan => device.carrier,
+        Companion::Egress | Companion::Ingress | Companion::Merge | Companion::Merged => device.running,
+        Companion::EgressMacvlan | Companion::IngressMacvlan => device.carrier,
     }
 }
 
-pub fn wait_until_running(netlink: &mut Netlink, wanted: &[Beside], interface: &Interface) -> Result<()> {
+pub fn wait_until_running(netlink: &mut Netlink, wanted: &[Companion], interface: &Interface) -> Result<()> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let devices = links::devices(netlink)?;
-        let running = |which: &Beside| {
+        let running = |which: &Companion| {
             find(&devices, *which, interface.number()).is_some_and(|device| runs(*which, device))
         };
         if wanted.iter().all(running) {
@@ -212,8 +223,8 @@ mod tests {
         Device { running: true, carrier: true, ..Device::bare(interface) }
     }
 
-    fn all_beside(interface: &Interface) -> [Device; 6] {
-        Beside::ALL.map(|which| {
+    fn all_companions(interface: &Interface) -> [Device; 6] {
+        Companion::ALL.map(|which| {
             let index = i32::try_from(which.number(interface.number()).unwrap()).unwrap();
             device(index, &name(which, interface))
         })
@@ -223,10 +234,10 @@ mod tests {
     fn a_device_is_known_by_a_number_and_a_name_that_fit() {
         for (index, long) in [(2, "eth0"), (134_217_727, "a-name-too-long"), (7, "größe")] {
             let interface = device(index, long).interface;
-            let found = all_beside(&interface);
+            let found = all_companions(&interface);
             assert!(found.iter().all(|device| device.interface.name.len() <= NAME_MAX));
             let known = found.each_ref().map(|device| which(&device.interface));
-            assert_eq!(known, Beside::ALL.map(|device| Some((device, interface.number()))));
+            assert_eq!(known, Companion::ALL.map(|device| Some((device, interface.number()))));
         }
         assert_eq!(which(&device(0x4000_0010, "eth0").interface), None, "somebody else's");
         assert_eq!(which(&device(2, "sfe2-eth0").interface), None, "somebody else's");
@@ -235,8 +246,8 @@ mod tests {
     #[test]
     fn devices_without_their_interface_are_orphans() {
         let [eth0, eth1] = [device(2, "eth0"), device(3, "eth1")];
-        let [beside0, beside1] = [all_beside(&eth0.interface), all_beside(&eth1.interface)];
-        let all = [&[eth0][..], &beside0, &beside1].concat();
+        let [companions0, companions1] = [all_companions(&eth0.interface), all_companions(&eth1.interface)];
+        let all = [&[eth0][..], &companions0, &companions1].concat();
         assert_eq!(orphans(&all), [3]);
     }
 }
