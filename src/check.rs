@@ -205,7 +205,9 @@ fn rule(
             faults.extend(set::overlaps(ports));
             alias::unalias(rule, &matches, set::ports(ports, false), faults)?
         }
-        ActionKind::Bypass | ActionKind::Unbypass => bypass::action(rule, &matches, ast, nodes, faults)?,
+        ActionKind::Bypass | ActionKind::Unbypass { .. } => {
+            bypass::action(rule, &matches, ast, nodes, faults)?
+        }
     };
     Some(ir::Rule {
         text: rule.text.clone(),

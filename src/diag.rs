@@ -84,6 +84,16 @@ impl Source {
 
     /// The same, with `defines` (`NAME=VALUE`) in front, called `name`.
     #[must_use]
+    /// With rules in front.
+    pub fn behind(self, name: &str, rules: &str) -> Source {
+        let own = self.pieces.iter().map(|piece| {
+            let Span { start, end } = piece.span;
+            (piece.name.clone(), piece.kind, self.text[start..end].to_owned())
+        });
+        let first = (name.to_owned(), PieceKind::Rules, rules.to_owned());
+        Source::of(std::iter::once(first).chain(own).collect())
+    }
+
     pub fn with_defines(self, name: &str, defines: &[String]) -> Source {
         let before = defines.iter().map(|text| (name.to_owned(), PieceKind::Define, text.clone()));
         let own = self.pieces.iter().map(|piece| {

@@ -211,6 +211,8 @@ pub enum Action {
     /// Give a TCP packet back the addresses that `bypass` took from it.
     Unbypass {
         nodes: Nodes,
+        /// The port at which it answers probes.
+        probe: Option<u16>,
     },
 }
 

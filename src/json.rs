@@ -64,12 +64,33 @@ type Fields = BTreeMap<&'static str, Ranges<Value>>;
 enum Action {
     Accept,
     Drop,
-    Funnel { protocol: String, sport: u16, dport: u16, flags: u8 },
-    Unfunnel { protocol: String, sport: Ranges<u16>, dport: Ranges<u16> },
-    Alias { end: String, port: u16 },
-    Unalias { end: String, ports: Ranges<u16> },
-    Bypass { nodes: Vec<OfNode> },
-    Unbypass { nodes: Vec<OfNode> },
+    Funnel {
+        protocol: String,
+        sport: u16,
+        dport: u16,
+        flags: u8,
+    },
+    Unfunnel {
+        protocol: String,
+        sport: Ranges<u16>,
+        dport: Ranges<u16>,
+    },
+    Alias {
+        end: String,
+        port: u16,
+    },
+    Unalias {
+        end: String,
+        ports: Ranges<u16>,
+    },
+    Bypass {
+        nodes: Vec<OfNode>,
+    },
+    Unbypass {
+        nodes: Vec<OfNode>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        probe: Option<u16>,
+    },
 }
 
 /// A host, and the first and the last address of its pods.
@@ -226,7 +247,7 @@ fn action(action: &ir::Action) -> Action {
             Action::Unalias { end: text(end), ports: ranges(ports, |port| port) }
         }
         ir::Action::Bypass { nodes } => Action::Bypass { nodes: of_nodes(nodes) },
-        ir::Action::Unbypass { nodes } => Action::Unbypass { nodes: of_nodes(nodes) },
+        ir::Action::Unbypass { nodes, probe } => Action::Unbypass { nodes: of_nodes(nodes), probe: *probe },
     }
 }
 

@@ -3,9 +3,11 @@
 //! A list goes in, as somebody has written it or a kernel has told it; a table comes out in which every pod has one
 //! host, and is told from the others of its host by its last byte. Never knows where the list is from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 /// Some pods of a node: from `first` to `last`, all but their last byte the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +74,21 @@ impl Nodes {
         Ok(Nodes(order.into_iter().map(|at| list[at]).collect()))
     }
 
+    /// As many of the list as can be told apart, and the others.
+    pub fn most(list: &[Node]) -> (Self, Vec<Node>) {
+        let (mut kept, mut left_out) = (list.to_vec(), Vec::new());
+        loop {
+            match Nodes::new(&kept) {
+                Ok(nodes) => return (nodes, left_out),
+                Err(faults) => {
+                    // Each takes one away, so that this comes to an end.
+                    let wrong: BTreeSet<usize> = faults.into_iter().map(Fault::entry).collect();
+                    left_out.extend(wrong.iter().rev().map(|at| kept.remove(*at)));
+                }
+            }
+        }
+    }
+
     /// By the addresses of their pods.
     pub fn iter(&self) -> impl Iterator<Item = &Node> {
         self.0.iter()
@@ -81,6 +98,18 @@ impl Nodes {
     pub fn hosts(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
         let common = |node: &Node| Ipv4Addr::from(node.first.to_bits() & KEPT);
         self.0.iter().map(|node| (node.host, common(node))).collect()
+    }
+
+    /// For each host a number that is another one, in all likelihood, where something else is known of its pods.
+    pub fn digests(&self) -> BTreeMap<Ipv4Addr, u32> {
+        let mut hashes: BTreeMap<Ipv4Addr, Sha256> = BTreeMap::new();
+        for Node { host, first, last } in self.iter() {
+            let hash = hashes.entry(*host).or_default();
+            [host, first, last].iter().for_each(|address| hash.update(address.octets()));
+        }
+        let short =
+            |hash: Sha256| hash.finalize().iter().take(4).fold(0, |sum, byte| sum << 8 | u32::from(*byte));
+        hashes.into_iter().map(|(host, hash)| (host, short(hash))).collect()
     }
 
     /// Those whose host is `kept`.

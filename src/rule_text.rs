@@ -3,6 +3,8 @@
 //! Takes a [`Rule`], gives a line that `check` reads back to the same sets and action. Never looks at
 //! how the rule was written.
 
+use std::net::Ipv4Addr;
+
 use crate::field::{Field, Notation, flag_names};
 use crate::ir::{Action, Family, Funnel, Guard, Rule};
 use crate::matches::{self, Ports, Set, universe};
@@ -67,24 +69,35 @@ pub fn action(action: &Action) -> String {
             format!("unalias {}", listed(ports.iter().map(|port| port.to_string()).collect()))
         }
         Action::Bypass { .. } => "bypass".to_owned(),
-        Action::Unbypass { .. } => "unbypass".to_owned(),
+        Action::Unbypass { probe: None, .. } => "unbypass".to_owned(),
+        Action::Unbypass { probe: Some(port), .. } => format!("unbypass probe {port}"),
     }
+}
+
+/// The pods of a node, as prefixes.
+fn pods(node: &Node) -> Vec<String> {
+    prefixes(Family::V4, &Set::from_iter([node.first.to_bits().into()..=node.last.to_bits().into()]))
+}
+
+/// A node, as one writes it.
+pub fn node(node: &Node) -> String {
+    format!("node {} {}", node.host, listed(pods(node)))
 }
 
 /// Nodes, as lines of a ruleset.
 pub fn nodes(nodes: &Nodes) -> String {
-    let pods = |node: &Node| {
-        let set = Set::from_iter([node.first.to_bits().into()..=node.last.to_bits().into()]);
-        prefixes(Family::V4, &set)
-    };
     let lines = nodes.iter().flat_map(|node| pods(node).into_iter().map(|pods| (node.host, pods)));
     lines.map(|(host, pods)| format!("node {host} {pods}\n")).collect()
 }
 
-/// The rules of every node for what comes from the others, past the overlay.
-pub fn receiving(nodes: &Nodes) -> String {
-    let hosts = listed(nodes.hosts().keys().map(|host| host.to_string()).collect());
-    format!("{}ip saddr {hosts} daddr {hosts} tcp actions unbypass\n", self::nodes(nodes))
+/// The rules of a node, with this host, for what comes from the others past the overlay.
+///
+/// What is for another host and comes by all the same (a switch sends frames everywhere whose place it does not know) is not
+/// this one's to restore, nor to answer.
+pub fn receiving(nodes: &Nodes, own: Ipv4Addr, port: u16) -> String {
+    let others = nodes.hosts().into_keys().filter(|host| *host != own);
+    let hosts = listed(others.map(|host| host.to_string()).collect());
+    format!("{}ip saddr {hosts} daddr {own} tcp actions unbypass probe {port}\n", self::nodes(nodes))
 }
 
 /// The match on a field, if there is one.

@@ -99,17 +99,23 @@ fn transfer_to(
     });
     let mut stream = client.run(|| dial(from, to));
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let seed = to.port()
-        ^ from.map_or(0, |from| from.port())
-        ^ u16::try_from(client.path().as_os_str().len()).expect("a short path");
-    let sent: Vec<u8> =
-        (0..bytes).map(|at| (at / 256 * 31 + at + usize::from(seed)).to_le_bytes()[0]).collect();
+    // Of each pod, other bytes.
+    let seed = match stream.local_addr().expect("an address").ip() {
+        IpAddr::V4(pod) => usize::from(pod.octets()[3]),
+        IpAddr::V6(_) => 0,
+    };
+    let sent: Vec<u8> = (0..bytes).map(|at| pattern(at * 7 + seed)).collect();
     stream.write_all(&sent).expect("a write");
     stream.shutdown(Shutdown::Write).expect("the end");
     let mut back = Vec::new();
     stream.read_to_end(&mut back).expect("all of it");
     assert!(back == sent, "{} of {bytes} bytes, or others", back.len());
     serving.join().expect("the server")
+}
+
+fn pattern(at: usize) -> u8 {
+    let [a, b, c, ..] = at.to_le_bytes();
+    a ^ b ^ c
 }
 
 /// A connection, from a port of the caller's choice if there is one.
@@ -221,7 +227,7 @@ fn attaching_and_detaching_leave_connections_as_they_are() {
         let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             assert!(
-                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == (at / 7).to_le_bytes()[0]),
+                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at / 7)),
                 "other bytes"
             );
             at += length;
@@ -233,7 +239,7 @@ fn attaching_and_detaching_leave_connections_as_they_are() {
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     let mut at = 0_usize;
     let mut send = |bytes: usize| {
-        let part: Vec<u8> = (at..at + bytes).map(|at| (at / 7).to_le_bytes()[0]).collect();
+        let part: Vec<u8> = (at..at + bytes).map(|at| pattern(at / 7)).collect();
         stream.write_all(&part).expect("a write");
         at += bytes;
         at
@@ -268,9 +274,135 @@ fn one_direction_alone_works() {
     let cluster = Cluster::new(2, 1);
     cluster.attach(1, RULES, &["--receive-only"]);
     cluster.attach(0, RULES, &[]);
+    assert!(cluster.status(0).contains("1 of 1 peers") && !cluster.status(1).contains("peers"));
     for (client, server) in [(0, 1), (1, 0)] {
         transfer(cluster.pod(client, 0), None, cluster.pod(server, 0), to(server, 0, 7000), 1 << 20);
     }
+    cluster.no_checksum_errors();
+}
+
+/// How many packets of a short exchange are bypassed, as the server's node sees it; and how many are not.
+fn ways(cluster: &Cluster, client: usize, server: usize) -> (usize, usize) {
+    let capture = Capture::start(cluster.host(server), "eth0");
+    let overlaid = |frame: &[u8]| inside(frame).is_some_and(|inner| is_tcp(inner, 7000));
+    let (from, on) = (cluster.pod(client, 0), cluster.pod(server, 0));
+    assert_eq!(flows::tcp(from, on, to(server, 0, 7000), 1, 20), 20);
+    let frames = capture.stop(40, |frame| bypassed(frame) || overlaid(frame)).frames;
+    let count = |wanted: &dyn Fn(&[u8]) -> bool| frames.iter().filter(|frame| wanted(frame)).count();
+    (count(&bypassed), count(&overlaid))
+}
+
+#[test]
+fn a_node_that_does_not_receive_stays_on_the_overlay() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(3, 1);
+    cluster.attach(1, RULES, &["--receive-only"]);
+    let said = cluster.attach(0, RULES, &[]);
+    assert!(said.contains("node 192.168.77.3 stays on the overlay: no program there"), "{said}");
+    assert!(!said.contains("192.168.77.2 stays"), "{said}");
+    assert!(cluster.status(0).contains("1 of 2 peers"), "{}", cluster.status(0));
+    let (bypassed, overlaid) = ways(&cluster, 0, 1);
+    assert!(bypassed >= 20 && overlaid >= 20, "answers stay on the overlay: {bypassed}, {overlaid}");
+    assert_eq!(ways(&cluster, 0, 2).0, 0);
+    // It has gone. What is for it goes to all, as the switch does not know where it is; nobody answers for it.
+    cluster.host(2).tool("ip", "link set eth0 down");
+    let said = cluster.attach(0, RULES, &[]);
+    assert!(said.contains("192.168.77.3 stays on the overlay: no answer from its port 1234"), "{said}");
+    cluster.no_checksum_errors();
+}
+
+/// A probe has what packets of pods have: where that does not arrive, they would be lost.
+#[test]
+fn a_way_that_clears_the_urgent_pointer_is_not_taken() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    cluster.switch.nft(
+        "table bridge clear { chain c { type filter hook prerouting priority 0; tcp urgptr != 0 tcp urgptr set 0;\n}\n}\n",
+    );
+    cluster.attach(1, RULES, &["--receive-only"]);
+    let said = cluster.attach(0, RULES, &[]);
+    assert!(said.contains("nothing is sent past the overlay"), "{said}");
+    assert_eq!(ways(&cluster, 0, 1).0, 0);
+    cluster.switch.nft("delete table bridge clear\n");
+    cluster.attach(0, RULES, &[]);
+    assert!(ways(&cluster, 0, 1).0 >= 20);
+}
+
+/// Each of the two would give packets the addresses of other pods.
+#[test]
+fn a_node_that_knows_other_pods_is_not_sent_to() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let others = "node 192.168.77.1 10.244.9.0/24\nnode 192.168.77.2 10.244.2.0/24\ntcp actions bypass\n";
+    let attach = ["bypass", "attach", "--overlay-if", "vx0", "--host-if", "eth0", "--receive-only"];
+    assert!(cluster.sfunnel(1, &[&attach[..], &["--ruleset", others]].concat()).status.success());
+    let said = cluster.attach(0, RULES, &[]);
+    assert!(said.contains("or knows other pods") && !cluster.status(0).contains("peers"), "{said}");
+}
+
+#[test]
+fn a_node_that_leaves_and_comes_back_is_followed() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let rules = cluster.rules(RULES);
+    let _first = cluster.watch(0, &rules, &[]);
+    let mut second = cluster.watch(1, &rules, &[]);
+    for node in [0, 1] {
+        cluster.wait_for_status(node, |status| status.contains("1 of 1 peers"));
+    }
+    let (bypassed, overlaid) = ways(&cluster, 0, 1);
+    assert!(bypassed >= 40 && overlaid == 0, "{bypassed}, {overlaid}");
+    // A connection lives through all that follows.
+    let listener = cluster.pod(1, 0).run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
+    let mut stream = cluster.pod(0, 0).run(|| dial(None, to(1, 0, 7000)));
+    let (mut server, _) = listener.accept().expect("a connection");
+    server.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let mut exchange = |byte: u8| {
+        stream.write_all(&[byte; 5000]).expect("a write");
+        let mut got = [0; 5000];
+        server.read_exact(&mut got).expect("a read");
+        assert_eq!(got, [byte; 5000]);
+    };
+    exchange(1);
+    second.stop();
+    assert!(!cluster.status(1).contains("peers"), "it sends, and nobody watches");
+    assert!(cluster.sfunnel(1, &["detach"]).status.success());
+    exchange(2);
+    cluster.wait_for_status(0, |status| !status.contains("peers"));
+    exchange(3);
+    let _second = cluster.watch(1, &rules, &[]);
+    cluster.wait_for_status(0, |status| status.contains("1 of 1 peers"));
+    exchange(4);
+    cluster.no_checksum_errors();
+}
+
+/// Nobody writes nodes: routes, neighbours and forwarding entries say who they are, also of one that joins.
+#[test]
+fn nodes_are_those_that_the_kernel_knows() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(3, 1);
+    let host = cluster.host(0);
+    host.tool("ip", "route del 10.244.3.0/24");
+    let peers = ["--peers", "kernel"];
+    let _watches = [0, 1, 2].map(|node| cluster.watch(node, RULES, &peers));
+    cluster.wait_for_status(0, |status| status.contains("1 of 1 peers"));
+    cluster.wait_for_status(1, |status| status.contains("2 of 2 peers"));
+    let (bypassed, overlaid) = ways(&cluster, 0, 1);
+    assert!(bypassed >= 40 && overlaid == 0, "{bypassed}, {overlaid}");
+    host.tool("ip", "route add 10.244.3.0/24 via 10.244.3.0 dev vx0 onlink");
+    cluster.wait_for_status(0, |status| status.contains("2 of 2 peers"));
+    cluster.wait_for_status(2, |status| status.contains("2 of 2 peers"));
+    assert!(ways(&cluster, 0, 2).0 >= 40);
     cluster.no_checksum_errors();
 }
 

@@ -165,7 +165,9 @@ fn action(value: &Value) -> Action {
         }
         "alias" => Action::Alias { end: end(value), port: port("port") },
         "bypass" => Action::Bypass { nodes: nodes(member(value, "nodes")) },
-        "unbypass" => Action::Unbypass { nodes: nodes(member(value, "nodes")) },
+        "unbypass" => {
+            Action::Unbypass { nodes: nodes(member(value, "nodes")), probe: value.get("probe").map(number) }
+        }
         "unalias" => Action::Unalias { end: end(value), ports: set("ports") },
         other => panic!("no action: {other}"),
     }

@@ -78,7 +78,7 @@ fn against_nat(main: &Action, nat: &Action) -> Option<Diagnostic> {
             error("not together in this version", "changes a port")
                 .help("give the packet its address at another hook"),
         ),
-        ActionKind::Bypass | ActionKind::Unbypass => Some(
+        ActionKind::Bypass | ActionKind::Unbypass { .. } => Some(
             error("not together", "changes the addresses")
                 .help(format!("keep `{other}`: it leaves the pods' addresses as they are, at the far end")),
         ),

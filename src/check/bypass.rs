@@ -44,7 +44,7 @@ pub(super) fn table(ast: &Ast, faults: &mut Vec<Diagnostic>) -> Nodes {
 }
 
 fn is_bypass(kind: &ActionKind) -> bool {
-    matches!(kind, ActionKind::Bypass | ActionKind::Unbypass)
+    matches!(kind, ActionKind::Bypass | ActionKind::Unbypass { .. })
 }
 
 fn v4(item: Item<IpAddr>) -> Result<(Ipv4Addr, Ipv4Addr), Diagnostic> {
@@ -101,9 +101,8 @@ pub(super) fn action(
         faults.push(error.help("write one line a node, such as `node 192.0.2.1 10.244.1.0/24`: a host, and the prefix of its pods"));
     }
     let nodes = nodes.clone();
-    Some(if action.kind == ActionKind::Bypass {
-        Action::Bypass { nodes }
-    } else {
-        Action::Unbypass { nodes }
+    Some(match action.kind {
+        ActionKind::Unbypass { probe } => Action::Unbypass { nodes, probe },
+        _ => Action::Bypass { nodes },
     })
 }

@@ -119,7 +119,7 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
 
 /// What `bypass` and `unbypass` leave of it: nodes have IPv4 addresses.
 fn bypassed(rule: &Rule, family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
-    let is_bypass = |kind: &ActionKind| matches!(kind, ActionKind::Bypass | ActionKind::Unbypass);
+    let is_bypass = |kind: &ActionKind| matches!(kind, ActionKind::Bypass | ActionKind::Unbypass { .. });
     let Some(action) = rule.actions.iter().find(|action| is_bypass(&action.kind)) else { return Ok(family) };
     let about = match family {
         Some(Version::V4) => return Ok(family),

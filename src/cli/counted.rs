@@ -74,10 +74,16 @@ impl<'a> Counting<'a> {
 
     pub(super) fn attachments(&self) -> Vec<Attachment<'_>> {
         let attachment = |counted: &'_ Counted<'a>| {
-            let (interface, hook, options, Aside { large, merging, finishing }) = counted.wanted;
+            let (interface, hook, options, Aside { large, merging, finishing, reach }) = counted.wanted;
             let compiled = self.compiled.get(&options)?;
-            let mark =
-                Mark { large, merging, finishing, counted: true, ..Mark::new(&compiled.bytes(), self.rules) };
+            let mark = Mark {
+                large,
+                merging,
+                finishing,
+                reach,
+                counted: true,
+                ..Mark::new(&compiled.bytes(), self.rules)
+            };
             Some((interface.clone(), hook, mark.to_string()))
         };
         self.each

@@ -82,7 +82,8 @@ fn difference(
         return Ok(Some(format!("another version of sfunnel has attached `{name}`")));
     };
     let Mark { large, merging, finishing, .. } = mark;
-    let options = Aside { large, merging, finishing }.companions().options(place.link, hook.into());
+    let options =
+        Aside { large, merging, finishing, reach: None }.companions().options(place.link, hook.into());
     let made_for = |features| {
         let target = policy::target(features, hook.into(), &rules.ruleset, place.mtu);
         let program = rules.compile(options.on(target))?;

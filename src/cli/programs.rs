@@ -52,8 +52,8 @@ impl Programs {
     /// The program for this, and what its filter's name says.
     pub fn of(&self, options: Options, aside: Aside) -> Option<(&kernel::Program, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
-        let Aside { large, merging, finishing } = aside;
-        let mark = Mark { large, merging, finishing, ..Mark::new(&compiled.bytes(), self.rules) };
+        let Aside { large, merging, finishing, reach } = aside;
+        let mark = Mark { large, merging, finishing, reach, ..Mark::new(&compiled.bytes(), self.rules) };
         Some((loaded, mark.to_string()))
     }
 

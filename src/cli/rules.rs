@@ -10,9 +10,10 @@ use crate::check;
 use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
 use crate::diagram::{self, Diagram};
-use crate::ir::{Ruleset, Rulesets, Side};
+use crate::ir::{Action, Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
 use crate::mirror;
+use crate::nodes::Nodes;
 
 /// Rules that are right.
 #[derive(Debug)]
@@ -159,6 +160,17 @@ impl Rules {
     fn new(source: Source, ruleset: Ruleset) -> Self {
         let diagram = diagram::build(&ruleset);
         Self { source, ruleset, diagram }
+    }
+
+    /// The same, with `bypass` between these nodes only.
+    pub fn between(&self, nodes: &Nodes) -> Self {
+        let mut ruleset = self.ruleset.clone();
+        for rule in &mut ruleset.rules {
+            if let Action::Bypass { nodes: all } = &mut rule.action {
+                *all = nodes.clone();
+            }
+        }
+        Self { ruleset, source: self.source.clone(), diagram: self.diagram.clone() }
     }
 
     pub fn compile(&self, options: Options) -> Result<Program, Failure> {

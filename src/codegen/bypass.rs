@@ -22,17 +22,18 @@ use std::net::Ipv4Addr;
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
 use super::Link;
-use super::checksum::PSEUDO_HDR;
+use super::checksum::{PSEUDO_HDR, in_packet_order};
 use super::counters::Reason;
 use super::emit::{Emit, IP, PORTS, Window};
 use super::frame::Offset;
 use super::inplace::{self, Headers};
+use super::mtu;
 use super::nat::New;
 use super::search::{Run, Search, search};
 use super::segment::BPF_F_INGRESS;
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
-use crate::packet::{ethernet, ipv4, tcp};
+use crate::packet::{ethernet, ipv4, l4, skb, tcp};
 
 /// Where packets that are taken off their way go on: the host's interface for `bypass`, the overlay's for `unbypass`. Known
 /// where a program is attached, and all zeros elsewhere.
@@ -54,7 +55,7 @@ pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
         inplace::pass_unless_free(e, tcp);
         for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
             e.load(KEY, ip, field);
-            find(e, &format!("{end}_host{kind}"), found, &pods(nodes));
+            find(e, &format!("{end}_host{kind}"), found, &pods(nodes), address);
         }
         e.load(R1, ip, ipv4::SADDR_LAST);
         e.op(Insn::lsh32(R1, 8_u32));
@@ -85,14 +86,17 @@ pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
     });
 }
 
-pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes) {
+pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Option<u16>) {
     let change = |e: &mut Emit, Headers { ip, tcp, kind }: &Headers<'_>| {
         inplace::pass_if_urgent(e, tcp);
         e.load(R1, tcp, tcp::URGENT);
         e.pass_if(Cond::eq32(R1, 0_u32), Reason::NotBypassed, "hides nothing");
+        if let Some(port) = probe.filter(|_| kind.is_empty()) {
+            answer(e, nodes, ip, tcp, port);
+        }
         for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
             e.load(KEY, ip, field);
-            find(e, &format!("{end}_pods{kind}"), found, &hosts(nodes));
+            find(e, &format!("{end}_pods{kind}"), found, &hosts(nodes), address);
         }
         for (last, found) in [(tcp::URGENT_SECOND, DESTINATION), (tcp::URGENT_FIRST, SOURCE)] {
             e.load(R1, tcp, last);
@@ -123,6 +127,67 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes) {
     });
 }
 
+/// A probe goes back to where it came from, and what comes back from a probe goes to whoever has sent it. Both name what
+/// is known of the pods of both nodes in their sequence number: with anything else, they are taken for packets of pods.
+fn answer(e: &mut Emit, nodes: &Nodes, ip: &Window, tcp: &Window, port: u16) {
+    let [not_to, none] = ["not_to_probe", "no_probe"].map(|name| e.label(name));
+    e.op(Insn::mov32(R1, PORTS));
+    e.op_note(Insn::and32(R1, 0xffff_u32), "dport");
+    e.jump_if(Cond::ne32(R1, port), not_to);
+    unless_probe(e, "to_probe", nodes, (ip, tcp), tcp::SYN, none);
+    if e.link == Link::Ethernet {
+        mtu::swap_addresses(e);
+    }
+    e.load_raw(R1, ip, ipv4::SADDR);
+    e.load_raw(R2, ip, ipv4::DADDR);
+    e.store_raw(ip, ipv4::SADDR, R2);
+    e.store_raw(ip, ipv4::DADDR, R1);
+    e.load_raw(R1, tcp, l4::SPORT);
+    e.load_raw(R2, tcp, l4::DPORT);
+    e.store_raw(tcp, l4::SPORT, R2);
+    e.store_raw(tcp, l4::DPORT, R1);
+    e.store_const(tcp, tcp::FLAGS, tcp::SYN | tcp::ACK);
+    let changed = in_packet_order(tcp::ACK);
+    e.op_note(Insn::mov32(PORTS, changed), "the sum has the flag ACK more");
+    let tcp_at = e.offset(Family::V4, 0, None);
+    e.update_tcp(tcp_at, PORTS);
+    e.count(0);
+    e.set_mark();
+    e.load_skb(R1, skb::IFINDEX);
+    e.redirect(0);
+
+    e.bind(not_to);
+    e.op(Insn::mov32(R1, PORTS));
+    e.op_note(Insn::rsh32(R1, 16_u32), "sport");
+    e.jump_if(Cond::ne32(R1, port), none);
+    unless_probe(e, "from_probe", nodes, (ip, tcp), tcp::SYN | tcp::ACK, none);
+    let pass = e.because(Reason::NoPeer);
+    e.goto(pass);
+    e.bind(none);
+}
+
+/// Goes on unless the packet has not these flags, or another sequence number than a probe between these two hosts.
+fn unless_probe(
+    e: &mut Emit,
+    name: &str,
+    nodes: &Nodes,
+    (ip, tcp): (&Window, &Window),
+    flags: u32,
+    none: Label,
+) {
+    e.load(R1, tcp, tcp::FLAGS);
+    e.jump_if(Cond::ne32(R1, flags), none);
+    let digests = nodes.digests().into_iter().map(|(host, digest)| (host.to_bits(), host.to_bits(), digest));
+    let digests = runs(digests);
+    for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
+        e.load(KEY, ip, field);
+        find(e, &format!("{name}_{end}"), found, &digests, |digest| format!("its pods: {digest:08x}"));
+    }
+    e.op_note(Insn::xor32(SOURCE, DESTINATION), "what is known of both");
+    e.load(R1, tcp, tcp::SEQUENCE);
+    e.jump_if(Cond::ne32(R1, SOURCE), none);
+}
+
 /// The checksum, and what the rule says besides.
 fn finish(e: &mut Emit, tcp: Offset) {
     e.replace_l4(tcp, Proto::Tcp, IP, PSEUDO_HDR);
@@ -132,20 +197,20 @@ fn finish(e: &mut Emit, tcp: Offset) {
 }
 
 /// Where an address leads: to what is loaded for it, or nowhere.
-type Place = Option<Ipv4Addr>;
+type Place = Option<u32>;
 
 /// From the addresses of pods to that of their host.
 fn pods(nodes: &Nodes) -> Vec<Run<Place>> {
-    runs(nodes.iter().map(|node| (node.first.to_bits(), node.last.to_bits(), node.host)))
+    runs(nodes.iter().map(|node| (node.first.to_bits(), node.last.to_bits(), node.host.to_bits())))
 }
 
 /// From the address of a host to what those of its pods have in common.
 fn hosts(nodes: &Nodes) -> Vec<Run<Place>> {
-    runs(nodes.hosts().into_iter().map(|(host, pods)| (host.to_bits(), host.to_bits(), pods)))
+    runs(nodes.hosts().into_iter().map(|(host, pods)| (host.to_bits(), host.to_bits(), pods.to_bits())))
 }
 
 /// Ranges in ascending order, and the gaps between them. Neighbours that lead to one place are one run.
-fn runs(ranges: impl Iterator<Item = (u32, u32, Ipv4Addr)>) -> Vec<Run<Place>> {
+fn runs(ranges: impl Iterator<Item = (u32, u32, u32)>) -> Vec<Run<Place>> {
     let mut runs: Vec<Run<Place>> = Vec::new();
     let mut next = Some(0);
     for (first, last, to) in ranges {
@@ -164,10 +229,14 @@ fn runs(ranges: impl Iterator<Item = (u32, u32, Ipv4Addr)>) -> Vec<Run<Place>> {
     runs
 }
 
+fn address(bits: u32) -> String {
+    Ipv4Addr::from(bits).to_string()
+}
+
 /// `found =` what `KEY` leads to, or `pass`.
-fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>]) {
+fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(u32) -> String) {
     let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
-    search(&mut Find { e, name, found, known, unknown }, KEY, 0, runs);
+    search(&mut Find { e, name, found, known, unknown, show }, KEY, 0, runs);
     e.bind(known);
 }
 
@@ -177,6 +246,7 @@ struct Find<'a> {
     found: Reg,
     known: Label,
     unknown: Label,
+    show: fn(u32) -> String,
 }
 
 impl Search for Find<'_> {
@@ -188,8 +258,8 @@ impl Search for Find<'_> {
 
     fn go(&mut self, place: Place) {
         match place {
-            Some(address) => {
-                self.e.op_note(Insn::mov32(self.found, address.to_bits()), &address.to_string());
+            Some(value) => {
+                self.e.op_note(Insn::mov32(self.found, value), &(self.show)(value));
                 self.e.goto(self.known);
             }
             None => self.e.goto(self.unknown),

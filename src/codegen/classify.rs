@@ -247,9 +247,9 @@ impl Walk<'_> {
                 let table = self.routines.table(nodes);
                 self.routine(Verb::Bypass(table), self.proto, self.proto, variant);
             }
-            Action::Unbypass { nodes } => {
+            Action::Unbypass { nodes, probe } => {
                 let table = self.routines.table(nodes);
-                self.routine(Verb::Unbypass(table), self.proto, self.proto, variant);
+                self.routine(Verb::Unbypass(table, *probe), self.proto, self.proto, variant);
             }
         }
     }

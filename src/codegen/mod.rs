@@ -241,7 +241,8 @@ enum Verb {
     Unalias(End, usize),
     /// Between the nodes of the table of this number.
     Bypass(usize),
-    Unbypass(usize),
+    /// Answering probes at this port.
+    Unbypass(usize, Option<u16>),
 }
 
 /// The routines in use, in the order of their first use.
@@ -292,7 +293,8 @@ impl Routines {
             Verb::Alias(end) => format!("alias_{end}"),
             Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
             Verb::Bypass(table) => format!("bypass_{table}"),
-            Verb::Unbypass(table) => format!("unbypass_{table}"),
+            Verb::Unbypass(table, None) => format!("unbypass_{table}"),
+            Verb::Unbypass(table, Some(port)) => format!("unbypass_{table}_probe_{port}"),
         };
         let label = e.label(format!("{}{name}{variant}", family.prefix()));
         self.known.push((routine, label));
@@ -371,9 +373,9 @@ fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
                     bypass::emit(e, &format!("bypass_{table}"), nodes);
                 }
             }
-            Verb::Unbypass(table) => {
+            Verb::Unbypass(table, probe) => {
                 if let Some(nodes) = routines.nodes.get(table) {
-                    bypass::emit_unbypass(e, &format!("unbypass_{table}"), nodes);
+                    bypass::emit_unbypass(e, &format!("unbypass_{table}"), nodes, probe);
                 }
             }
         }

@@ -374,7 +374,7 @@ fn ip6_header(e: &mut Emit, header: &Window, ip: &Window, len: i16) {
 }
 
 /// The answer goes to the neighbour that the packet came from; on egress, that is this machine.
-fn swap_addresses(e: &mut Emit) {
+pub(super) fn swap_addresses(e: &mut Emit) {
     let link = Window::of_link_header(ethernet::LEN);
     let [to, from] = [ethernet::DESTINATION, ethernet::SOURCE];
     for ((a, b), (x, y)) in to.into_iter().zip(from).zip([(R1, R2), (R3, R4)]) {

@@ -12,7 +12,7 @@ use super::card::Distrusted;
 use super::companion::{self, CompanionProgram};
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
-use super::mark::{Large, Mark};
+use super::mark::{Large, Mark, Reach};
 use super::netlink::Netlink;
 use super::pair::{self, Pair};
 use super::{Error, Result, detach, macvlan};
@@ -27,6 +27,8 @@ pub struct Aside {
     pub merging: bool,
     /// All packets to funnel go through the segmentation pair.
     pub finishing: bool,
+    /// Of a hook that sends past an overlay.
+    pub reach: Option<Reach>,
 }
 
 impl Aside {

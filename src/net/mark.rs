@@ -22,7 +22,14 @@ pub enum Large {
     Limited(u32),
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., merging`, `..., finishing`, and then `..., pair`,
+/// How many of the other nodes `bypass` sends to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach {
+    pub reached: usize,
+    pub all: usize,
+}
+
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., 3 of 4 peers`, `..., merging`, `..., finishing`, and then `..., pair`,
 /// `..., macvlan` or `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -37,11 +44,14 @@ pub struct Mark {
     pub finishing: bool,
     /// Some rule counts.
     pub counted: bool,
+    /// Of a hook that sends past an overlay.
+    pub reach: Option<Reach>,
 }
 
 const COUNTED: &str = ", counted";
 const MERGING: &str = ", merging";
 const FINISHING: &str = ", finishing";
+const PEERS: &str = " peers";
 const PAIR: &str = ", pair";
 const MACVLAN: &str = ", macvlan";
 const LIMITED: &str = ", gso_max_segs was ";
@@ -58,6 +68,7 @@ impl Mark {
             merging: false,
             finishing: false,
             counted: false,
+            reach: None,
         }
     }
 
@@ -79,15 +90,19 @@ impl Mark {
         };
         let (version, hash) = (version.to_owned(), hash.to_owned());
         let [merging, finishing, counted] = [MERGING, FINISHING, COUNTED].map(|word| name.contains(word));
-        Some(Self { version, hash, rules, large, merging, finishing, counted })
+        let reach = name.split(", ").find_map(reach);
+        Some(Self { version, hash, rules, large, merging, finishing, counted, reach })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large, merging, finishing, counted } = self;
+        let Self { version, hash, rules, large, merging, finishing, counted, reach } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
         f.write_str(if *counted { COUNTED } else { "" })?;
+        if let Some(Reach { reached, all }) = reach {
+            write!(f, ", {reached} of {all}{PEERS}")?;
+        }
         f.write_str(if *merging { MERGING } else { "" })?;
         f.write_str(if *finishing { FINISHING } else { "" })?;
         match large {
@@ -97,6 +112,11 @@ impl fmt::Display for Mark {
             Large::Limited(before) => write!(f, "{LIMITED}{before}"),
         }
     }
+}
+
+fn reach(word: &str) -> Option<Reach> {
+    let (reached, all) = word.strip_suffix(PEERS)?.split_once(" of ")?;
+    Some(Reach { reached: reached.parse().ok()?, all: all.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -110,7 +130,8 @@ mod tests {
         {
             for bits in 0..8 {
                 let [counted, merging, finishing] = [1, 2, 4].map(|bit| bits & bit != 0);
-                let mark = Mark { large, merging, finishing, counted, ..Mark::new(b"program", rules) };
+                let reach = counted.then_some(Reach { reached: rules, all: 65_536 });
+                let mark = Mark { large, merging, finishing, counted, reach, ..Mark::new(b"program", rules) };
                 assert_eq!(Mark::read(&mark.to_string()), Some(mark));
             }
         }

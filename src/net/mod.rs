@@ -20,6 +20,8 @@ pub mod netlink;
 pub mod netns;
 pub mod overlay;
 pub mod pair;
+pub mod peers;
+pub mod probe;
 pub mod qdisc;
 pub mod tcx;
 pub mod turn;
@@ -65,6 +67,12 @@ pub enum Error {
 
     #[error("{0} is sfunnel's own: a companion device of another interface")]
     OurOwn(String),
+
+    #[error(
+        "cannot ask {host} whether it receives: {source}{}",
+        if *source == Errno::EPERM { " (CAP_NET_RAW is needed)" } else { system::advice(*source) }
+    )]
+    Probe { host: std::net::Ipv4Addr, source: Errno },
 
     #[error("{interface} {why}")]
     Unfit { interface: String, why: String },

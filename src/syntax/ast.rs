@@ -163,7 +163,10 @@ pub enum ActionKind {
         ports: Set,
     },
     Bypass,
-    Unbypass,
+    Unbypass {
+        /// Where probes are answered.
+        probe: Option<u16>,
+    },
     /// The new address of one side, alone or besides one of the others.
     Nat {
         side: Side,
@@ -235,7 +238,7 @@ impl ActionKind {
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
             ActionKind::Bypass => "bypass",
-            ActionKind::Unbypass => "unbypass",
+            ActionKind::Unbypass { .. } => "unbypass",
             ActionKind::Nat { side, .. } => side.of("snat", "dnat"),
             ActionKind::Mark { .. } => "mark",
             ActionKind::Counter => "counter",

@@ -6,7 +6,6 @@
 use std::net::IpAddr;
 
 use nom::Parser;
-use nom::branch::alt;
 
 use super::ast::{Action, ActionKind, Item, Node};
 use super::help::{self, Spoils};
@@ -17,13 +16,21 @@ use crate::diag::Diagnostic;
 
 const EXAMPLE: &str = "write for example `node 192.0.2.1 10.244.1.0/24`: a host, and the prefix of its pods";
 
-/// `bypass = "bypass" | "unbypass"`
+/// `"bypass"`
 pub(super) fn bypass(i: Cursor<'_>) -> Parsed<'_, Action> {
-    alt((
-        keyword("bypass").map(|word| Action { span: word.span, kind: ActionKind::Bypass }),
-        keyword("unbypass").map(|word| Action { span: word.span, kind: ActionKind::Unbypass }),
-    ))
-    .parse(i)
+    keyword("bypass").map(|word| Action { span: word.span, kind: ActionKind::Bypass }).parse(i)
+}
+
+/// `unbypass = "unbypass" [ "probe" port ]`
+pub(super) fn unbypass(i: Cursor<'_>) -> Parsed<'_, Action> {
+    let (i, key) = keyword("unbypass")(i)?;
+    let Ok((after, probe)) = keyword("probe")(i) else {
+        return Ok((i, Action { span: key.span, kind: ActionKind::Unbypass { probe: None } }));
+    };
+    const ADVICE: &str = "choose a port between 1 and 65535, where nothing listens";
+    let read = |word: Word<'_>, key: &str| values::port(word, key).map_err(|unread| unread.advise(ADVICE));
+    let (rest, (port, span)) = argument(after, probe, "a port number", "1234", &read)?;
+    Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Unbypass { probe: Some(port) } }))
 }
 
 /// `node = "node" ( prefix | "$" name ) ( prefix | "$" name )`, after the keyword: a host's, and those of its pods.

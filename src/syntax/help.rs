@@ -14,8 +14,10 @@ use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation, PORT, Reply};
 
 /// The words that start neither an action nor a match on a field.
-const WORDS: [&str; 12] =
-    ["ip6", "ip", "tcp", "udp", "actions", "encap", "decap", "flags", "chain", "define", "service", "node"];
+const WORDS: [&str; 13] = [
+    "ip6", "ip", "tcp", "udp", "actions", "encap", "decap", "flags", "chain", "define", "service", "probe",
+    "node",
+];
 
 /// Every word of the language.
 fn keywords() -> impl Iterator<Item = &'static str> {
@@ -111,6 +113,10 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         let message = format!("`{}` inside a rule", word.text);
         let error = Diagnostic::error(message, word.span, "starts a line of its own");
         return (error.help("end the rule before it with `;` or a new line"), Spoils::Rule);
+    }
+    if word.text == "probe" {
+        let error = Diagnostic::error("`probe` out of place", word.span, "goes to the end of `unbypass`");
+        return (error.help("write for example `unbypass probe 1234`"), Spoils::UntilAction);
     }
     if word.text == "flags" {
         let error = Diagnostic::error("`flags` out of place", word.span, "goes to the end of `funnel tcp`");

@@ -250,7 +250,7 @@ pub(super) fn argument<'a, T>(
     }
 }
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | bypass | mark | "counter" | nat`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | "bypass" | unbypass | mark | "counter" | nat`
 fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
@@ -260,6 +260,7 @@ fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
         alias::alias,
         alias::unalias,
         bypass::bypass,
+        bypass::unbypass,
         action_args::mark,
         nat::nat,
         keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),

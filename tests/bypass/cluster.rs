@@ -4,10 +4,15 @@
 //! overlay, with connection tracking and NAT as kube-proxy has it. Everything goes with it.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::support::Need;
-use super::support::lab::{Ns, link};
+use super::support::lab::{DEADLINE, Ns, link};
 
 pub const NEEDS: [Need; 5] = [
     Need::Root,
@@ -27,7 +32,7 @@ pub struct Node {
 
 pub struct Cluster {
     pub nodes: Vec<Node>,
-    _switch: Ns,
+    pub switch: Ns,
 }
 
 impl Cluster {
@@ -37,7 +42,7 @@ impl Cluster {
         switch.tool("ip", "link add br0 type bridge");
         switch.tool("ip", "link set br0 up");
         let nodes: Vec<Node> = (1..=nodes).map(|n| node(n, nodes, pods, &switch)).collect();
-        Cluster { nodes, _switch: switch }
+        Cluster { nodes, switch }
     }
 
     /// The nodes as they are written, and rules.
@@ -46,11 +51,12 @@ impl Cluster {
         (1..=self.nodes.len()).map(line).collect::<String>() + rules
     }
 
-    /// Attaches the rules to a node, counted from 0.
-    pub fn attach(&self, node: usize, rules: &str, more: &[&str]) {
+    /// Attaches the rules to a node, counted from 0. Returns what it has said.
+    pub fn attach(&self, node: usize, rules: &str, more: &[&str]) -> String {
         let output = self.try_attach(node, rules, more);
-        let err = String::from_utf8_lossy(&output.stderr);
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "sfunnel bypass attach, on node {node}: {err}");
+        err
     }
 
     pub fn try_attach(&self, node: usize, rules: &str, more: &[&str]) -> Output {
@@ -61,14 +67,39 @@ impl Cluster {
 
     /// All nodes: first those that receive, then those that send.
     pub fn attach_all(&self, rules: &str) {
-        (0..self.nodes.len()).for_each(|node| self.attach(node, rules, &["--receive-only"]));
-        (0..self.nodes.len()).for_each(|node| self.attach(node, rules, &[]));
+        (0..self.nodes.len()).for_each(|node| drop(self.attach(node, rules, &["--receive-only"])));
+        for node in 0..self.nodes.len() {
+            let said = self.attach(node, rules, &[]);
+            assert!(!said.contains("stays on the overlay"), "{said}");
+        }
     }
 
     pub fn sfunnel(&self, node: usize, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
         command.args(args).arg("--netns").arg(self.nodes[node].host.path());
         command.stdin(Stdio::null()).output().expect("sfunnel")
+    }
+
+    /// What is attached.
+    pub fn status(&self, node: usize) -> String {
+        String::from_utf8_lossy(&self.sfunnel(node, &["status"]).stdout).into_owned()
+    }
+
+    /// Waits until `status` says that.
+    pub fn wait_for_status(&self, node: usize, wanted: impl Fn(&str) -> bool) {
+        let start = Instant::now();
+        while !wanted(&self.status(node)) {
+            assert!(start.elapsed() < DEADLINE, "{}", self.status(node));
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// A process that watches, and attaches what it has to.
+    pub fn watch(&self, node: usize, rules: &str, more: &[&str]) -> Watch {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+        command.args(["bypass", "watch", "--overlay-if", "vx0", "--host-if", "eth0", "--every", "0.2"]);
+        command.args(["--ruleset", rules]).args(more).arg("--netns").arg(self.nodes[node].host.path());
+        Watch(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("sfunnel"))
     }
 
     pub fn host(&self, node: usize) -> &Ns {
@@ -84,6 +115,24 @@ impl Cluster {
         for ns in self.nodes.iter().flat_map(|node| [&node.host].into_iter().chain(&node.pods)) {
             assert_eq!(ns.checksum_errors(), 0, "{}", ns.name);
         }
+    }
+}
+
+/// `sfunnel bypass watch`, told to stop when this is dropped.
+pub struct Watch(Child);
+
+impl Watch {
+    /// Waits until it has ended.
+    pub fn stop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).expect("a process id"));
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -16,7 +16,7 @@ use proptest::sample::{Index, select};
 use super::case::{Case, Sample};
 use super::fields::{FIELDS, Notation, Numbers, Other};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits};
+use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits, probe};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
@@ -86,7 +86,7 @@ pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<
 /// The same with rules for egress only: none restores what another end has hidden.
 pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
     fn restores(rule: &Rule) -> bool {
-        matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. } | Action::Unbypass)
+        matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. } | Action::Unbypass { .. })
     }
     let rule = rule().prop_filter("for egress", |rule| !restores(rule));
     (vec(rule, rules), vec(pick(), PACKETS)).prop_filter_map(
@@ -269,7 +269,7 @@ fn repair(rule: &mut Rule) {
                 rule.dport = Some(Match::one(Ports(port, port)));
             }
         }
-        Action::Bypass | Action::Unbypass => {
+        Action::Bypass | Action::Unbypass { .. } => {
             rule.proto = TCP;
             for addresses in [&mut rule.saddr, &mut rule.daddr] {
                 *addresses = addresses.take().filter(|m| m.values.iter().all(|value| !value.is_ipv6()));
@@ -295,7 +295,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (any::<bool>(), port()).prop_map(|(destination, port)| Action::Alias { destination, port }),
         3 => listed().prop_map(|ports| Action::Unalias { ports }),
         2 => Just(Action::Bypass),
-        2 => Just(Action::Unbypass),
+        2 => weighted(0.5, select(&PORTS[..])).prop_map(|probe| Action::Unbypass { probe }),
     ]
 }
 
@@ -651,6 +651,24 @@ impl Pick {
         }
     }
 
+    /// Half of the packets between hosts that some rule answers probes of are probes or answers, or nearly.
+    fn probe(&self, rule: &Rule, packet: &mut Packet) {
+        let Action::Unbypass { probe: Some(port) } = rule.action else { return };
+        let (IpAddr::V4(from), IpAddr::V4(to)) = (packet.ip.src, packet.ip.dst) else { return };
+        let choice = self.rule.index(usize::MAX);
+        let Some(sequence) = probe(from.octets(), to.octets()).filter(|_| choice.is_multiple_of(2)) else {
+            return;
+        };
+        let l4 = &mut packet.layers[0];
+        l4.seq = Some(sequence.wrapping_add(u32::from(choice.is_multiple_of(14))));
+        match choice / 2 % 3 {
+            0 => l4.sport = port,
+            _ => l4.dport = port,
+        }
+        l4.flags = Some([0x12, 0x02, 0x02, 0x12, 0x02, 0x10][choice / 2 % 6]);
+        l4.urg = 0xa55a;
+    }
+
     fn resolve(&self, rules: &[Rule]) -> Sample {
         let rule = &rules[self.rule.index(rules.len())];
         let proto = if self.other_proto { TCP + UDP - rule.proto } else { rule.proto };
@@ -661,7 +679,7 @@ impl Pick {
             (Nested::AsTheRuleSays, Action::Unalias { ports }) => {
                 layers[0].urg = self.hidden(ports);
             }
-            (Nested::AsTheRuleSays, Action::Unbypass) => {
+            (Nested::AsTheRuleSays, Action::Unbypass { .. }) => {
                 // The end of either half, or anything.
                 layers[0].urg = [0x0100, 0x0001, 0xff00, 0x00ff, 0][self.rule.index(usize::MAX) % 5];
             }
@@ -682,6 +700,7 @@ impl Pick {
         for other in &rule.others {
             (other.row().write)(&mut packet, self.other.number(other, which));
         }
+        self.probe(rule, &mut packet);
         let mut late = Vec::new();
         for change in &self.changes {
             match change {

@@ -55,10 +55,10 @@ pub fn of(
         Action::Alias { .. } => "not-aliasable",
         Action::Unalias { .. } if packet.urgent(frame) => "not-aliasable",
         Action::Unalias { .. } => "not-listed",
-        Action::Unbypass if packet.urgent(frame) => "not-aliasable",
-        Action::Unbypass if packet.pointer(frame) == [0, 0] => "not-bypassed",
+        Action::Unbypass { .. } if packet.urgent(frame) => "not-aliasable",
+        Action::Unbypass { .. } if packet.pointer(frame) == [0, 0] => "not-bypassed",
         Action::Bypass if packet.urgent(frame) || packet.pointer(frame) != [0, 0] => "not-aliasable",
-        Action::Bypass | Action::Unbypass => "no-peer",
+        Action::Bypass | Action::Unbypass { .. } => "no-peer",
         Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
     };
     Some(Counted::Reason(index, reason))

@@ -95,9 +95,12 @@ pub fn run_marked(rules: &[Rule], frame: &[u8], gso_size: u32, mark: u32, link: 
             rule.restores_destination().and_then(|destination| packet.unalias(frame, destination, ports))
         }
         Action::Bypass => packet.bypass(frame),
-        Action::Unbypass => packet.unbypass(frame),
+        Action::Unbypass { probe } => match probe.and_then(|port| packet.probed(frame, port)) {
+            Some(answer) => answer,
+            None => packet.unbypass(frame),
+        },
     };
-    if changed.is_some() && matches!(rule.action, Action::Bypass | Action::Unbypass) {
+    if changed.is_some() && matches!(rule.action, Action::Bypass | Action::Unbypass { .. }) {
         outcome.verdict = Verdict::Redirect;
     }
     if changed.is_some() || rule.action == Action::Accept {
@@ -415,6 +418,33 @@ impl Packet {
                 segment[18..20].copy_from_slice(&urgent);
             })
         })
+    }
+
+    /// A probe at that port, answered; or an answer, left alone. `None` for anything else.
+    fn probed(&self, frame: &[u8], port: u16) -> Option<Option<Vec<u8>>> {
+        let segment = &frame[self.l4..self.end];
+        let (source, destination) = self.addresses(frame).split_at(4);
+        let hosts = [source, destination].map(|host| host.try_into().expect("4 bytes"));
+        let is_probe =
+            be16(segment, 18) != 0 && Some(be32(segment, 4)) == super::rules::probe(hosts[0], hosts[1]);
+        if !is_probe || self.l4 != self.ip + 20 {
+            return None;
+        }
+        match (be16(segment, 0), be16(segment, 2), segment[13]) {
+            (_, to, 0x02) if to == port => {
+                let mut answer = self.readdress(frame.to_vec(), |addresses, segment| {
+                    addresses.rotate_left(4);
+                    segment[..4].rotate_left(2);
+                    segment[13] = 0x12;
+                });
+                if self.ip == 14 {
+                    answer[..12].rotate_left(6);
+                }
+                Some(Some(answer))
+            }
+            (from, to, 0x12) if from == port && to != port => Some(None),
+            _ => None,
+        }
     }
 
     /// And back. The kernel has to take the frame for its own: tests give the overlay's device no address but zeros.

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sha2::{Digest, Sha256};
+
 use super::fields::{Other, Values};
 use super::packet::{TCP, UDP};
 
@@ -104,7 +106,9 @@ pub enum Action {
     },
     /// Between [`NODES`].
     Bypass,
-    Unbypass,
+    Unbypass {
+        probe: Option<u16>,
+    },
 }
 
 /// The nodes of all rulesets that have rules about any: a host, and the first and the last of its pods.
@@ -116,6 +120,18 @@ pub const NODES: [([u8; 4], [u8; 4], [u8; 4]); 6] = [
     ([10, 255, 0, 64], [128, 0, 0, 0], [128, 0, 0, 0]),
     ([10, 1, 0, 1], [128, 0, 1, 0], [128, 0, 1, 255]),
 ];
+
+/// What a probe between two hosts has for its sequence number.
+pub fn probe(a: [u8; 4], b: [u8; 4]) -> Option<u32> {
+    let digest = |wanted: [u8; 4]| {
+        let mut of_host: Vec<_> = NODES.iter().filter(|(host, ..)| *host == wanted).collect();
+        of_host.sort_by_key(|(_, first, _)| *first);
+        let bytes: Vec<u8> = of_host.iter().flat_map(|(a, b, c)| [*a, *b, *c].concat()).collect();
+        let hash = Sha256::digest(&bytes);
+        (!of_host.is_empty()).then(|| u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]))
+    };
+    Some(digest(a)? ^ digest(b)?)
+}
 
 /// As they are written.
 pub fn nodes() -> String {
@@ -377,7 +393,8 @@ impl Rule {
                 Action::Unalias { ports: ports.map_err(|_| wrong())? }
             }
             ["bypass"] => Action::Bypass,
-            ["unbypass"] => Action::Unbypass,
+            ["unbypass"] => Action::Unbypass { probe: None },
+            ["unbypass", "probe", port] => Action::Unbypass { probe: port.parse().ok() },
             ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
             ["funnel", outer, a, m, b, n] => {
                 let (sport, dport) = match (a, b) {
@@ -509,7 +526,8 @@ impl fmt::Display for Rule {
             }
             Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(*inner)),
             Action::Bypass => write!(f, " actions bypass"),
-            Action::Unbypass => write!(f, " actions unbypass"),
+            Action::Unbypass { probe: None } => write!(f, " actions unbypass"),
+            Action::Unbypass { probe: Some(port) } => write!(f, " actions unbypass probe {port}"),
             Action::Alias { destination: true, port } => write!(f, " actions alias dport {port}"),
             Action::Alias { destination: false, port } => write!(f, " actions alias sport {port}"),
             Action::Unalias { ports } => {
@@ -554,7 +572,7 @@ impl fmt::Display for Extra {
 
 /// What stands in front of the rules.
 pub fn head(rules: &[Rule]) -> String {
-    let bypasses = rules.iter().any(|rule| matches!(rule.action, Action::Bypass | Action::Unbypass));
+    let bypasses = rules.iter().any(|rule| matches!(rule.action, Action::Bypass | Action::Unbypass { .. }));
     if bypasses { nodes() } else { String::new() }
 }
 

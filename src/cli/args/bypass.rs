@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Attach, Defines, HookArg, Place, Strict, Treatment};
 
@@ -21,13 +21,22 @@ docs/bypass.md says how it works and where it does not.";
 
 pub const ATTACH: &str = "\
 What arrives from other nodes is received first, on ingress of the host's
-interface. What this node's pods send is taken on egress of the overlay's, and
-sent past it to every node of the rules: each of them has to receive before, or
-what is sent to it is lost. So attach with --receive-only on all nodes, then
-without.
+interface. Then the other nodes are asked whether they receive, by a TCP segment
+that only the program there answers. What this node's pods send is taken on
+egress of the overlay's interface, and sent past it to those that have answered;
+all others stay on the overlay. `sfunnel bypass watch` asks again.
 
 `sfunnel detach -i NAME` takes either away: on all nodes first from the overlay's
-interface, then from the host's.";
+interface, then from the host's.
+
+Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW.";
+
+pub const WATCH: &str = "\
+Does what `sfunnel bypass attach` does, again and again: a node that no longer
+receives is sent to by the overlay, and one that joins past it. With --peers
+kernel, the nodes are those that the kernel knows each time.
+
+Ends with SIGTERM or SIGINT, and takes away what sends; what receives stays.";
 
 #[derive(Debug, Args)]
 pub struct Bypass {
@@ -40,6 +49,9 @@ pub enum Command {
     /// Attach the rules to the overlay's interface, and what undoes them to the host's
     #[command(after_help = ATTACH)]
     Attach(BypassAttach),
+    /// Attach, and follow which nodes receive until told to stop
+    #[command(after_help = WATCH)]
+    Watch(BypassWatch),
 }
 
 /// The interfaces, and the rules between them.
@@ -51,6 +63,13 @@ pub struct BypassAttach {
     /// Interface with the address that the other nodes know this one by [variable: HOST_IF]
     #[arg(long, value_name = "NAME")]
     pub host_if: Option<String>,
+    /// TCP port at which nodes are asked whether they receive; nothing has to listen there
+    /// [variable: ROUTER_PORT] [default: 1234]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Where the nodes are from, besides those in the rules
+    #[arg(long, value_enum, value_name = "WHENCE")]
+    pub peers: Option<PeersArg>,
     /// Receive what other nodes send past the overlay, and send nothing
     #[arg(long)]
     pub receive_only: bool,
@@ -77,6 +96,21 @@ pub struct BypassAttach {
     pub defines: Defines,
     #[command(flatten)]
     pub strict: Strict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PeersArg {
+    /// Routes of the overlay's interface, their neighbours, and the VXLAN's forwarding entries
+    Kernel,
+}
+
+#[derive(Debug, Args)]
+pub struct BypassWatch {
+    #[command(flatten)]
+    pub attach: BypassAttach,
+    /// How long to wait before the nodes are asked again
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    pub every: f64,
 }
 
 impl BypassAttach {
