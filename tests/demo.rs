@@ -238,7 +238,7 @@ fn its_help_says_what_it_needs() {
     let output = demo().arg("--help").output().unwrap();
     let help = out(&output);
     assert_eq!(output.status.code(), Some(0));
-    for word in ["needs root", "Examples:", "nothing is left behind"] {
+    for word in ["needs root", "Examples:", "leaves nothing behind"] {
         assert!(help.contains(word), "{word}: {help}");
     }
 }
