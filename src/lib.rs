@@ -31,6 +31,7 @@ pub mod packet;
 pub mod paint;
 pub mod policy;
 pub mod protocol;
+pub mod router_rules;
 pub mod rule_text;
 pub mod stored;
 pub mod syntax;

@@ -430,3 +430,42 @@ fn interfaces_that_cannot_be_the_ends_of_a_bypass_are_refused() {
     let status = cluster.sfunnel(0, &["status"]);
     assert!(!String::from_utf8_lossy(&status.stdout).contains("sfunnel/"), "nothing was attached");
 }
+
+/// As its ConfigMap is mounted, with the file names that are the mount's own.
+#[test]
+fn rules_of_the_original_are_read_from_their_folder() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    write("r0", "type=cidr\nfrom=\"10.244.2.0/24\"\nto=10.244.0.0/16\n");
+    write("r1", "type=podLabel\nname=app\nvalue=web\n");
+    write("..data", "not a rule");
+    let pods = folder.path().join(".pods.json");
+    let path = pods.display().to_string();
+    let rules = folder.path().display().to_string();
+    let attach = |node, last: &[&str]| {
+        let ends = ["bypass", "attach", "--overlay-if", "vx0", "--host-if", "eth0", "--peers", "kernel"];
+        let output = cluster.sfunnel(node, &[&ends[..], &["--router-rules", &rules], last].concat());
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, said) = attach(0, &[]);
+    assert!(!done && said.contains("give it with `--pods`"), "{said}");
+    let pod = |address: &str| {
+        let pod = format!(
+            r#"{{"metadata":{{"labels":{{"app":"web"}}}},"spec":{{}},"status":{{"podIP":"{address}"}}}}"#
+        );
+        std::fs::write(&pods, format!(r#"{{"items":[{pod}]}}"#)).expect("a file");
+    };
+    for (address, taken) in [("10.244.2.9", false), ("10.244.2.2", true)] {
+        pod(address);
+        for node in [1, 0, 1] {
+            let (done, said) = attach(node, &["--pods", &path]);
+            assert!(done, "{said}");
+        }
+        let (bypassed, overlaid) = ways(&cluster, 0, 1);
+        assert_eq!((bypassed >= 40, overlaid == 0), (taken, taken), "{bypassed}, {overlaid}");
+    }
+}

@@ -7,7 +7,9 @@
 mod watch;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::Path;
 
 use super::args::{self, Strict};
 use super::attach;
@@ -28,6 +30,7 @@ use crate::net::probe::{self, Answer, Peer};
 use crate::net::{self, Filter, Hook, Interface, Mark, Netlink, links, peers};
 use crate::nodes::Nodes;
 use crate::policy;
+use crate::router_rules;
 use crate::rule_text;
 
 pub fn run(args: &args::Bypass, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -82,7 +85,10 @@ impl Bypass {
             receive_only: args.receive_only,
             ask_kernel: args.peers.is_some(),
             how: How::read(&shared, console)?,
-            source: settings::source(&shared, console)?,
+            source: match &args.router_rules {
+                Some(folder) => router_rules(folder, args.pods.as_deref())?,
+                None => settings::source(&shared, console)?,
+            },
             defines: args.defines.clone(),
         })
     }
@@ -256,6 +262,30 @@ fn own(nodes: &Nodes, netlink: &mut Netlink, host: &Interface) -> Result<Ipv4Add
         let why = format!("{all}, and no `node` has an address of it for its host: which node is this?");
         net::Error::Unfit { interface: host.name.clone(), why }.into()
     })
+}
+
+/// The rules of a folder, as a ConfigMap is mounted: hidden names are its own.
+fn router_rules(folder: &Path, pods: Option<&Path>) -> Result<Source, Failure> {
+    let unreadable = |path: &Path| {
+        let what = format!("cannot read {}", path.display());
+        move |source| Failure::File { what, source }
+    };
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') || !path.is_file() {
+            continue;
+        }
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Failure::Usage(format!("{}: not a name of a rule", path.display())));
+        }
+        files.insert(name, fs::read_to_string(&path).map_err(unreadable(&path))?);
+    }
+    let pods = pods.map(|path| fs::read_to_string(path).map_err(unreadable(path))).transpose()?;
+    let text =
+        router_rules::ruleset(&files, pods.as_deref()).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Source::new(folder.display().to_string(), text))
 }
 
 fn interface(

@@ -63,6 +63,7 @@ const ORDER: &[&str] = &[
     "dissect",
     "diagram",
     "check",
+    "router_rules",
     "diff",
     "mirror",
     "codegen",

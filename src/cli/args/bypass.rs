@@ -82,6 +82,12 @@ pub struct BypassAttach {
     /// The rules themselves [variable: SFUNNEL_RULESET]
     #[arg(long, value_name = "TEXT")]
     pub ruleset: Option<String>,
+    /// Folder with rules as eBPF-Router has them, a file each, in place of ours: docs/bypass.md
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["rules", "ruleset"])]
+    pub router_rules: Option<PathBuf>,
+    /// What `kubectl get pods -A -o json` says, for such rules with labels
+    #[arg(long, value_name = "FILE", requires = "router_rules")]
+    pub pods: Option<PathBuf>,
     /// Where on the hooks: clsact or TCX, whose programs run first
     /// [variable: SFUNNEL_HOOK] [default: auto]
     #[arg(long, value_enum, ignore_case = true, value_name = "WHERE")]
