@@ -5,5 +5,7 @@ LABEL org.opencontainers.image.title="sfunnel" \
       org.opencontainers.image.source="https://github.com/datahangar/sfunnel" \
       org.opencontainers.image.licenses="BSD-2-Clause OR GPL-2.0-only"
 COPY LICENSE.md LICENSE.BSD-2-Clause LICENSE.GPL-2.0 /
-COPY target/x86_64-unknown-linux-gnu/release/sfunnel /sfunnel
+# amd64 or arm64: the builder says.
+ARG TARGETARCH
+COPY dist/${TARGETARCH}/sfunnel /sfunnel
 ENTRYPOINT ["/sfunnel"]

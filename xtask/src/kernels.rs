@@ -1,58 +1,66 @@
-//! Boots other kernels and loads and runs the programs there: `cargo xtask kernels`.
+//! Boots other kernels and runs the programs there: `cargo xtask kernels [SUITE...]`.
 //!
-//! Kernels are Debian's, unmodified, fetched with apt into `target/kernels/`; each boots under QEMU with
-//! an initramfs that holds the demo, the vectors, the three-engine tests and those of what cuts packets, and a loader
-//! with nothing but `CAP_BPF` and `CAP_NET_ADMIN`. No image, no network; software emulation, so it works anywhere.
+//! Kernels are Debian's, unmodified, fetched with apt into `target/kernels/`; each boots under QEMU with an initramfs of the
+//! program and test binaries ([`guest`]). No image, no network; software emulation, so it works anywhere. A run of all
+//! suites writes `docs/kernels.md` ([`report`]). A suite that the archive does not serve is reported as not run; a kernel
+//! that fails, fails.
 
-use std::ffi::OsStr;
-use std::os::unix::fs::symlink;
+mod guest;
+mod report;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::{env, fs};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::{env, fs, thread};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, exec};
+use self::guest::{Payload, TOOLS};
+use self::report::{Outcome, Said};
+use crate::apt::Apt;
+use crate::arch::{self, Arch};
+use crate::{cargo, cross, exec, find, text, which};
 
-/// Debian's suites; each has the newest cloud kernel of its series.
-const SUITES: [(&str, &str); 2] = [("bookworm", "6.1"), ("trixie", "6.12")];
+/// What is expected of the newest cloud kernel of a suite.
+#[derive(Debug)]
+pub struct Suite {
+    pub name: &'static str,
+    /// What is enough to attach.
+    pub capabilities: &'static str,
+    pub tcx: bool,
+}
 
-const TOOLS: [(&str, &str); 9] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("busybox", "busybox-static"),
-    ("cpio", "cpio"),
-    ("setpriv", "util-linux"),
-    ("ip", "iproute2"),
-    ("tc", "iproute2"),
-    ("ethtool", "ethtool"),
-    ("nft", "nftables"),
-    ("dpkg", "dpkg"),
+const SUITES: [Suite; 5] = [
+    Suite { name: "bullseye", capabilities: "+bpf,+net_admin,+perfmon", tcx: false },
+    Suite { name: "bookworm", capabilities: "+bpf,+net_admin", tcx: false },
+    Suite { name: "trixie", capabilities: "+bpf,+net_admin", tcx: true },
+    Suite { name: "trixie-backports", capabilities: "+bpf,+net_admin", tcx: true },
+    Suite { name: "sid", capabilities: "+bpf,+net_admin", tcx: true },
 ];
 
-/// What the guest runs. Its last line says how it went; without that line it did not get so far.
-const INIT: &str = r#"#!/bin/busybox sh
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t sysfs sys /sys
-/bin/busybox mount -t devtmpfs dev /dev
-for module in veth macvlan sch_ingress cls_bpf; do [ -e /lib/$module.ko ] && /bin/busybox insmod /lib/$module.ko; done
-/bin/busybox ip link set lo up
-export PATH=/bin SFUNNEL_REQUIRE_KERNEL=1 SFUNNEL_CASES=200
-failed=
-step() { echo "-- $*"; "$@" || failed="$failed $2"; }
-two="/bin/setpriv --bounding-set -all,+bpf,+net_admin"
-step $two /bin/sfunnel attach -i lo -d both --rules /rules
-step $two /bin/sfunnel attach -i lo -d both --counters --rules /rules
-step $two /bin/vectors
-step /bin/sfunnel demo
-step /bin/vectors
-step /bin/gso --test-threads 1 cut_without_crossing where_no_macvlan gro_has_forgotten_are_made
-step /bin/kernel --test-threads 1 every what_is_counted model_diagram addresses without cases alias_and unalias
-[ -z "$failed" ] && echo "GUEST: ok" || echo "GUEST: failed:$failed"
-/bin/busybox poweroff -f
-"#;
+/// What it takes here, besides the emulator and what the guest gets.
+const NEEDS: [(&str, &str); 8] = [
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("modprobe", "kmod"),
+    ("readelf", "binutils"),
+    ("strip", "binutils"),
+    ("xz", "xz-utils"),
+    ("dpkg", "dpkg"),
+    ("apt-get", "apt"),
+];
 
-/// Where cargo puts the program.
-const SFUNNEL: &str = "target/x86_64-unknown-linux-gnu/debug/sfunnel";
+const TESTS: [(&str, &str); 5] = [
+    ("kernel", "tests/kernel.rs"),
+    ("vectors", "tests/vectors.rs"),
+    ("attach", "tests/attach.rs"),
+    ("e2e", "tests/e2e.rs"),
+    ("gso", "tests/gso/main.rs"),
+];
+
+const DOCUMENT: &str = "docs/kernels.md";
 
 /// What the golden of all funnels lacks.
 const ALIAS: &str = "tcp dport 7001 actions alias dport 7000
@@ -61,196 +69,206 @@ tcp dport 7000 actions unalias { 7001, 7003, 7005, 7007, 7009, 7011 }
 tcp sport 7000 actions unalias 7001
 ";
 
-pub fn run(wanted: &[&str]) -> Result<()> {
-    let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| which(tool).is_none()).map(|t| t.1).collect();
+pub fn run(target: Option<&str>, wanted: &[&str]) -> Result<()> {
+    let arch = target.map_or_else(arch::here, arch::named)?;
+    let missing: Vec<&str> = NEEDS
+        .iter()
+        .chain(&TOOLS)
+        .chain([&arch.qemu])
+        .filter(|(tool, _)| which(tool).is_none())
+        .map(|(_, package)| *package)
+        .collect();
     ensure!(missing.is_empty(), "needs Debian packages: apt-get install {}", missing.join(" "));
-    let binaries = build()?;
-    let mut failed = Vec::new();
-    for (suite, series) in SUITES.iter().filter(|(suite, _)| wanted.is_empty() || wanted.contains(suite)) {
-        let folder = env::current_dir()?.join("target/kernels").join(suite);
-        let kernel = fetch(suite, &folder)?;
-        let initramfs = initramfs(&folder, &kernel, &binaries)?;
-        let said = boot(&folder, &initramfs)?;
-        let ok = said.contains("GUEST: ok");
-        println!("{suite} ({series}): {}", if ok { "ok" } else { "FAILED" });
-        if !ok {
-            println!("{said}");
-            failed.push(*suite);
-        }
+    let known = |name: &&str| SUITES.iter().any(|suite| suite.name == *name);
+    let unknown: Vec<&str> = wanted.iter().copied().filter(|name| !known(name)).collect();
+    ensure!(
+        unknown.is_empty(),
+        "no suite {}: there are {}",
+        unknown.join(", "),
+        SUITES.map(|s| s.name).join(", ")
+    );
+    let folder = PathBuf::from("target/kernels").join(arch.debian);
+    let suites: Vec<&Suite> =
+        SUITES.iter().filter(|suite| wanted.is_empty() || wanted.contains(&suite.name)).collect();
+    // One after the other: the archive is asked once for each.
+    let fetched =
+        suites.into_iter().map(|suite| (suite, fetch(suite, &folder.join(suite.name), arch))).collect();
+    let tests = arch.name == arch::here()?.name;
+    let binaries = build(arch, &folder, tests)?;
+    let tools = if tests { PathBuf::from("/") } else { foreign_tools(arch, &folder)? };
+    let (rules, goldens) = (rules()?, goldens()?);
+    let payload =
+        Payload { arch, binaries: &binaries, tools: &tools, rules: &rules, goldens: &goldens, tests };
+    let outcomes = boot_all(fetched, &payload)?;
+    if wanted.is_empty() && target.is_none() {
+        fs::write(DOCUMENT, report::document(&outcomes)).context(DOCUMENT)?;
+        println!("{DOCUMENT} is written: look at what changed");
     }
+    let failed = |outcome: &&Outcome| outcome.result.as_ref().is_ok_and(|said| !said.is_right());
+    let failed: Vec<&str> = outcomes.iter().filter(failed).map(|outcome| outcome.place.0.as_str()).collect();
     ensure!(failed.is_empty(), "failed on: {}", failed.join(", "));
+    ensure!(outcomes.iter().any(|outcome| outcome.result.is_ok()), "nothing was run");
     Ok(())
 }
 
-/// The program and three test binaries, all static. Names in the guest, and files here.
-fn build() -> Result<Vec<(&'static str, PathBuf)>> {
+/// Two at a time: an emulated processor takes one of ours.
+fn boot_all(fetched: Vec<(&Suite, Result<PathBuf>)>, payload: &Payload<'_>) -> Result<Vec<Outcome>> {
+    let bytes = bytes(payload.goldens)?;
+    let next = Mutex::new(fetched.into_iter().enumerate().rev().collect::<Vec<_>>());
+    let outcomes = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        let work = || -> Result<()> {
+            loop {
+                let Some((number, (suite, fetched))) = next.lock().ok().and_then(|mut next| next.pop())
+                else {
+                    return Ok(());
+                };
+                let result = match fetched {
+                    Ok(folder) => {
+                        let mut said = Said::read(&guest::run(suite, &folder, payload)?, suite.capabilities);
+                        said.compare_bytes(&bytes);
+                        Ok(said)
+                    }
+                    Err(error) => Err(format!("{error:#}")),
+                };
+                tell(suite, &result);
+                let place = (suite.name.to_owned(), payload.arch.debian.to_owned());
+                if let Ok(mut outcomes) = outcomes.lock() {
+                    outcomes.push((number, Outcome { place, result }));
+                }
+            }
+        };
+        let workers = [scope.spawn(work), scope.spawn(work)];
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    let mut outcomes = outcomes.into_inner().unwrap_or_default();
+    outcomes.sort_by_key(|(number, _)| *number);
+    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+fn tell(suite: &Suite, result: &Result<Said, String>) {
+    match result {
+        Err(why) => println!("{}: not run: {why}", suite.name),
+        Ok(said) => {
+            let steps =
+                said.steps.iter().map(|(name, ok)| format!("{name} {}", if *ok { "ok" } else { "FAILED" }));
+            let steps = steps.collect::<Vec<_>>().join(", ");
+            let end = if said.done { "" } else { "; it did not get to its end" };
+            println!("{} ({}): {steps}{end}", suite.name, said.release);
+            if !said.is_right() {
+                println!("    see target/kernels/*/{}/console.txt", suite.name);
+            }
+        }
+    }
+}
+
+/// The program and, for this machine's processor, the test binaries: all static and without what only debuggers read. Names
+/// in the guest, and files here.
+fn build(arch: &Arch, folder: &Path, tests: bool) -> Result<Vec<(String, PathBuf)>> {
+    let to = env::current_dir()?.join(folder).join("binaries");
+    fs::create_dir_all(&to)?;
+    // Also for its own bytes.
     exec(cargo().args(["build", "--locked"]))?;
-    let output = cargo()
-        .args(["test", "--locked", "--no-run", "--test", "kernel", "--test", "vectors", "--test", "gso"])
-        .stderr(Stdio::piped())
-        .output()?;
-    let said = text(&output)?;
-    let mut binaries = vec![("sfunnel", PathBuf::from(SFUNNEL))];
-    let tests =
-        [("kernel", "tests/kernel.rs"), ("vectors", "tests/vectors.rs"), ("gso", "tests/gso/main.rs")];
-    for (name, source) in tests {
+    if !tests {
+        let target = cross::build(arch, &["build"])?;
+        let stripped = to.join("sfunnel");
+        cross::strip(arch, &target.join(arch.target).join("debug/sfunnel"), &stripped)?;
+        return Ok(vec![("sfunnel".to_owned(), stripped)]);
+    }
+    let mut command = cargo();
+    command.args(["test", "--locked", "--no-run"]);
+    TESTS.iter().for_each(|(name, _)| {
+        command.args(["--test", name]);
+    });
+    let said = text(&command.stderr(Stdio::piped()).output()?)?;
+    let mut built = vec![("sfunnel", PathBuf::from(format!("target/{}/debug/sfunnel", arch.target)))];
+    for (name, source) in TESTS {
         let line = said.lines().find(|line| line.contains(source)).context("cargo names no test binary")?;
         let path = line.split(['(', ')']).nth(1).context("cargo names no test binary")?;
-        binaries.push((name, path.into()));
+        built.push((name, path.into()));
     }
-    Ok(binaries)
-}
-
-/// Downloads and unpacks the suite's kernel, with an apt configuration that knows only that suite.
-fn fetch(suite: &str, folder: &Path) -> Result<PathBuf> {
-    let unpacked = folder.join("unpacked");
-    if unpacked.join("boot").exists() {
-        return Ok(unpacked);
-    }
-    for part in ["apt/lists/partial", "apt/cache/archives/partial", "unpacked"] {
-        fs::create_dir_all(folder.join(part))?;
-    }
-    let keyring = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let sources = folder.join("apt/sources.list");
-    fs::write(&sources, format!("deb [signed-by={keyring}] {} {suite} main\n", mirror()?))?;
-    let set = |key: &str, path: &Path| format!("{key}={}", path.display());
-    let options = [
-        set("Dir::Etc::sourcelist", &sources),
-        "Dir::Etc::sourceparts=-".to_owned(),
-        set("Dir::State", &folder.join("apt")),
-        set("Dir::Cache", &folder.join("apt/cache")),
-        "APT::Sandbox::User=root".to_owned(),
-    ];
-    let apt = |program: &str| {
-        let mut command = Command::new(program);
-        command.current_dir(folder);
-        options.iter().for_each(|option| {
-            command.args(["-o", option]);
-        });
-        command
+    let strip = |(name, path): (&str, PathBuf)| {
+        let stripped = to.join(name);
+        exec(Command::new("strip").arg("-o").arg(&stripped).arg(&path))?;
+        Ok((name.to_owned(), stripped))
     };
-    exec(apt("apt-get").args(["-qq", "update"]))?;
-    // The package to ask for is the one that the metapackage depends on: exact versions vanish.
-    let depends = text(&apt("apt-cache").args(["depends", "linux-image-cloud-amd64"]).output()?)?;
-    let package = depends
-        .split_whitespace()
-        .find(|word| word.starts_with("linux-image-") && *word != "linux-image-cloud-amd64")
-        .context("no kernel package")?;
-    exec(apt("apt-get").args(["-qq", "download", package]))?;
-    let archive = find(folder, &|path| path.extension() == Some(OsStr::new("deb")))?;
-    let archive = archive.first().context("apt-get downloaded nothing")?;
-    exec(Command::new("dpkg").arg("-x").arg(archive).arg(&unpacked))?;
-    Ok(unpacked)
+    built.into_iter().map(strip).collect()
 }
 
-/// The Debian mirror that this machine uses.
-fn mirror() -> Result<String> {
-    let mut files = find(Path::new("/etc/apt"), &|path| {
-        path.extension().is_some_and(|extension| extension == "sources" || extension == "list")
-    })?;
-    files.sort();
-    let texts: Vec<String> = files.iter().filter_map(|path| fs::read_to_string(path).ok()).collect();
-    let word = |word: &&str| word.starts_with("http") && word.trim_end_matches('/').ends_with("/debian");
-    let found = texts.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
-    let found = found.flat_map(str::split_whitespace).find(word).map(str::to_owned);
-    found.context("no Debian mirror in /etc/apt")
+/// What the guest calls, for another processor: Debian's packages, unpacked.
+fn foreign_tools(arch: &Arch, folder: &Path) -> Result<PathBuf> {
+    let tools = env::current_dir()?.join(folder).join("tools");
+    if !tools.exists() {
+        let apt = Apt::new(&folder.join("apt-tools"), &["trixie"], arch)?;
+        let packages: Vec<&str> =
+            TOOLS.iter().map(|(_, package)| *package).chain(["busybox-static"]).collect();
+        apt.download_all(&packages)?;
+        apt.unpack(&tools)?;
+    }
+    Ok(tools)
 }
 
-fn initramfs(folder: &Path, kernel: &Path, binaries: &[(&str, PathBuf)]) -> Result<PathBuf> {
-    let root = folder.join("root");
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
+/// The rules of all goldens, by name.
+fn goldens() -> Result<Vec<(String, String)>> {
+    let mut goldens = Vec::new();
+    for file in find(Path::new("testdata/golden"), &|path| path.extension().is_some_and(|e| e == "txt"))? {
+        let text = fs::read_to_string(&file)?;
+        let name = file.file_stem().context("no name")?.to_string_lossy().into_owned();
+        if let Some((_, rest)) = text.split_once("-- rules") {
+            let (_, rest) = rest.split_once('\n').context("no rules")?;
+            goldens.push((name, format!("{}\n", rest.split("\n-- ").next().unwrap_or(rest).trim_end())));
+        }
     }
-    let here = env::current_dir()?;
-    // The test binaries look for testdata where they were built.
-    let testdata = root.join(here.strip_prefix("/")?).join("testdata");
-    for part in ["bin", "lib", "proc", "sys", "dev", "tmp"] {
-        fs::create_dir_all(root.join(part))?;
+    goldens.sort();
+    Ok(goldens)
+}
+
+/// Sums of what the program of this machine makes of them.
+fn bytes(goldens: &[(String, String)]) -> Result<BTreeMap<(String, String), String>> {
+    let program = format!("target/{}/debug/sfunnel", arch::here()?.target);
+    let mut sums = BTreeMap::new();
+    for (name, rules) in goldens {
+        for form in ["hex", "elf"] {
+            let script = format!("{program} compile - --emit {form} 2>/dev/null | sha256sum");
+            let mut child = Command::new("sh")
+                .args(["-c", &script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("sh")?;
+            child.stdin.take().context("no input")?.write_all(rules.as_bytes())?;
+            let said = text(&child.wait_with_output()?)?;
+            let sum = said.split_whitespace().next().unwrap_or_default();
+            sums.insert((name.clone(), form.to_owned()), sum.to_owned());
+        }
     }
-    fs::create_dir_all(testdata.parent().context("no parent")?)?;
-    exec(Command::new("cp").arg("-r").arg(here.join("testdata")).arg(&testdata))?;
+    Ok(sums)
+}
+
+/// Rules that have the routines of both versions of IP: without `ip` in front.
+fn rules() -> Result<String> {
     let golden = fs::read_to_string("testdata/golden/eight-rules.txt")?;
     let rules = golden.split("-- rules --").nth(1).and_then(|rest| rest.split("-- diagram --").next());
     let rules = rules.context("eight-rules.txt has no rules")?;
-    // Without `ip`, so that the program has the routines of both versions.
-    fs::write(root.join("rules"), format!("{}{ALIAS}", rules.replace("ip ", "")))?;
-    fs::write(root.join("init"), INIT)?;
-    exec(Command::new("chmod").arg("+x").arg(root.join("init")))?;
-
-    for (name, path) in binaries {
-        fs::copy(path, root.join("bin").join(name)).with_context(|| path.display().to_string())?;
-    }
-    // The tests run the program where it was built.
-    let built = root.join(here.strip_prefix("/")?).join(SFUNNEL);
-    fs::create_dir_all(built.parent().context("no parent")?)?;
-    symlink("/bin/sfunnel", built)?;
-    for tool in ["busybox", "setpriv", "ip", "tc", "ethtool", "nft"] {
-        let path = which(tool).with_context(|| format!("no {tool}"))?;
-        fs::copy(&path, root.join("bin").join(tool))?;
-        let libraries = Command::new("ldd").arg(&path).output()?;
-        for word in String::from_utf8_lossy(&libraries.stdout).split_whitespace() {
-            if word.starts_with('/') {
-                let to = root.join(word.trim_start_matches('/'));
-                fs::create_dir_all(to.parent().context("no parent")?)?;
-                fs::copy(word, to)?;
-            }
-        }
-    }
-    for module in ["veth", "macvlan", "sch_ingress", "cls_bpf"] {
-        let is_it = |path: &Path| {
-            path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{module}.ko")))
-        };
-        if let Some(path) = find(kernel, &is_it)?.first() {
-            fs::copy(path, root.join("lib").join(path.file_name().context("no name")?))?;
-            if path.extension() == Some(OsStr::new("xz")) {
-                exec(Command::new("xz").arg("-d").arg(root.join("lib").join(format!("{module}.ko.xz"))))?;
-            }
-        }
-    }
-    let archive = folder.join("initramfs.gz");
-    let pack = format!("find . | cpio -o -H newc 2>/dev/null | gzip -1 > {}", archive.display());
-    exec(Command::new("sh").arg("-c").arg(pack).current_dir(&root))?;
-    Ok(archive)
+    Ok(format!("{}{ALIAS}", rules.replace("ip ", "")))
 }
 
-/// What the guest printed on its console.
-fn boot(folder: &Path, initramfs: &Path) -> Result<String> {
-    let kernel = find(&folder.join("unpacked/boot"), &|path| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-    })?;
-    let mut command = Command::new("timeout");
-    // QEMU 7.2 gets the flags of cmpxchg16b wrong once in a while, and the guest's allocator panics.
-    command.args(["600", "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-cpu", "max,cx16=off"]);
-    command.args(["-m", "1024", "-nographic", "-no-reboot", "-append", "console=ttyS0 quiet panic=-1"]);
-    command.arg("-kernel").arg(kernel.first().context("no vmlinuz")?).arg("-initrd").arg(initramfs);
-    let output = command.stdin(Stdio::null()).output().context("qemu-system-x86_64")?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-fn text(output: &Output) -> Result<String> {
-    if !output.status.success() {
-        bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+/// Downloads and unpacks the suite's kernel.
+fn fetch(suite: &Suite, folder: &Path, arch: &'static Arch) -> Result<PathBuf> {
+    let folder = env::current_dir()?.join(folder);
+    let unpacked = folder.join("unpacked");
+    if unpacked.exists() && !find(&unpacked, &|path| path.ends_with("modules.order"))?.is_empty() {
+        return Ok(folder);
     }
-    Ok([&output.stdout, &output.stderr].map(|part| String::from_utf8_lossy(part).into_owned()).concat())
-}
-
-fn which(tool: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into()])
-        .map(|folder| folder.join(tool))
-        .find(|path| path.exists())
-}
-
-fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.extend(find(&entry.path(), wanted)?);
-        } else if wanted(&entry.path()) {
-            found.push(entry.path());
-        }
-    }
-    Ok(found)
+    let apt = Apt::new(&folder.join("apt"), &[suite.name], arch)?;
+    // Exact versions vanish: the packages are those that the metapackage depends on. Newer suites have an image without
+    // its modules.
+    let meta = format!("linux-image-cloud-{}", arch.debian);
+    let packages = apt.depends(&meta, &["linux-image-", "linux-binary-", "linux-modules-"])?;
+    ensure!(!packages.is_empty(), "no kernel package");
+    apt.download(&packages)?;
+    apt.unpack(&unpacked)?;
+    Ok(folder)
 }

@@ -1,12 +1,16 @@
 //! The project's chores, as `cargo xtask COMMAND`. Standard library and `anyhow` only, so that it is
 //! built in a second.
 
+mod apt;
+mod arch;
+mod cross;
+mod dist;
 mod kernels;
 mod package;
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
@@ -17,9 +21,10 @@ cargo xtask COMMAND
   ci              all checks: format, lints, conventions, tests. What lands has passed it
   bless [FILTER]  rewrites the goldens in testdata/, and says which changed
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
-  kernels [SUITE] the same programs in other kernels (Debian's 6.1 and 6.12, under QEMU)
+  kernels [--target ARCH] [SUITE]  the same programs in other kernels (Debian's, from 5.10 on, under QEMU)
   tidy            conventions that no other tool checks
-  dist            the static binary and its size; manual pages and completions for packages
+  dist [--target ARCH]  the static binary (for aarch64 or x86_64; this machine's by default) and its size; manual pages
+                  and completions for packages
   pages BINARY    the latter, by that binary
   bench           what the programs cost, as ratios to an empty one and to plain TCP (root)
 ";
@@ -76,9 +81,11 @@ fn run(args: &[&str]) -> Result<()> {
         ["ci"] => ci(),
         ["bless", filter @ ..] => bless(filter),
         ["kernel", filter @ ..] => kernel(filter),
-        ["kernels", suites @ ..] => kernels::run(suites),
+        ["kernels", "--target", arch, suites @ ..] => kernels::run(Some(arch), suites),
+        ["kernels", suites @ ..] => kernels::run(None, suites),
         ["tidy"] => tidy::check(),
-        ["dist"] => dist(),
+        ["dist"] => dist::run(None),
+        ["dist", "--target", arch] => dist::run(Some(arch)),
         ["pages", binary] => package::pages(Path::new(binary), Path::new("target/package")),
         ["bench"] => bench(),
         [] | ["help" | "--help" | "-h"] => {
@@ -145,14 +152,6 @@ fn kernel(filter: &[&str]) -> Result<()> {
     exec(tests.arg("--").args(filter).env("SFUNNEL_REQUIRE_KERNEL", "1"))
 }
 
-fn dist() -> Result<()> {
-    exec(cargo().args(["build", "--locked", "--release"]))?;
-    let binary = Path::new("target/x86_64-unknown-linux-gnu/release/sfunnel");
-    let size = fs::metadata(binary).with_context(|| binary.display().to_string())?.len();
-    println!("{}: {size} bytes ({:.1} MiB)", binary.display(), size as f64 / f64::from(1 << 20));
-    package::pages(binary, Path::new("target/package"))
-}
-
 fn bench() -> Result<()> {
     // The kernel does the work that is timed, so the profile matters to start-up only.
     exec(cargo().args(["bench", "--locked", "--bench", "cost", "--bench", "throughput", "--bench", "funnel"]))
@@ -165,6 +164,34 @@ fn root() -> Result<PathBuf> {
 
 fn cargo() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// All that a program printed, if it succeeded.
+fn text(output: &Output) -> Result<String> {
+    if !output.status.success() {
+        bail!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok([&output.stdout, &output.stderr].map(|part| String::from_utf8_lossy(part).into_owned()).concat())
+}
+
+fn which(tool: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(tool)).find(|path| path.exists())
+}
+
+/// Files below a folder.
+fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(find(&entry.path(), wanted)?);
+        } else if wanted(&entry.path()) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 fn exec(command: &mut Command) -> Result<()> {
