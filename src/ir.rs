@@ -144,7 +144,7 @@ pub struct Effect<'a> {
     pub counter: bool,
 }
 
-/// New addresses, of the rule's only family, and ports. Beside `unfunnel`, of the packet below; beside `funnel`,
+/// New addresses, of the rule's only family, and ports. With `unfunnel`, of the inner packet; with `funnel`,
 /// addresses only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Nat {

@@ -1,7 +1,7 @@
 //! `dnat` and `snat`: new addresses and ports, each packet by itself.
 //!
-//! Nothing is remembered: what comes back has to be given the old ones by another rule. Beside `unfunnel` the packet
-//! below is changed, as part of what is done to it anyway; beside `funnel`, the addresses of the whole.
+//! Nothing is remembered: what comes back has to be given the old ones by another rule. With `unfunnel` the inner
+//! packet is changed, as part of what is done to it anyway; with `funnel`, the addresses of the whole.
 //!
 //! The addresses are part of what the L4 checksum is about, but not of the bytes that are summed once it is
 //! finished: the kernel is told which of the two has changed (`BPF_F_PSEUDO_HDR`), and does nothing about
