@@ -10,6 +10,7 @@ mod cni;
 mod compile;
 mod container;
 mod counted;
+mod detach;
 mod diff;
 mod doctor;
 mod drift;
@@ -173,7 +174,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) 
         None => (container::run(console), true),
         Some(Command::Attach(args)) => (attach::attach(&args, console), false),
         Some(Command::Watch(args)) => (watch::run(&args, console), false),
-        Some(Command::Detach(args)) => (attach::detach(&args, console), false),
+        Some(Command::Detach(args)) => (detach::detach(&args, console), false),
         Some(Command::Bypass(args)) => (bypass::run(&args, console), false),
         Some(Command::Status(args)) => (status::run(&args, console), false),
         Some(Command::Check(args)) => (compile::check(&args, console), false),

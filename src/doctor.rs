@@ -11,10 +11,11 @@ pub use self::programs::{of_rules, programs};
 use std::fmt;
 
 use crate::codegen::Link;
+use crate::net::health::{self, Broken};
 use crate::net::links::Device;
-use crate::net::qdisc::{self, Qdisc};
+use crate::net::qdisc::Qdisc;
 use crate::net::tcx::{self, Standing};
-use crate::net::{self, Filter, Hook, Netlink, card, filter, health, unseen};
+use crate::net::{self, Filter, Hook, Interface, Netlink, card, filter, unseen};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -53,6 +54,7 @@ pub fn interface(
     netlink: &mut Netlink,
     device: &Device,
     devices: &[Device],
+    qdisc: Qdisc,
     hooks: &[Hook],
 ) -> net::Result<Vec<Finding>> {
     let interface = &device.interface;
@@ -76,7 +78,6 @@ pub fn interface(
             ),
         )),
     }
-    let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
     match qdisc {
         Qdisc::Legacy => found.push(Finding::new(
             Level::Bad,
@@ -128,10 +129,22 @@ pub fn interface(
         );
         found.push(Finding::new(Level::Note, about, text));
     }
-    let filters = net::status(netlink, std::slice::from_ref(interface), &Hook::ALL)?;
-    for (pair, why) in health::broken(netlink, &filters, devices, interface)? {
+    Ok(found)
+}
+
+/// What was attached and is not whole.
+pub fn wholeness(
+    netlink: &mut Netlink,
+    interfaces: &[Interface],
+    devices: &[Device],
+) -> net::Result<Vec<Finding>> {
+    let seen = net::look(netlink, interfaces, &Hook::ALL)?;
+    let half = health::half(&seen.unfinished())?;
+    let mut found: Vec<Finding> =
+        half.into_iter().map(|text| Finding::new(Level::Bad, "attaching", text)).collect();
+    for Broken { interface, pair, why } in health::broken(netlink, &seen.ours, devices, interfaces)? {
         let text = format!("its {pair} is {why}; {}: attach again", pair.lost());
-        found.push(Finding::new(Level::Bad, about, text));
+        found.push(Finding::new(Level::Bad, interface.name, text));
     }
     Ok(found)
 }

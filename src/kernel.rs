@@ -3,7 +3,7 @@
 //! Comes in: an ELF object and the names of the programs in it. Goes out: descriptors that keep the programs
 //! alive, or an error that says what the kernel said and what to do. Never attaches: see `net`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fs;
 use std::hash::RandomState;
@@ -127,8 +127,26 @@ fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClass
 
 /// A program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
 pub fn program_by_id(id: u32) -> Option<OwnedFd> {
-    let info = loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))?;
-    info.fd().ok()?.as_fd().try_clone_to_owned().ok()
+    programs_by_id([id]).remove(&id)
+}
+
+/// The same for several, which costs no more: one has to ask for every program that there is.
+pub fn programs_by_id(wanted: impl IntoIterator<Item = u32>) -> HashMap<u32, OwnedFd> {
+    let mut wanted: HashSet<u32> = wanted.into_iter().collect();
+    let mut found = HashMap::new();
+    let mut all = loaded_programs();
+    while !wanted.is_empty()
+        && let Some(info) = all.next()
+    {
+        let Ok(info) = info else { continue };
+        if wanted.remove(&info.id())
+            && let Ok(program) = info.fd()
+            && let Ok(program) = program.as_fd().try_clone_to_owned()
+        {
+            found.insert(info.id(), program);
+        }
+    }
+    found
 }
 
 /// The name of a program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.

@@ -9,7 +9,9 @@
 //! A stage imports only what is to its left. Everything up to `load` is pure.
 
 #[cfg(target_endian = "big")]
-compile_error!("sfunnel is for little-endian processors: constants of packets are compiled in as these store them, and nobody has tried the programs on others");
+compile_error!(
+    "sfunnel is for little-endian processors: constants of packets are compiled in as these store them, and nobody has tried the programs on others"
+);
 
 pub mod check;
 pub mod cli;

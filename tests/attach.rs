@@ -53,3 +53,9 @@ mod turn;
 
 #[path = "attach/injected.rs"]
 mod injected;
+
+#[path = "attach/interrupted.rs"]
+mod interrupted;
+
+#[path = "attach/many.rs"]
+mod many;

@@ -1,4 +1,6 @@
-//! `attach` and `detach`, for the subcommands and for the container's entry point.
+//! `attach`, for the subcommand and for all other ways in; and what it shares with `detach`.
+//!
+//! Input: rules, a place, and how. Output: programs on hooks, or a failure that has changed nothing.
 
 use std::thread;
 
@@ -8,13 +10,14 @@ use super::how::How;
 use super::point;
 use super::programs::{CompanionPrograms, Programs};
 use super::rules::{Lists, Rules};
-use super::settings::{self, Direction, Patience, Target};
+use super::settings::{self, Patience, Target};
 use super::{Console, Failure, bypass, drift};
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::kernel;
-use crate::net::detach::Whose;
 use crate::net::gso::{self, Prepared};
+use crate::net::health::{self, Broken};
+use crate::net::limit::{self, Limit};
 use crate::net::links::Device;
 use crate::net::turn::{self, Turn};
 use crate::net::{self, Attachment, Filter, Hook, Interface, Link, Netlink, companion, links, netns};
@@ -30,14 +33,6 @@ pub fn attach(args: &args::Attach, console: &mut Console<'_>) -> Result<(), Fail
         return drift::check(&target, how, source, console);
     }
     attach_to(&target, how, source, console)
-}
-
-pub fn detach(args: &args::Detach, console: &mut Console<'_>) -> Result<(), Failure> {
-    // What `attach -d egress` did must not survive a plain `detach`.
-    let target = Target::read(&args.place, Direction::Both, console)?;
-    let clean = args.clean || settings::truth("CLEAN", console)?;
-    let whose = if clean { Whose::OursAndTheOriginals } else { Whose::Ours };
-    detach_from(&target, Patience::NONE, whose, console)
 }
 
 /// Rules first, so that a mistake in them is not hidden behind an interface that is not there yet.
@@ -84,7 +79,7 @@ pub(super) fn hooks<'a>(target: &Target, lists: &'a Lists) -> Result<Vec<(Hook, 
 }
 
 /// Tries again while an interface does not exist.
-fn patiently(
+pub(super) fn patiently(
     patience: Patience,
     console: &mut Console<'_>,
     mut work: impl FnMut(&mut Console<'_>) -> Result<(), Failure>,
@@ -106,39 +101,6 @@ fn patiently(
     }
 }
 
-pub(super) fn detach_from(
-    target: &Target,
-    patience: Patience,
-    whose: Whose,
-    console: &mut Console<'_>,
-) -> Result<(), Failure> {
-    let mut netlink = open(target)?;
-    patiently(patience, console, |console| attempt_to_detach(target, whose, &mut netlink, console))
-}
-
-pub(super) fn attempt_to_detach(
-    target: &Target,
-    whose: Whose,
-    netlink: &mut Netlink,
-    console: &mut Console<'_>,
-) -> Result<(), Failure> {
-    let _turn = turn(target, netlink, console)?;
-    let interfaces = interfaces(target, netlink)?;
-    let before = net::status(netlink, &interfaces, &Hook::ALL)?;
-    let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
-    let pairs = gso::settle(netlink, &interfaces, &before, true)?;
-    for filter in &removed {
-        let name = filter.name.as_deref().unwrap_or_default();
-        let about = [("interface", filter.interface.name.as_str()), ("hook", &filter.hook.to_string())];
-        console.say_about(&about, format!("detached from {} {}: {name}", filter.interface.name, filter.hook));
-    }
-    say_removed(&pairs, console);
-    if removed.is_empty() && pairs.is_empty() {
-        console.say("nothing of sfunnel's is attached there");
-    }
-    Ok(())
-}
-
 /// Held while hooks and pairs change. An interface that is not there is said before that, since it needs no turn.
 pub(super) fn turn(
     target: &Target,
@@ -155,7 +117,7 @@ pub(super) fn turn(
     Ok(Turn::wait(turn::PATIENCE, waiting)?)
 }
 
-fn say_removed(pairs: &[String], console: &mut Console<'_>) {
+pub(super) fn say_removed(pairs: &[String], console: &mut Console<'_>) {
     for names in pairs {
         console.say(format!("removed {names}"));
     }
@@ -202,7 +164,8 @@ pub(super) fn attempt_to_attach(
     let interfaces: Vec<Interface> = places.iter().map(|place| place.interface.clone()).collect();
     let needs = |(hook, rules): &(Hook, &Rules)| Needs::of((*hook).into(), &rules.ruleset, how.choices);
     let needs: Vec<Needs> = rules.iter().map(needs).collect();
-    let before = net::status(netlink, &interfaces, &Hook::ALL)?;
+    let seen = net::look(netlink, &interfaces, &Hook::ALL)?;
+    let before = seen.all();
     let aside = needs.iter().any(|needs| needs.cut || needs.merge);
     let devices = links::devices(netlink)?;
     for device in devices.iter().filter(|device| interfaces.contains(&device.interface)) {
@@ -228,7 +191,12 @@ pub(super) fn attempt_to_attach(
     {
         console.say(note);
     }
-    let done = match attach_prepared(&places, rules, &prepared, &before, how, netlink, console) {
+    let on_egress = rules.iter().any(|(hook, _)| *hook == Hook::Egress);
+    let limits = limit::changes(&devices, &interfaces, &before, |interface| match on_egress {
+        true => prepared.limits(interface),
+        false => limit::before(&seen.ours, interface).is_some(),
+    });
+    let done = match attach_prepared(&places, rules, &prepared, (&before, limits), how, netlink, console) {
         Ok(done) => done,
         Err(failure) => {
             prepared.undo(netlink);
@@ -242,10 +210,46 @@ pub(super) fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    prepared.rely(netlink).map_err(net::Error::after_attaching)?;
-    let pairs = gso::settle(netlink, &interfaces, &before, false).map_err(net::Error::after_attaching)?;
+    prepared.rely();
+    let hooks: Vec<Hook> = rules.iter().map(|(hook, _)| *hook).collect();
+    mend(netlink, &interfaces, &hooks, console, |netlink, broken| {
+        gso::prepare(netlink, how.choices.gso, broken, &needs, &before, &back, &distrusted)
+    })
+    .map_err(net::Error::after_attaching)?;
+    let pairs = gso::settle(netlink, &interfaces).map_err(net::Error::after_attaching)?;
     say_removed(&pairs, console);
     Ok(())
+}
+
+/// What was prepared is looked at again now that programs rely on it: somebody else may have taken it away meanwhile.
+fn mend(
+    netlink: &mut Netlink,
+    interfaces: &[Interface],
+    hooks: &[Hook],
+    console: &mut Console<'_>,
+    prepare: impl FnOnce(&mut Netlink, &[Interface]) -> net::Result<Prepared>,
+) -> net::Result<()> {
+    let filters = net::status(netlink, interfaces, hooks)?;
+    let look = |netlink: &mut Netlink| {
+        let devices = links::devices(netlink)?;
+        health::broken(netlink, &filters, &devices, interfaces)
+    };
+    let broken = look(netlink)?;
+    if broken.is_empty() {
+        return Ok(());
+    }
+    for Broken { interface, pair, why } in &broken {
+        let name = &interface.name;
+        console
+            .say(format!("{name}: somebody else has broken its {pair} meanwhile ({why}); making it again"));
+    }
+    let mut again: Vec<Interface> = broken.into_iter().map(|broken| broken.interface).collect();
+    again.dedup();
+    prepare(netlink, &again)?.rely();
+    match look(netlink)?.into_iter().next() {
+        None => Ok(()),
+        Some(broken) => Err(net::Error::Broken(Box::new(broken))),
+    }
 }
 
 /// What there is to say about cards that finish checksums by protocol.
@@ -306,7 +310,7 @@ fn attach_prepared(
     places: &[Place],
     rules: &[(Hook, &Rules)],
     prepared: &Prepared,
-    standing: &[Filter],
+    before: (&[Filter], Vec<Limit>),
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
@@ -325,13 +329,14 @@ fn attach_prepared(
             }
         }
     }
-    attach_lists(lists, standing, how, netlink, console)
+    attach_lists(lists, before, how, netlink, console)
 }
 
-/// Loads and attaches lists of rules, each to several hooks, in this order: all, or none.
+/// Loads and attaches lists of rules, each to several hooks, in this order: all, or none. `standing` is what is there now;
+/// `limits` are changed in the same step.
 pub(super) fn attach_lists(
     lists: Vec<(&Rules, Vec<Wanted<'_>>)>,
-    standing: &[Filter],
+    (standing, limits): (&[Filter], Vec<Limit>),
     how: How,
     netlink: &mut Netlink,
     console: &mut Console<'_>,
@@ -349,7 +354,7 @@ pub(super) fn attach_lists(
     for attachment in &mut attachments {
         how.where_to.choose(netlink, attachment, console)?;
     }
-    let done = net::plan(netlink, attachments)?.apply(netlink)?;
+    let done = net::plan(netlink, attachments)?.with(limits).apply(netlink)?;
     for loaded in &mut loaded {
         if let Loaded::Counting(counting) = loaded {
             counting.take_over(&done, console);

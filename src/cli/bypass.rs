@@ -162,9 +162,13 @@ impl Bypass {
         if is_there(rules, &wanted, standing)? {
             return Ok(());
         }
-        for attached in
-            attach::attach_lists(vec![(rules, vec![wanted])], standing, self.how, netlink, console)?
-        {
+        for attached in attach::attach_lists(
+            vec![(rules, vec![wanted])],
+            (standing, Vec::new()),
+            self.how,
+            netlink,
+            console,
+        )? {
             console.say(point::said(&attached));
         }
         Ok(())

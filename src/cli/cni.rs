@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use self::config::Network;
 use self::error::{Code, Error};
 use super::args::OnError;
-use super::attach::detach_from;
+use super::detach::detach_from;
 use super::pod::{deaf, is_apart};
 use super::settings::{Direction, Patience, Target};
 use super::{Console, Failure, attach, drift};

@@ -6,7 +6,8 @@
 use nix::sys::utsname::uname;
 
 use super::args::{Attach, Place};
-use super::attach::{attach_to, detach_from, interfaces, open};
+use super::attach::{attach_to, interfaces, open};
+use super::detach::detach_from;
 use super::how::How;
 use super::settings::{self, Direction, Target};
 use super::{Console, Failure};

@@ -6,7 +6,7 @@ use super::rules::Lists;
 use super::settings::{Direction, Target, defined, input_source};
 use super::{Console, Failure};
 use crate::doctor::{self, Finding, Level, size};
-use crate::net::links;
+use crate::net::{links, qdisc};
 use crate::paint::Paint;
 
 pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
@@ -30,8 +30,10 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     }
     let wanted = interfaces(&target, &mut netlink)?;
     let devices = links::devices(&mut netlink)?;
+    let qdiscs = qdisc::all(&mut netlink)?;
     for device in devices.iter().filter(|device| wanted.contains(&device.interface)) {
-        found.extend(doctor::interface(&mut netlink, device, &devices, target.direction.hooks())?);
+        let qdisc = qdiscs.get(&device.interface.index).copied().unwrap_or_default();
+        found.extend(doctor::interface(&mut netlink, device, &devices, qdisc, target.direction.hooks())?);
         let Some(mtu) = device.mtu else { continue };
         for (side, rules) in lists.iter().flat_map(Lists::each) {
             let about = match side {
@@ -41,6 +43,7 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
             found.extend(size::findings(&rules.ruleset, &about, mtu));
         }
     }
+    found.extend(doctor::wholeness(&mut netlink, &wanted, &devices)?);
     found.extend(doctor::left_behind(&mut netlink, &devices)?);
     let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);

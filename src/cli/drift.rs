@@ -12,9 +12,11 @@ use crate::codegen::Features;
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::gso::Aside;
+use crate::net::health::{self, Broken};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
-use crate::net::{self, Filter, Hook, Interface, Mark, card, health};
+use crate::net::seen::Unfinished;
+use crate::net::{self, Filter, Hook, Interface, Mark, card};
 use crate::policy::{self, Gso, Needs};
 
 pub(super) fn check(
@@ -46,12 +48,13 @@ pub(super) fn differences(
     let mut netlink = open(target)?;
     let places = places(target, &mut netlink, console)?;
     let interfaces: Vec<Interface> = places.iter().map(|place| place.interface.clone()).collect();
-    let standing = net::status(&mut netlink, &interfaces, &Hook::ALL)?;
+    let seen = net::look(&mut netlink, &interfaces, &Hook::ALL)?;
+    let (unfinished, standing) = (seen.unfinished(), seen.ours);
     let devices = links::devices(&mut netlink)?;
+    let broken = health::broken(&mut netlink, &standing, &devices, &interfaces)?;
     let mut found = Vec::new();
     for place in &places {
         let interface = &place.interface;
-        let broken = health::broken(&mut netlink, &standing, &devices, interface)?;
         for (hook, rules) in &rules {
             let filter =
                 standing.iter().find(|filter| filter.interface == *interface && filter.hook == *hook);
@@ -61,8 +64,11 @@ pub(super) fn differences(
                 differs = how.where_to.misses(&mut netlink, filter)?;
             }
             if differs.is_none() {
-                differs = broken.first().map(|(pair, why)| format!("the {pair} is broken: {why}"));
+                let broken = broken.iter().find(|broken| broken.interface == *interface);
+                differs = broken.map(|Broken { pair, why, .. }| format!("the {pair} is broken: {why}"));
             }
+            let half = unfinished.iter().find(|half| half.interface == *interface && half.hook == *hook);
+            differs = half.map(Unfinished::to_string).or(differs);
             found.extend(differs.map(|differs| format!("{} {hook}: {differs}", interface.name)));
         }
     }

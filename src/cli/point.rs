@@ -53,7 +53,7 @@ impl WhereTo {
         console: &mut Console<'_>,
     ) -> Result<(), Failure> {
         let Attachment { interface, hook, .. } = &*attachment;
-        let filters = filter::standing(netlink, interface, *hook)?;
+        let filters = filter::on_clsact(netlink, interface, *hook)?;
         let standing = tcx::look(interface, *hook, &filters)?;
         let others = standing.as_ref().map(|standing| standing.others()).unwrap_or_default();
         let place = format!("{} {hook}", interface.name);
@@ -89,7 +89,7 @@ impl WhereTo {
 impl WhereTo {
     /// What is not so of a place where a program of ours is.
     pub(super) fn misses(self, netlink: &mut Netlink, ours: &Filter) -> Result<Option<String>, Failure> {
-        let filters = filter::standing(netlink, &ours.interface, ours.hook)?;
+        let filters = filter::on_clsact(netlink, &ours.interface, ours.hook)?;
         let standing = tcx::look(&ours.interface, ours.hook, &filters)?;
         let alone = standing.as_ref().is_none_or(|standing| standing.others().is_empty());
         let wanted = match self.hook {

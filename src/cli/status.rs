@@ -10,10 +10,11 @@ use super::prometheus::{self, Sample};
 use super::settings::{Direction, Target};
 use super::{Console, Failure, args};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
+use crate::net::health::{self, Broken};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::pair::Pair;
-use crate::net::{self, Filter, Hook, Mark, Point, gso, health, macvlan, pair, tcx};
+use crate::net::{self, Filter, Hook, Mark, Point, gso, macvlan, pair, tcx};
 use crate::paint;
 
 /// One filter of ours, as `--json` shows it; or a program on TCX, with what its note says.
@@ -53,7 +54,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(filter: &'a Filter, found: Found, devices: &'a [Device], broken: &[Broken<'_>]) -> Self {
+    fn new(filter: &'a Filter, found: Found, devices: &'a [Device], broken: &[Broken]) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
         let ends = |pair: Pair| {
@@ -91,8 +92,8 @@ impl<'a> Entry<'a> {
             merging_pair: ends(Pair::Merging),
             broken: broken
                 .iter()
-                .filter(|(of, pair, _)| *of == filter.interface.name && ends(*pair).is_some())
-                .map(|(_, pair, why)| format!("{pair}: {why}"))
+                .filter(|broken| broken.interface == filter.interface && ends(broken.pair).is_some())
+                .map(|Broken { pair, why, .. }| format!("{pair}: {why}"))
                 .collect(),
             gso_max_segs_was,
             counters,
@@ -100,9 +101,6 @@ impl<'a> Entry<'a> {
         }
     }
 }
-
-/// Interface, pair, and why.
-type Broken<'a> = (&'a str, Pair, String);
 
 impl Entry<'_> {
     fn where_it_is(&self) -> String {
@@ -116,8 +114,9 @@ impl Entry<'_> {
         }
     }
 
-    fn sample(&self, broken: &[Broken<'_>]) -> Sample<'_> {
-        let works = |pair: &Pair| !broken.iter().any(|(of, which, _)| *of == self.interface && which == pair);
+    fn sample(&self, broken: &[Broken]) -> Sample<'_> {
+        let here = |broken: &&Broken| broken.interface.name == self.interface;
+        let works = |pair: &Pair| !broken.iter().filter(here).any(|broken| broken.pair == *pair);
         let pairs = Pair::ALL.into_iter().filter(|pair| self.ends(*pair).is_some());
         Sample {
             interface: self.interface,
@@ -144,15 +143,17 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let target = Target::read(&args.place, Direction::Both, console)?;
     let mut netlink = open(&target)?;
     let interfaces = interfaces(&target, &mut netlink)?;
-    let found = counted::look(|| Ok(net::status(&mut netlink, &interfaces, target.direction.hooks())?))?;
+    let mut half = Vec::new();
+    let found = counted::look(|| {
+        let seen = net::look(&mut netlink, &interfaces, target.direction.hooks())?;
+        half = seen.unfinished();
+        Ok(seen.ours)
+    })?;
     let (filters, counters): (Vec<Filter>, Vec<Found>) = found.into_iter().unzip();
     let devices = links::devices(&mut netlink)?;
+    let half = health::half(&half)?;
     let left = health::left_behind(&mut netlink, &devices)?;
-    let mut broken: Vec<Broken<'_>> = Vec::new();
-    for interface in &interfaces {
-        let found = health::broken(&mut netlink, &filters, &devices, interface)?;
-        broken.extend(found.into_iter().map(|(pair, why)| (interface.name.as_str(), pair, why)));
-    }
+    let broken = health::broken(&mut netlink, &filters, &devices, &interfaces)?;
     let entries = filters.iter().zip(counters);
     let entries = entries.map(|(filter, found)| Entry::new(filter, found, &devices, &broken));
     let entries: Vec<Entry<'_>> = entries.collect();
@@ -161,7 +162,7 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             .map_err(|error| Failure::Output(error.into()))?;
         writeln!(console.out)?;
         // The document is a list of filters.
-        left.iter().for_each(|line| console.say(line));
+        half.iter().chain(&left).for_each(|line| console.say(line));
         return Ok(());
     }
     if args.prometheus {
@@ -169,7 +170,10 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         prometheus::write(&samples, left.len(), console.out)?;
         let errors =
             entries.iter().filter_map(|entry| entry.counters_error.as_deref()).collect::<BTreeSet<_>>();
-        errors.into_iter().chain(left.iter().map(String::as_str)).for_each(|line| console.say(line));
+        errors
+            .into_iter()
+            .chain(half.iter().chain(&left).map(String::as_str))
+            .for_each(|line| console.say(line));
         return Ok(());
     }
     for (at, shown) in entries.iter().enumerate() {
@@ -187,20 +191,21 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
                 None => {}
                 Some(_) if later.clone().any(|entry| entry.ends(pair).is_some()) => {}
                 Some(_) => {
-                    let fault = broken.iter().find(|(of, which, _)| (of, *which) == (interface, pair));
+                    let here = |broken: &&Broken| broken.interface.name == *interface && broken.pair == pair;
+                    let fault = broken.iter().find(here);
                     let state = match fault {
                         None => pair::each(&devices, pair, shown.ifindex.unsigned_abs()).join(", "),
-                        Some((_, _, why)) => format!("BROKEN, {why}; {}; attach again", pair.lost()),
+                        Some(Broken { why, .. }) => format!("BROKEN, {why}; {}; attach again", pair.lost()),
                     };
                     writeln!(console.out, "{title} {pair}: {}", paint::printable(&state))?;
                 }
             }
         }
     }
-    for line in &left {
+    for line in half.iter().chain(&left) {
         writeln!(console.out, "{}", paint::printable(line))?;
     }
-    if entries.is_empty() && left.is_empty() {
+    if entries.is_empty() && half.is_empty() && left.is_empty() {
         console.say("nothing of sfunnel's is attached there");
     }
     Ok(())

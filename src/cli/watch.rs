@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use self::events::{Event, Events};
-use super::attach::{attempt_to_attach, attempt_to_detach, hooks, lists, open};
+use super::attach::{attempt_to_attach, hooks, lists, open};
+use super::detach::attempt_to_detach;
 use super::files;
 use super::how::How;
 use super::rules::Lists;

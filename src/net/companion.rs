@@ -13,9 +13,10 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 
+use super::batch::Batch;
 use super::filter::{self, Hook};
 use super::links::{self, Device, Interface};
-use super::netlink::Netlink;
+use super::netlink::{Netlink, Request};
 use super::qdisc::{self, Qdisc};
 use super::{Error, Result};
 use crate::codegen::Companion;
@@ -38,7 +39,16 @@ pub fn which(interface: &Interface) -> Option<(Companion, u32)> {
 
 /// This companion of an interface, if it is there.
 pub fn find(devices: &[Device], wanted: Companion, interface: u32) -> Option<&Device> {
-    devices.iter().find(|device| which(&device.interface) == Some((wanted, interface)))
+    let number = wanted.number(interface)?;
+    let device = devices.iter().find(|device| device.interface.number() == number)?;
+    (which(&device.interface) == Some((wanted, interface))).then_some(device)
+}
+
+/// The same as it will be once it is made.
+pub fn planned(wanted: Companion, interface: &Interface) -> Result<Interface> {
+    let index = i32::try_from(number(wanted, interface)?);
+    let index = index.map_err(|_| Error::NumberTooHigh { interface: interface.name.clone() })?;
+    Ok(Interface { index, name: name(wanted, interface), link_type: interface.link_type })
 }
 
 /// The numbers of the interfaces that have companion devices, whether they are still there or not.
@@ -111,26 +121,22 @@ pub fn settings<T>(device: Companion, message: LinkMessageBuilder<T>) -> LinkMes
 }
 
 /// The same for one that is there.
-pub fn set_up(
-    netlink: &mut Netlink,
+pub fn set_up<'a>(
+    batch: &mut Batch<'a>,
+    whom: usize,
     device: Companion,
-    found: &Interface,
+    found: &'a Interface,
     interface: &Interface,
-) -> Result<()> {
+) {
     // Without IPv6 in the kernel, or with it switched off, this is refused, and not needed.
-    match netlink.request(RouteNetlinkMessage::SetLink(without_addresses(found)), 0) {
-        Err(source) if source.is_unanswered() => {
-            return Err(Error::netlink(format!("set up {}", found.name), source));
-        }
-        _ => {}
-    }
+    batch.add(whom, (RouteNetlinkMessage::SetLink(without_addresses(found)), 0), |_| None);
     let message = settings(device, LinkUnspec::new_with_index(found.number()))
         .append_extra_attribute(LinkAttribute::IfAlias(alias(device, interface)));
-    change(netlink, found, message)
+    change(batch, whom, found, message);
 }
 
-pub fn up(netlink: &mut Netlink, found: &Interface) -> Result<()> {
-    change(netlink, found, LinkUnspec::new_with_index(found.number()).up())
+pub fn up<'a>(batch: &mut Batch<'a>, whom: usize, found: &'a Interface) {
+    change(batch, whom, found, LinkUnspec::new_with_index(found.number()).up());
 }
 
 fn without_addresses(found: &Interface) -> LinkMessage {
@@ -149,31 +155,36 @@ pub struct CompanionProgram<'a> {
     pub name: String,
 }
 
-/// Attaches those of the programs that are for this hook of this device.
-pub fn put(
+/// Attaches those of the programs that are for this hook of this device, which has `qdisc`. What has its filter keeps it.
+pub fn put<'a>(
     netlink: &mut Netlink,
-    device: Companion,
-    hook: Hook,
-    found: &Interface,
+    batch: &mut Batch<'a>,
+    whom: usize,
+    place: (Companion, Hook, &'a Interface, Qdisc),
     back: &[CompanionProgram<'_>],
 ) -> Result<()> {
+    let (device, hook, found, qdisc) = place;
     for back in back.iter().filter(|back| (back.at, back.hook) == (device, hook)) {
-        let qdisc = qdisc::all(netlink)?.get(&found.index).copied().unwrap_or_default();
         if qdisc == Qdisc::Absent {
-            qdisc::add(netlink, found)?;
+            batch.add(whom, qdisc::addition(found), |refusal| qdisc::added(found, Some(refusal)).err());
         }
         let standing = filter::list(netlink, found, hook, qdisc)?;
         if !standing.iter().any(|filter| filter.is_ours() && filter.name.as_deref() == Some(&back.name)) {
-            filter::put(netlink, found, hook, back.program, &back.name)?;
+            let request = filter::request(found, hook, back.program, &back.name);
+            batch.add(whom, request, move |source| Some(filter::refused(found, hook, source)));
         }
     }
     Ok(())
 }
 
-fn change(netlink: &mut Netlink, found: &Interface, message: LinkMessageBuilder<LinkUnspec>) -> Result<()> {
-    netlink
-        .request(RouteNetlinkMessage::SetLink(message.build()), 0)
-        .map_err(|source| Error::netlink(format!("set up {}", found.name), source))
+fn change<'a>(
+    batch: &mut Batch<'a>,
+    whom: usize,
+    found: &'a Interface,
+    message: LinkMessageBuilder<LinkUnspec>,
+) {
+    let refused = |source| Some(Error::netlink(format!("set up {}", found.name), source));
+    batch.add(whom, (RouteNetlinkMessage::SetLink(message.build()), 0), refused);
 }
 
 pub fn delete(netlink: &mut Netlink, found: &Interface) -> Result<()> {
@@ -186,6 +197,33 @@ pub fn delete(netlink: &mut Netlink, found: &Interface) -> Result<()> {
     }
 }
 
+/// The same for many, of all that there are: in one group, they wait for each other's packets once (`unregister_netdevice_many`,
+/// net/core/dev.c) and not one after the other.
+pub fn delete_all(netlink: &mut Netlink, devices: &[Device], doomed: &[&Interface]) -> Result<()> {
+    const FEW: usize = 2;
+    let free = |group: &u32| devices.iter().all(|device| device.group != *group);
+    // Numbers that none but our devices have, as groups.
+    let group = doomed.iter().map(|one| one.number()).find(free).filter(|_| doomed.len() > FEW);
+    if let Some(group) = group {
+        let join = |one: &&Interface| {
+            let message = LinkUnspec::new_with_index(one.number())
+                .append_extra_attribute(LinkAttribute::Group(group))
+                .build();
+            (RouteNetlinkMessage::SetLink(message), 0)
+        };
+        let mut requests: Vec<Request> = doomed.iter().map(join).collect();
+        let all = LinkMessageBuilder::<LinkUnspec>::default()
+            .append_extra_attribute(LinkAttribute::Group(group))
+            .build();
+        requests.push((RouteNetlinkMessage::DelLink(all), 0));
+        let refusals = netlink.batch(requests).map_err(|source| Error::netlink("remove devices", source))?;
+        if refusals.iter().all(Option::is_none) {
+            return Ok(());
+        }
+    }
+    doomed.iter().try_for_each(|one| delete(netlink, one))
+}
+
 /// Whether packets can pass. The kernel activates a veth some time after both of its ends are up, and loses what is
 /// sent before that. A macvlan above a device that runs is active as soon as it is up, but the kernel says so a second
 /// later (`linkwatch_urgent_event`, net/core/link_watch.c).
@@ -196,22 +234,25 @@ pub fn runs(which: Companion, device: &Device) -> bool {
     }
 }
 
-pub fn wait_until_running(netlink: &mut Netlink, wanted: &[Companion], interface: &Interface) -> Result<()> {
+/// Waits for these devices of these interfaces. Returns those that packets still cannot pass.
+pub fn wait_until_running(
+    netlink: &mut Netlink,
+    mut wanted: Vec<(Companion, u32)>,
+) -> Result<Vec<(Companion, u32)>> {
     const PATIENCE: Duration = Duration::from_secs(5);
+    let mut pause = Duration::from_millis(1);
     let deadline = Instant::now() + PATIENCE;
-    loop {
+    while !wanted.is_empty() {
         let devices = links::devices(netlink)?;
-        let running = |which: &Companion| {
-            find(&devices, *which, interface.number()).is_some_and(|device| runs(*which, device))
-        };
-        if wanted.iter().all(running) {
-            return Ok(());
+        wanted.retain(|(which, of)| !find(&devices, *which, *of).is_some_and(|device| runs(*which, device)));
+        if wanted.is_empty() || Instant::now() > deadline {
+            break;
         }
-        if Instant::now() > deadline {
-            return Err(Error::Down { interface: interface.name.clone() });
-        }
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(pause);
+        // Listing takes time as well, from those who do the work.
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
+    Ok(wanted)
 }
 
 #[cfg(test)]

@@ -18,8 +18,8 @@ use rtnetlink::packet_route::tc::{
 use serde::Serialize;
 
 use super::links::Interface;
-use super::netlink::{self, Netlink};
-use super::qdisc::{self, Qdisc};
+use super::netlink::{self, Netlink, Request};
+use super::qdisc::{Blocks, Qdisc};
 use super::{Error, Result, TC_HEADER};
 use crate::ir::Side;
 
@@ -185,7 +185,13 @@ pub fn put_at(
     name: &str,
     priority: u16,
 ) -> Result<()> {
-    write(netlink, interface, hook, program, name, Key { priority, handle: HANDLE, chain: None })
+    let key = Key { priority, handle: HANDLE, chain: None };
+    send(netlink, write(interface, hook, program, name, key), interface, hook)
+}
+
+/// What [`put`] sends.
+pub(super) fn request(interface: &Interface, hook: Hook, program: BorrowedFd<'_>, name: &str) -> Request {
+    write(interface, hook, program, name, Key { priority: PRIORITY, handle: HANDLE, chain: None })
 }
 
 /// Notes that a program is on TCX, or is about to be. One note for each program, whose number, `id`, is its handle.
@@ -193,11 +199,29 @@ pub(super) fn note(
     netlink: &mut Netlink,
     interface: &Interface,
     hook: Hook,
-    (program, id): (BorrowedFd<'_>, u32),
+    program: (BorrowedFd<'_>, u32),
     name: &str,
 ) -> Result<()> {
-    let key = Key { priority: PRIORITY, handle: id, chain: Some(NOTES) };
-    write(netlink, interface, hook, program, name, key)
+    send(netlink, note_request(interface, hook, program, name), interface, hook)
+}
+
+/// What [`note`] sends.
+pub(super) fn note_request(
+    interface: &Interface,
+    hook: Hook,
+    (program, id): (BorrowedFd<'_>, u32),
+    name: &str,
+) -> Request {
+    write(interface, hook, program, name, Key { priority: PRIORITY, handle: id, chain: Some(NOTES) })
+}
+
+fn send(netlink: &mut Netlink, (message, flags): Request, interface: &Interface, hook: Hook) -> Result<()> {
+    netlink.request(message, flags).map_err(|source| refused(interface, hook, source))
+}
+
+/// What it means when a filter is refused.
+pub(super) fn refused(interface: &Interface, hook: Hook, source: netlink::Error) -> Error {
+    Error::netlink(format!("attach to {} {hook}", interface.name), source)
 }
 
 /// What makes a filter the same as the one that it replaces.
@@ -208,13 +232,12 @@ struct Key {
 }
 
 fn write(
-    netlink: &mut Netlink,
     interface: &Interface,
     hook: Hook,
     program: BorrowedFd<'_>,
     name: &str,
     Key { priority, handle, chain }: Key,
-) -> Result<()> {
+) -> Request {
     let options = [
         // A descriptor is never negative.
         TcFilterBpfOption::ProgFd(program.as_raw_fd().unsigned_abs()),
@@ -233,10 +256,8 @@ fn write(
         TcAttribute::Options(options.into_iter().map(TcOption::Bpf).collect()),
     ];
     attributes.extend(chain.map(TcAttribute::Chain));
-    let request = RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes));
-    netlink
-        .request(request, NLM_F_CREATE)
-        .map_err(|source| Error::netlink(format!("attach to {} {hook}", interface.name), source))
+    let message = RouteNetlinkMessage::NewTrafficFilter(TcMessage::from_parts(header, attributes));
+    (message, NLM_F_CREATE)
 }
 
 /// Every filter on a hook. The egress of a legacy `ingress` qdisc does not exist: the kernel would show ingress.
@@ -258,14 +279,19 @@ pub fn list(netlink: &mut Netlink, interface: &Interface, hook: Hook, qdisc: Qdi
         .collect())
 }
 
-/// The same, whatever qdisc there is.
-pub fn standing(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<Vec<Filter>> {
-    let qdisc = qdisc::all(netlink)?.get(&interface.index).copied().unwrap_or_default();
-    list(netlink, interface, hook, qdisc)
+/// The same where there is clsact, or nothing.
+pub fn on_clsact(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<Vec<Filter>> {
+    list(netlink, interface, hook, Qdisc::Clsact(Blocks::default()))
 }
 
 /// Removes exactly this filter.
 pub fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
+    let (message, flags) = removal(filter);
+    netlink.request(message, flags).map_err(|source| stays(filter, source))
+}
+
+/// What [`remove`] sends.
+pub(super) fn removal(filter: &Filter) -> Request {
     let header = TcHeader {
         index: filter.interface.index,
         handle: filter.handle.into(),
@@ -275,11 +301,12 @@ pub fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
     };
     let mut attributes = vec![TcAttribute::Kind(filter.kind.clone())];
     attributes.extend(filter.chain.map(TcAttribute::Chain));
-    let request = RouteNetlinkMessage::DelTrafficFilter(TcMessage::from_parts(header, attributes));
-    let hook = filter.hook;
-    netlink.request(request, 0).map_err(|source| {
-        Error::netlink(format!("remove the filter from {} {hook}", filter.interface.name), source)
-    })
+    (RouteNetlinkMessage::DelTrafficFilter(TcMessage::from_parts(header, attributes)), 0)
+}
+
+/// What it means when that is refused.
+pub(super) fn stays(filter: &Filter, source: netlink::Error) -> Error {
+    Error::netlink(format!("remove the filter from {} {}", filter.interface.name, filter.hook), source)
 }
 
 fn read(answer: &netlink::Answer, interface: &Interface, hook: Hook) -> Option<Filter> {

@@ -4,19 +4,18 @@
 //! settings, and for each hook which of them it has. What it did is in the filters' names (`mark`), from where
 //! it is taken back when the last filter that says so has gone. Never touches a filter on the interfaces themselves.
 
-use rtnetlink::LinkUnspec;
-use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::LinkAttribute;
+use std::collections::{HashMap, HashSet};
 
 use super::card::Distrusted;
 use super::companion::{self, CompanionProgram};
+use super::ethtool::Ethtool;
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
 use super::mark::{Large, Mark, Reach};
 use super::netlink::Netlink;
 use super::pair::{self, Pair};
-use super::{Error, Result, detach, macvlan};
-use crate::codegen::Via;
+use super::{Result, limit, macvlan, seen};
+use crate::codegen::{Companion, Via};
 use crate::ir::Side;
 pub use crate::policy::{Companions, Gso, Needs};
 
@@ -46,14 +45,12 @@ impl Aside {
 /// What was prepared, and not yet relied on: undone if attaching fails.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    hooks: Vec<(Interface, Hook, Aside)>,
+    hooks: HashMap<(i32, Hook), Aside>,
     made: Vec<(Pair, Interface)>,
     /// Macvlans, also on pairs that there were before.
     added: Vec<(Interface, Hook)>,
-    /// Hooks whose segments need no finished checksums, whatever those of the rules before did.
-    unfinished: Vec<(Interface, Hook)>,
-    /// To be limited once the filters stand: before, nobody would know what to put back.
-    limited: Vec<Interface>,
+    /// Ends of pairs that need not finish checksums, whatever those of the rules before did.
+    unfinished: Vec<Interface>,
     /// What the user should know.
     pub notes: Vec<String>,
 }
@@ -61,36 +58,92 @@ pub struct Prepared {
 impl Prepared {
     /// What this hook's filter has to say of it.
     pub fn of(&self, interface: &Interface, hook: Hook) -> Aside {
-        let found = self.hooks.iter().find(|(i, h, _)| i == interface && *h == hook);
-        found.map(|(_, _, aside)| *aside).unwrap_or_default()
+        self.hooks.get(&(interface.index, hook)).copied().unwrap_or_default()
+    }
+
+    /// Whether the sockets of this interface are to send single segments.
+    pub fn limits(&self, interface: &Interface) -> bool {
+        matches!(self.of(interface, Hook::Egress).large, Large::Limited(_))
     }
 
     fn at(&mut self, interface: &Interface, hook: Hook) -> &mut Aside {
-        let at = self.hooks.iter().position(|(i, h, _)| i == interface && *h == hook);
-        let at = at.unwrap_or_else(|| {
-            self.hooks.push((interface.clone(), hook, Aside::default()));
-            self.hooks.len() - 1
-        });
-        &mut self.hooks[at].2
+        self.hooks.entry((interface.index, hook)).or_default()
     }
 
-    /// The new programs are there, and their names tell how it was before: now interfaces are limited. And what
-    /// only the programs before needed is given up; where it stays, it costs time.
-    pub fn rely(self, netlink: &mut Netlink) -> Result<()> {
-        for (interface, hook) in self.unfinished {
-            let _ = pair::finish_checksums(netlink, &interface, hook, false);
+    /// The new programs are there. What only the programs before needed is given up; where it stays, it costs time.
+    pub fn rely(self) {
+        let Some(mut ethtool) = self.unfinished.first().and_then(|_| Ethtool::open().ok()) else { return };
+        for end in &self.unfinished {
+            let _ = pair::finish_checksums(&mut ethtool, end, false);
         }
-        self.limited.iter().try_for_each(|interface| limit(netlink, interface, 1))
     }
 
     /// Puts back what was before.
     pub fn undo(self, netlink: &mut Netlink) {
+        let Ok(devices) = links::devices(netlink) else { return };
         for (interface, hook) in self.added {
-            let _ = macvlan::remove(netlink, &interface, hook);
+            let _ = macvlan::remove(netlink, &devices, &interface, hook);
         }
         for (pair, interface) in self.made {
-            let _ = pair::remove(netlink, pair, interface.number());
+            let _ = pair::remove(netlink, &devices, pair, interface.number());
         }
+    }
+}
+
+/// One interface: what its hooks need, and what is known of it.
+struct Ask<'a> {
+    interface: &'a Interface,
+    device: Option<&'a Device>,
+    needs: Vec<Needs>,
+}
+
+impl<'a> Ask<'a> {
+    /// And a note, if some of what its hooks need cannot be had.
+    fn new(
+        interface: &'a Interface,
+        devices: &'a [Device],
+        needs: &[Needs],
+        distrusted: &[Distrusted],
+    ) -> (Self, Option<String>) {
+        let device = devices.iter().find(|device| device.interface == *interface);
+        let distrusted = distrusted.iter().any(|card| card.interface == *interface);
+        // A packet that was decrypted would lose the proof of it on the way, and be dropped by policy.
+        let bare = device.is_some_and(Device::may_rebuild_header);
+        let (possible, not): (Vec<&Needs>, Vec<&Needs>) =
+            needs.iter().partition(|needs| !bare || needs.side == Side::Egress);
+        let note = not.iter().any(|needs| needs.cut).then(|| {
+            format!(
+                "{}: on ingress, packets of several segments pass as they are: in a pair they would lose what proves that they were decrypted",
+                interface.name
+            )
+        });
+        let needs = possible.into_iter().map(|needs| needs.on(distrusted)).collect();
+        (Self { interface, device, needs }, note)
+    }
+
+    fn cut(&self) -> impl Iterator<Item = &Needs> {
+        self.needs.iter().filter(|needs| needs.cut)
+    }
+
+    fn merge(&self) -> impl Iterator<Item = &Needs> {
+        self.needs.iter().filter(|needs| needs.merge)
+    }
+
+    /// What such a tunnel is told with each packet would be lost in a pair.
+    fn may_have_pairs(&self) -> bool {
+        !self.device.is_some_and(|device| device.per_packet)
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (Pair, &'a Interface)> {
+        let merge = self.merge().next().map(|_| (Pair::Merging, self.interface));
+        let cut = self.cut().next().map(|_| (Pair::Segmentation, self.interface));
+        merge.into_iter().chain(cut).filter(|_| self.may_have_pairs())
+    }
+
+    /// The kernel drops what devices send too deep inside each other, at eight (`XMIT_RECURSION_LIMIT`), or four or
+    /// five in tunnels (`IP_TUNNEL_RECURSION_LIMIT`). The way by a macvlan takes three.
+    fn via(&self, needs: &Needs) -> Via {
+        needs.via(!self.device.is_some_and(|device| device.stacked))
     }
 }
 
@@ -106,225 +159,183 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let devices = links::devices(netlink)?;
     let mut prepared = Prepared::default();
+    if wanted == Gso::Off {
+        return Ok(prepared);
+    }
+    let mut asks = Vec::new();
     for interface in interfaces {
-        let device = devices.iter().find(|device| device.interface == *interface);
-        let distrusted = distrusted.iter().any(|card| card.interface == *interface);
-        // A packet that was decrypted would lose the proof of it on the way, and be dropped by policy.
-        let bare = device.is_some_and(Device::may_rebuild_header);
-        let (possible, not): (Vec<&Needs>, Vec<&Needs>) =
-            needs.iter().partition(|needs| !bare || needs.side == Side::Egress);
-        if wanted != Gso::Off && not.iter().any(|needs| needs.cut) {
+        if !interface.is_loopback() {
+            let (ask, note) = Ask::new(interface, &devices, needs, distrusted);
+            asks.push(ask);
+            prepared.notes.extend(note);
+        } else if needs.iter().any(|needs| needs.cut) {
             prepared.notes.push(format!(
-                "{}: on ingress, packets of several segments pass as they are: in a pair they would lose what proves that they were decrypted",
+                "{}: packets of several segments pass as they are: what comes back to a loopback device from a pair would be taken for forged",
                 interface.name
             ));
         }
-        let needs: Vec<Needs> = possible.into_iter().map(|needs| needs.on(distrusted)).collect();
-        match prepared.add(netlink, wanted, interface, device, &needs, standing, back) {
-            Ok(()) => {}
-            Err(error) => {
-                prepared.undo(netlink);
-                return Err(error);
+    }
+    let refused = match wanted {
+        Gso::Segment => prepared.make(netlink, &asks, &devices, back),
+        Gso::Limit | Gso::Off => Ok(HashMap::new()),
+    };
+    match refused {
+        Ok(refused) => {
+            for ask in &asks {
+                let why = refused.get(&ask.interface.index);
+                if wanted == Gso::Limit || why.is_some() {
+                    prepared.limit(ask, why, standing);
+                }
             }
+            Ok(prepared)
+        }
+        Err(error) => {
+            prepared.undo(netlink);
+            Err(error)
         }
     }
-    Ok(prepared)
 }
 
 impl Prepared {
-    #[allow(clippy::too_many_arguments)]
-    fn add(
+    /// Makes pairs and macvlans. Returns, by interface, why there can be no segmentation pair.
+    fn make(
         &mut self,
         netlink: &mut Netlink,
-        wanted: Gso,
-        interface: &Interface,
-        device: Option<&Device>,
-        needs: &[Needs],
-        standing: &[Filter],
+        asks: &[Ask<'_>],
+        devices: &[Device],
+        back: &[CompanionProgram<'_>],
+    ) -> Result<HashMap<i32, String>> {
+        let told = "what this tunnel is told with each packet would be lost in a pair";
+        let tunnels = asks.iter().filter(|ask| !ask.may_have_pairs() && ask.cut().next().is_some());
+        let mut refused: HashMap<i32, String> =
+            tunnels.map(|ask| (ask.interface.index, told.to_owned())).collect();
+
+        let pairs: Vec<(Pair, &Interface)> = asks.iter().flat_map(Ask::pairs).collect();
+        let results = pair::ensure(netlink, devices, &pairs, back)?;
+        let made = pairs.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(true)));
+        self.made.extend(made.map(|((pair, interface), _)| (*pair, (*interface).clone())));
+        let mut merging = HashSet::new();
+        for ((pair, interface), result) in pairs.iter().zip(results) {
+            match (pair, result) {
+                (_, Err(error)) if error.is_final() => return Err(error),
+                (Pair::Merging, Ok(_)) => drop(merging.insert(interface.index)),
+                // Nothing is lost but speed.
+                (Pair::Merging, Err(error)) => self.notes.push(format!(
+                    "{}: {error}; what is unfunneled is not merged, which is slower",
+                    interface.name
+                )),
+                (Pair::Segmentation, Ok(_)) => {}
+                (Pair::Segmentation, Err(error)) => drop(refused.insert(interface.index, error.to_string())),
+            }
+        }
+        for ask in asks.iter().filter(|ask| merging.contains(&ask.interface.index)) {
+            ask.merge().for_each(|needs| self.at(ask.interface, needs.side.into()).merging = true);
+        }
+
+        let cut: Vec<&Ask<'_>> =
+            asks.iter().filter(|ask| !refused.contains_key(&ask.interface.index)).collect();
+        self.shorten(netlink, &cut, back)?;
+        Ok(refused)
+    }
+
+    /// How what is to be cut comes to the segmentation pair, which is there.
+    fn shorten(
+        &mut self,
+        netlink: &mut Netlink,
+        asks: &[&Ask<'_>],
         back: &[CompanionProgram<'_>],
     ) -> Result<()> {
-        let cut = || needs.iter().filter(|needs| needs.cut);
-        if wanted == Gso::Off || interface.is_loopback() {
-            if wanted != Gso::Off && cut().next().is_some() {
-                self.notes.push(format!(
-                    "{}: packets of several segments pass as they are: what comes back to a loopback device from a pair would be taken for forged",
-                    interface.name
-                ));
-            }
+        let hooks = asks.iter().flat_map(|ask| ask.cut().map(move |needs| (*ask, needs)));
+        let hooks: Vec<(&Ask<'_>, &Needs)> = hooks.collect();
+        if hooks.is_empty() {
             return Ok(());
         }
-        if wanted == Gso::Segment {
-            // What such a tunnel is told with each packet would be lost in a pair.
-            let possible = !device.is_some_and(|device| device.per_packet);
-            if possible {
-                self.merge(netlink, interface, needs, back)?;
+        let devices = links::devices(netlink)?;
+        let direct = hooks.iter().filter(|(ask, needs)| ask.via(needs) == Via::Macvlan);
+        let direct: Vec<(&Interface, Hook)> =
+            direct.map(|(ask, needs)| (ask.interface, Hook::from(needs.side))).collect();
+        let results = macvlan::ensure(netlink, &devices, &direct, back)?;
+        let made = direct.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(true)));
+        self.added.extend(made.map(|((interface, hook), _)| ((*interface).clone(), *hook)));
+        for (ask, needs) in &hooks {
+            let aside = self.at(ask.interface, needs.side.into());
+            aside.large = Large::Pair;
+            aside.finishing = needs.finish_all;
+        }
+        for ((interface, hook), result) in direct.into_iter().zip(results) {
+            match result {
+                Ok(_) => self.at(interface, hook).large = Large::Macvlan,
+                Err(error) if error.is_final() => return Err(error),
+                // Nothing is lost but speed.
+                Err(error) => self.notes.push(format!(
+                    "{}: {error}; segments cross the segmentation pair, which is slower",
+                    interface.name
+                )),
             }
-            if cut().next().is_none() {
-                return Ok(());
-            }
-            let refusal = if possible {
-                let stacked = device.is_some_and(|device| device.stacked);
-                self.segment(netlink, interface, stacked, needs, back)?
+        }
+        let mut ethtool = None;
+        for (ask, needs) in hooks {
+            let end = companion::find(&devices, Companion::end(needs.side), ask.interface.number());
+            let Some(end) = end.map(|device| &device.interface) else { continue };
+            if needs.finish {
+                let ethtool = match &mut ethtool {
+                    Some(open) => open,
+                    none => none.insert(Ethtool::open()?),
+                };
+                pair::finish_checksums(ethtool, end, true)?;
             } else {
-                Some("what this tunnel is told with each packet would be lost in a pair".to_owned())
-            };
-            let Some(why) = refusal else { return Ok(()) };
+                self.unfinished.push(end.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Where there is no pair, or is to be none. `why` there can be none, if one was wanted.
+    fn limit(&mut self, ask: &Ask<'_>, why: Option<&String>, standing: &[Filter]) {
+        let interface = ask.interface;
+        if let Some(why) = why {
             let unfinished =
-                if cut().any(|needs| needs.finish_all) { ", checksums stay unfinished" } else { "" };
+                if ask.cut().any(|needs| needs.finish_all) { ", checksums stay unfinished" } else { "" };
             self.notes.push(format!(
                 "{}: {why}; falling back to `--gso limit`: new TCP connections send single segments, \
                  other packets of several segments pass as they are{unfinished}",
                 interface.name
             ));
         }
-        if !cut().any(|needs| Hook::from(needs.side) == Hook::Egress) {
-            return Ok(());
-        }
-        let now = device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
-        let before = limited_before(standing, interface).unwrap_or(now);
-        if now != 1 {
-            self.limited.push(interface.clone());
-        }
-        self.at(interface, Hook::Egress).large = Large::Limited(before);
-        Ok(())
-    }
-
-    /// `Some`: why there can be no segmentation pair.
-    fn segment(
-        &mut self,
-        netlink: &mut Netlink,
-        interface: &Interface,
-        stacked: bool,
-        needs: &[Needs],
-        back: &[CompanionProgram<'_>],
-    ) -> Result<Option<String>> {
-        if let Err(error) = self.ensure(netlink, Pair::Segmentation, interface, back)? {
-            return Ok(Some(error.to_string()));
-        }
-        for needs in needs.iter().filter(|needs| needs.cut) {
-            let hook = Hook::from(needs.side);
-            if needs.finish {
-                pair::finish_checksums(netlink, interface, hook, true)?;
-            } else {
-                self.unfinished.push((interface.clone(), hook));
-            }
-            // The kernel drops what devices send too deep inside each other, at eight (`XMIT_RECURSION_LIMIT`), or four or
-            // five in tunnels (`IP_TUNNEL_RECURSION_LIMIT`). The way by a macvlan takes three.
-            let large = match needs.via(!stacked) {
-                Via::Pair => Large::Pair,
-                Via::Macvlan => self.shortcut(netlink, interface, hook, back)?,
-            };
-            let aside = self.at(interface, hook);
-            aside.large = large;
-            aside.finishing = needs.finish_all;
-        }
-        Ok(None)
-    }
-
-    /// Where there can be no macvlan, nothing is lost but speed.
-    fn shortcut(
-        &mut self,
-        netlink: &mut Netlink,
-        interface: &Interface,
-        hook: Hook,
-        back: &[CompanionProgram<'_>],
-    ) -> Result<Large> {
-        match macvlan::ensure(netlink, interface, hook, back) {
-            Ok(made) => {
-                if made {
-                    self.added.push((interface.clone(), hook));
-                }
-                Ok(Large::Macvlan)
-            }
-            Err(error) if error.is_final() => Err(error),
-            Err(error) => {
-                self.notes.push(format!(
-                    "{}: {error}; segments cross the segmentation pair, which is slower",
-                    interface.name
-                ));
-                Ok(Large::Pair)
-            }
-        }
-    }
-
-    /// Where there can be no merging pair, nothing is lost but speed.
-    fn merge(
-        &mut self,
-        netlink: &mut Netlink,
-        interface: &Interface,
-        needs: &[Needs],
-        back: &[CompanionProgram<'_>],
-    ) -> Result<()> {
-        for needs in needs.iter().filter(|needs| needs.merge) {
-            match self.ensure(netlink, Pair::Merging, interface, back)? {
-                Ok(()) => self.at(interface, needs.side.into()).merging = true,
-                Err(error) => self.notes.push(format!(
-                    "{}: {error}; what is unfunneled is not merged, which is slower",
-                    interface.name
-                )),
-            }
-        }
-        Ok(())
-    }
-
-    /// The inner error: there can be no such pair.
-    fn ensure(
-        &mut self,
-        netlink: &mut Netlink,
-        pair: Pair,
-        interface: &Interface,
-        back: &[CompanionProgram<'_>],
-    ) -> Result<std::result::Result<(), Error>> {
-        match pair::ensure(netlink, pair, interface, back) {
-            Ok(made) => {
-                if made {
-                    self.made.push((pair, interface.clone()));
-                }
-                Ok(Ok(()))
-            }
-            Err(error) if error.is_final() => Err(error),
-            Err(error) => Ok(Err(error)),
+        if ask.cut().any(|needs| Hook::from(needs.side) == Hook::Egress) {
+            let now = ask.device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
+            let before = limit::before(standing, interface).unwrap_or(now);
+            self.at(interface, Hook::Egress).large = Large::Limited(before);
         }
     }
 }
 
-/// After a change: puts back what filters that are gone had asked for. `before` is what stood on these
-/// interfaces; `removing`, that nobody is about to use a pair which no filter speaks of. Returns the names
-/// of the pairs that were removed.
-pub fn settle(
-    netlink: &mut Netlink,
-    interfaces: &[Interface],
-    before: &[Filter],
-    removing: bool,
-) -> Result<Vec<String>> {
-    let mut removed = Vec::new();
+/// After a change, by whoever has the turn: removes what no filter of these interfaces asks for, and what is left of
+/// interfaces that are gone. Returns the names of the pairs that were removed.
+pub fn settle(netlink: &mut Netlink, interfaces: &[Interface]) -> Result<Vec<String>> {
     let devices = links::devices(netlink)?;
-    let now = detach::status(netlink, interfaces, &Hook::ALL)?;
-    for interface in interfaces {
-        let Some(device) = devices.iter().find(|device| device.interface.index == interface.index) else {
-            continue;
-        };
-        if let (Some(old), None) = (limited_before(before, interface), limited_before(&now, interface))
-            && device.gso_max_segs == Some(1)
-        {
-            limit(netlink, interface, old)?;
-        }
-        for pair in Pair::ALL {
-            if !uses(&now, pair, interface) && (removing || uses(before, pair, interface)) {
-                removed.extend(pair::remove(netlink, pair, interface.number())?);
-            }
-        }
-        for hook in Hook::ALL {
-            if !shortens(&now, interface, hook) && (removing || shortens(before, interface, hook)) {
-                macvlan::remove(netlink, interface, hook)?;
-            }
-        }
-    }
-    for gone in companion::orphans(&devices) {
-        for pair in Pair::ALL {
-            removed.extend(pair::remove(netlink, pair, gone)?);
-        }
-    }
+    let now = seen::status(netlink, interfaces, &Hook::ALL)?;
+    let unused = |interface: &Interface| {
+        let number = interface.number();
+        Pair::ALL
+            .into_iter()
+            .filter(|pair| !uses(&now, *pair, interface))
+            .map(move |pair| (pair, number))
+            .collect()
+    };
+    let mut pairs: Vec<(Pair, u32)> =
+        interfaces.iter().flat_map(|i| -> Vec<(Pair, u32)> { unused(i) }).collect();
+    pairs
+        .extend(companion::orphans(&devices).into_iter().flat_map(|gone| Pair::ALL.map(|pair| (pair, gone))));
+    let removed = pairs.iter().filter_map(|(pair, of)| pair::names(&devices, *pair, *of)).collect();
+    let hooks = interfaces.iter().flat_map(|interface| Hook::ALL.map(|hook| (interface, hook)));
+    let hooks = hooks.filter(|(interface, hook)| !shortens(&now, interface, *hook));
+    let macvlans = hooks.filter_map(|(interface, hook)| macvlan::at(&devices, interface.number(), hook));
+    // One end takes the other along, and the macvlans on both.
+    let ends =
+        pairs.iter().filter_map(|(pair, of)| pair::of(&devices, *pair, *of).into_iter().flatten().next());
+    let doomed: Vec<&Interface> = macvlans.chain(ends).map(|device| &device.interface).collect();
+    companion::delete_all(netlink, &devices, &doomed)?;
     Ok(removed)
 }
 
@@ -345,21 +356,4 @@ pub fn shortens(filters: &[Filter], interface: &Interface, hook: Hook) -> bool {
 fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Mark> + 'a {
     let here = filters.iter().filter(|filter| filter.interface.index == interface.index);
     here.filter_map(|filter| Mark::read(filter.name.as_deref()?))
-}
-
-/// `gso_max_segs` as it was before a filter of ours changed it.
-fn limited_before(filters: &[Filter], interface: &Interface) -> Option<u32> {
-    marks_of(filters, interface).find_map(|mark| match mark.large {
-        Large::Limited(before) => Some(before),
-        Large::Pass | Large::Pair | Large::Macvlan => None,
-    })
-}
-
-fn limit(netlink: &mut Netlink, interface: &Interface, segments: u32) -> Result<()> {
-    let message = LinkUnspec::new_with_index(interface.number())
-        .append_extra_attribute(LinkAttribute::GsoMaxSegs(segments))
-        .build();
-    netlink
-        .request(RouteNetlinkMessage::SetLink(message), 0)
-        .map_err(|source| Error::netlink(format!("set gso_max_segs of {}", interface.name), source))
 }

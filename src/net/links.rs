@@ -66,6 +66,8 @@ pub struct Device {
     pub stacked: bool,
     /// `vrf`, `veth`, ...; hardware says none.
     pub kind: Option<String>,
+    /// The number of its group, by which several can be deleted at once.
+    pub group: u32,
     /// The number of the bridge, bond or VRF that it is in.
     pub master: Option<u32>,
     /// That of the interface that it is on.
@@ -103,6 +105,7 @@ impl Device {
             per_packet: false,
             stacked: false,
             kind: None,
+            group: 0,
             master: None,
             lower: None,
             ipvlan_l3s: false,
@@ -130,6 +133,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
     const IFLA_OPERSTATE: u16 = 16;
     const IFLA_LINKINFO: u16 = 18;
+    const IFLA_GROUP: u16 = 27;
     const IFLA_CARRIER: u16 = 33;
     const IFLA_GSO_MAX_SEGS: u16 = 40;
     const IFF_UP: u32 = 1;
@@ -158,6 +162,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
                     device.kind = kind_of(&value);
                     device.ipvlan_l3s = is_ipvlan_l3s(&value);
                 }
+                IFLA_GROUP => device.group = netlink::word(&value).unwrap_or_default(),
                 IFLA_QDISC => device.qdisc = Some(netlink::text(&value)),
                 IFLA_LINK => device.lower = netlink::word(&value),
                 IFLA_MASTER => device.master = netlink::word(&value),

@@ -5,6 +5,7 @@
 //! Keeps no state of its own: asks the kernel each time what is attached.
 
 pub mod attach;
+pub mod batch;
 pub mod card;
 pub mod companion;
 pub mod detach;
@@ -12,6 +13,7 @@ pub mod ethtool;
 pub mod filter;
 pub mod gso;
 pub mod health;
+pub mod limit;
 pub mod links;
 pub mod macvlan;
 pub mod mark;
@@ -23,6 +25,7 @@ pub mod pair;
 pub mod peers;
 pub mod probe;
 pub mod qdisc;
+pub mod seen;
 pub mod tcx;
 pub mod turn;
 pub mod unseen;
@@ -38,12 +41,13 @@ use crate::system;
 
 pub use crate::codegen::Link;
 pub use attach::{Attached, Attachment, Plan, plan};
-pub use detach::{detach, status};
+pub use detach::detach;
 pub use filter::{Filter, Hook, Point};
 pub use gso::Gso;
 pub use links::Interface;
 pub use mark::Mark;
 pub use netlink::Netlink;
+pub use seen::{Seen, look, status};
 pub use tcx::Order;
 
 /// Bytes of `struct tcmsg`: family and padding, ifindex, handle, parent, info.
@@ -94,6 +98,12 @@ pub enum Error {
         if_unknown(source, " (it needs CONFIG_MACVLAN, built in or as module macvlan)")
     )]
     Macvlan { what: String, source: netlink::Error },
+
+    #[error(
+        "the {} of {} is {}, and making it again did not help; {}: find out who changes it, and attach again",
+        .0.pair, .0.interface.name, .0.why, .0.pair.lost()
+    )]
+    Broken(Box<health::Broken>),
 
     #[error("the companion devices of {interface} did not come up")]
     Down { interface: String },
@@ -247,6 +257,9 @@ fn tcx_remedy(source: Errno) -> &'static str {
 fn remedy(source: &netlink::Error) -> &'static str {
     match source.errno() {
         Some(Errno::EPERM) => " (CAP_NET_ADMIN is needed in the namespace that the interface is in)",
+        Some(Errno::EMSGSIZE) => {
+            " (attach to fewer interfaces at a time, or raise `sysctl net.core.wmem_max`)"
+        }
         Some(Errno::ENOENT | Errno::EOPNOTSUPP) => {
             " (the kernel needs CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, built in or as modules cls_bpf and sch_ingress)"
         }

@@ -7,6 +7,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::packet_core::{
     Emitable, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlasIterator,
@@ -22,6 +23,7 @@ use crate::system;
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    listings: usize,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,9 @@ impl Error {
 }
 
 type Result<T> = std::result::Result<T, Error>;
+
+/// A message, and flags that are added to REQUEST.
+pub type Request = (RouteNetlinkMessage, u16);
 
 /// One answer of a dump: a fixed header of a length that the caller knows, then attributes.
 #[derive(Debug)]
@@ -101,13 +106,75 @@ impl Netlink {
         // Both only make errors readable: a kernel without them loses nothing else.
         let _ = socket.set_ext_ack(true);
         let _ = socket.set_cap_ack(true);
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, listings: 0 })
+    }
+
+    /// How often everything of a kind was listed, which costs as much as there is: all interfaces, or all qdiscs.
+    pub fn listings(&self) -> usize {
+        self.listings
     }
 
     /// Sends one request and waits for its acknowledgement. `flags` are added to REQUEST and ACK.
     pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.receive().map(|_| ())
+    }
+
+    /// Sends requests in one datagram, and gives each one's refusal. The kernel works them off in order, within the system
+    /// call that brings them: whoever is killed has had none of them done, or all. But a refused one does not keep the rest
+    /// from being done, and packets, and others' requests, come in between.
+    pub fn batch(&mut self, requests: Vec<Request>) -> Result<Vec<Option<Error>>> {
+        let count = requests.len();
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for (at, (message, flags)) in requests.into_iter().enumerate() {
+            // Refusals are answered in any case: acknowledgements of all would overflow the socket.
+            let last = if at + 1 == count { NLM_F_ACK } else { 0 };
+            bytes.extend(self.packed(message, NLM_F_REQUEST | flags | last));
+        }
+        let mut refusals: Vec<Option<Error>> = Vec::new();
+        refusals.resize_with(count, || None);
+        if count == 0 {
+            return Ok(refusals);
+        }
+        self.make_room(bytes.len());
+        self.socket.send(&bytes, 0)?;
+        let answered = self.refusals(first, &mut refusals);
+        if answered.is_err() {
+            self.clear();
+        }
+        answered.map(|()| refusals)
+    }
+
+    /// Those of the requests that begin with number `first`, up to the answer to the last.
+    fn refusals(&mut self, first: u32, refusals: &mut [Option<Error>]) -> Result<()> {
+        let count = refusals.len();
+        loop {
+            let datagram = self.datagram()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                let at = usize::try_from(message.sequence_number().wrapping_sub(first)).unwrap_or(count);
+                let Some(slot) = refusals.get_mut(at) else { continue };
+                if message.message_type() == NLMSG_ERROR {
+                    *slot = refusal(message.payload(), message.message_type(), message.flags()).err();
+                    if at + 1 == count {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// For a datagram of this length, and as much of refusals. What is allowed depends on who we are; it is enough for
+    /// some thousand filters in any case, and sending says so where it is not.
+    fn make_room(&self, length: usize) {
+        const ENOUGH: usize = 1 << 16;
+        if length > ENOUGH {
+            let _ = setsockopt(&self.socket, sockopt::SndBuf, &length);
+            let _ = setsockopt(&self.socket, sockopt::SndBufForce, &length);
+            let _ = setsockopt(&self.socket, sockopt::RcvBuf, &(2 * length));
+            let _ = setsockopt(&self.socket, sockopt::RcvBufForce, &(2 * length));
+        }
     }
 
     /// Sends one request of another protocol, everything after the header given as bytes.
@@ -142,7 +209,9 @@ impl Netlink {
         // Something changed while the kernel was listing: what came is neither the old nor the new.
         const TRIES: usize = 20;
         let mut last = Vec::new();
+        let of_one = matches!(message, RouteNetlinkMessage::GetTrafficFilter(_));
         for _ in 0..TRIES {
+            self.listings += usize::from(!of_one);
             self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
             let (answers, interrupted) = self.receive()?;
             if !interrupted {
@@ -154,6 +223,13 @@ impl Netlink {
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+        let bytes = self.packed(message, flags);
+        self.socket.send(&bytes, 0)?;
+        Ok(())
+    }
+
+    /// A message with its header and padding, as the next in order.
+    fn packed(&mut self, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -162,8 +238,18 @@ impl Netlink {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        Ok(())
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn datagram(&self) -> Result<Vec<u8>> {
+        loop {
+            match self.socket.recv_from_full() {
+                Ok((datagram, _)) => return Ok(datagram),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Everything up to the end of the answer, and whether a dump was interrupted by a change.
@@ -188,31 +274,45 @@ impl Netlink {
         let mut answers = Vec::new();
         let mut interrupted = false;
         loop {
-            let datagram = match self.socket.recv_from_full() {
-                Ok((datagram, _)) => datagram,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let mut rest = datagram.as_slice();
-            while !rest.is_empty() {
-                let message =
-                    NetlinkBuffer::new_checked(rest).map_err(|error| Error::Unreadable(error.to_string()))?;
-                let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
-                if message.sequence_number() == self.sequence {
-                    interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-                    match message.message_type() {
-                        // DONE carries an error code as well, when a dump failed half-way.
-                        NLMSG_ERROR | NLMSG_DONE => {
-                            refusal(message.payload(), message.message_type(), message.flags())?;
-                            return Ok((answers, interrupted));
-                        }
-                        _ => answers.push(Answer(message.payload().to_vec())),
-                    }
+            let datagram = self.datagram()?;
+            for message in messages(&datagram) {
+                let message = message?;
+                if message.sequence_number() != self.sequence {
+                    continue;
                 }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
+                match message.message_type() {
+                    // DONE carries an error code as well, when a dump failed half-way.
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        refusal(message.payload(), message.message_type(), message.flags())?;
+                        return Ok((answers, interrupted));
+                    }
+                    _ => answers.push(Answer(message.payload().to_vec())),
+                }
             }
         }
     }
+}
+
+/// The messages of a datagram, up to the first that cannot be read.
+fn messages(datagram: &[u8]) -> impl Iterator<Item = Result<NetlinkBuffer<&[u8]>>> {
+    let mut rest = datagram;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        match NetlinkBuffer::new_checked(rest) {
+            Ok(message) => {
+                let length = usize::try_from(message.length()).unwrap_or(usize::MAX);
+                rest = rest.get(length.checked_next_multiple_of(4)?..).unwrap_or_default();
+                Some(Ok(message))
+            }
+            Err(error) => {
+                rest = &[];
+                Some(Err(Error::Unreadable(error.to_string())))
+            }
+        }
+    })
 }
 
 /// The error that an ERROR or DONE message carries, with the kernel's own words if there are any.

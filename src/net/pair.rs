@@ -4,6 +4,7 @@
 //! and nothing else does. Never decides who needs one; why there are any, and what goes on in them, is said in
 //! `codegen/segment.rs` and `codegen/merge.rs`.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use nix::sched::{CpuSet, sched_getaffinity};
@@ -13,12 +14,14 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
+use super::batch::Batch;
 use super::companion::{self, CompanionProgram};
 use super::ethtool::{self, Ethtool};
 use super::filter::Hook;
 use super::links::{self, Device, Interface};
-use super::netlink::Netlink;
-use super::{Error, Result, detach, macvlan};
+use super::netlink::{Netlink, Request};
+use super::qdisc::{self, Qdisc};
+use super::{Error, Result, macvlan, seen};
 use crate::codegen::Companion;
 
 /// As many processors can merge at a time.
@@ -71,51 +74,131 @@ pub fn of(devices: &[Device], pair: Pair, interface: u32) -> [Option<&Device>; 2
     pair.ends().map(|end| companion::find(devices, end, interface))
 }
 
-/// Sees to it that the interface has a pair and that packets can pass it. `true`: there was none before.
+/// Sees to it that interfaces have pairs and that packets can pass them. `devices` are all that there are. `true`: there
+/// was none before. An inner error is that of one pair, of which nothing is left if there was none before.
 pub fn ensure(
     netlink: &mut Netlink,
-    pair: Pair,
-    interface: &Interface,
+    devices: &[Device],
+    wanted: &[(Pair, &Interface)],
     back: &[CompanionProgram<'_>],
-) -> Result<bool> {
-    let devices = links::devices(netlink)?;
-    let found = of(&devices, pair, interface.number());
-    let made = match found {
-        [Some(_), Some(_)] => false,
-        [None, None] => true,
+) -> Result<Vec<Result<bool>>> {
+    let mut ends = Vec::new();
+    let mut results: Vec<Result<bool>> = Vec::new();
+    for (pair, interface) in wanted {
+        let found = of(devices, *pair, interface.number());
+        if let [Some(one), Some(other)] = found {
+            results.push(Ok(false));
+            ends.push([one.interface.clone(), other.interface.clone()]);
+            continue;
+        }
+        let [one, other] = pair.ends().map(|end| companion::planned(end, interface));
+        let planned = one.and_then(|one| Ok([one, other?]));
         // Its other end has gone to another namespace.
-        [Some(one), None] | [None, Some(one)] => {
-            companion::delete(netlink, &one.interface)?;
-            true
-        }
-    };
-    let done = if made { create(netlink, pair, interface) } else { Ok(()) };
-    match done.and_then(|()| set_up(netlink, pair, interface, back)) {
-        Err(error) if made => {
-            let _ = remove(netlink, pair, interface.number());
-            Err(error)
-        }
-        result => result.map(|()| made),
+        let cleared =
+            found.into_iter().flatten().try_for_each(|end| companion::delete(netlink, &end.interface));
+        let (pair, result) = match (planned, cleared) {
+            (Ok(planned), Ok(())) => (planned, Ok(true)),
+            (Err(error), _) | (_, Err(error)) => ([(*interface).clone(), (*interface).clone()], Err(error)),
+        };
+        ends.push(pair);
+        results.push(result);
     }
+    let made: Vec<bool> = results.iter().map(|result| *result.as_ref().unwrap_or(&false)).collect();
+    let done = fill(netlink, wanted, &ends, &made, &mut results, back);
+    // Nobody is to rely on one that does not work.
+    if done.is_err() || results.iter().any(Result::is_err) {
+        let devices = links::devices(netlink)?;
+        for ((pair, interface), (result, made)) in wanted.iter().zip(results.iter().zip(made)) {
+            if made && (done.is_err() || result.is_err()) {
+                let _ = remove(netlink, &devices, *pair, interface.number());
+            }
+        }
+    }
+    done.map(|()| results)
 }
 
-/// Whether the segments of what this hook has leave the segmentation pair with finished checksums.
-pub fn finish_checksums(
+/// Makes those that are to be `made`, and sets all of them up.
+fn fill(
     netlink: &mut Netlink,
-    interface: &Interface,
-    hook: Hook,
-    finished: bool,
+    wanted: &[(Pair, &Interface)],
+    ends: &[[Interface; 2]],
+    made: &[bool],
+    results: &mut [Result<bool>],
+    back: &[CompanionProgram<'_>],
 ) -> Result<()> {
-    let devices = links::devices(netlink)?;
-    match companion::find(&devices, Companion::end(hook.into()), interface.number()) {
-        Some(end) => Ethtool::open()?.set(&end.interface, &[(ethtool::TX_CHECKSUM, !finished)]),
-        None => Ok(()),
+    let mut batch = Batch::default();
+    for (whom, ((pair, _), ends)) in wanted.iter().zip(ends).enumerate().filter(|(whom, _)| made[*whom]) {
+        let [one, other] = ends;
+        let refused = move |source| {
+            Some(Error::Pair { what: format!("make the veth pair {}, {}", one.name, other.name), source })
+        };
+        batch.add(whom, creation(*pair, ends), refused);
     }
+    batch.send(netlink, results)?;
+
+    let qdiscs = if made.contains(&false) { qdisc::all(netlink)? } else { HashMap::new() };
+    let mut batch = Batch::default();
+    for (whom, ((pair, interface), ends)) in wanted.iter().zip(ends).enumerate() {
+        if results[whom].is_err() {
+            continue;
+        }
+        for (which, end) in pair.ends().into_iter().zip(ends) {
+            companion::set_up(&mut batch, whom, which, end, interface);
+            let known = qdiscs.get(&end.index).copied().filter(|_| !made[whom]);
+            let place = (which, Hook::Ingress, end, known.unwrap_or_default());
+            companion::put(netlink, &mut batch, whom, place, back)?;
+        }
+    }
+    batch.send(netlink, results)?;
+
+    let mut ethtool = None;
+    for (whom, (_, [merge, merged])) in
+        wanted.iter().zip(ends).enumerate().filter(|(_, ((pair, _), _))| *pair == Pair::Merging)
+    {
+        if results[whom].is_ok()
+            && let Err(error) = set_merging(&mut ethtool, merge, merged)
+        {
+            results[whom] = Err(error);
+        }
+    }
+
+    let mut batch = Batch::default();
+    for (whom, ends) in ends.iter().enumerate() {
+        ends.iter().for_each(|end| companion::up(&mut batch, whom, end));
+    }
+    batch.send(netlink, results)?;
+
+    let fine = wanted.iter().zip(results.iter()).filter(|(_, result)| result.is_ok());
+    let up = fine.flat_map(|((pair, interface), _)| pair.ends().map(|end| (end, interface.number())));
+    let down = companion::wait_until_running(netlink, up.collect())?;
+    for ((pair, interface), result) in wanted.iter().zip(results).filter(|(_, result)| result.is_ok()) {
+        if pair.ends().iter().any(|end| down.contains(&(*end, interface.number()))) {
+            *result = Err(Error::Down { interface: interface.name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// A veth hands to its peer's GRO only what it could not have sent in one piece (`veth_skb_is_eligible_for_gro`,
+/// drivers/net/veth.c).
+fn set_merging(ethtool: &mut Option<Ethtool>, merge: &Interface, merged: &Interface) -> Result<()> {
+    let ethtool = match ethtool {
+        Some(open) => open,
+        none => none.insert(Ethtool::open()?),
+    };
+    ethtool.set(merge, &ethtool::TSO.map(|feature| (feature, false)))?;
+    ethtool.set(merged, &[(ethtool::GRO, true)])
+}
+
+/// Whether the segments that leave the segmentation pair by this end have finished checksums.
+pub fn finish_checksums(ethtool: &mut Ethtool, end: &Interface, finished: bool) -> Result<()> {
+    ethtool.set(end, &[(ethtool::TX_CHECKSUM, !finished)])
 }
 
 /// Why packets do not pass an interface's pair, if they do not.
 pub fn fault(
     netlink: &mut Netlink,
+    qdiscs: &HashMap<i32, Qdisc>,
     devices: &[Device],
     pair: Pair,
     interface: u32,
@@ -130,9 +213,10 @@ pub fn fault(
         Pair::Segmentation => &[one, other][..],
         Pair::Merging => &[other],
     };
-    for end in receive {
-        if detach::status(netlink, std::slice::from_ref(&end.interface), &[Hook::Ingress])?.is_empty() {
-            return Ok(Some(format!("without its filter at {}", end.interface.name)));
+    for Device { interface, .. } in receive {
+        let seen = seen::look_with(netlink, qdiscs, std::slice::from_ref(interface), &[Hook::Ingress])?;
+        if seen.ours.is_empty() {
+            return Ok(Some(format!("without its filter at {}", interface.name)));
         }
     }
     Ok(None)
@@ -140,11 +224,15 @@ pub fn fault(
 
 /// Removes the interface's pair, with what is attached to it and the macvlans on it. Also when the interface itself
 /// is gone. Returns the names of the devices that there were.
-pub fn remove(netlink: &mut Netlink, pair: Pair, interface: u32) -> Result<Option<String>> {
-    let devices = links::devices(netlink)?;
-    let names = names(&devices, pair, interface);
+pub fn remove(
+    netlink: &mut Netlink,
+    devices: &[Device],
+    pair: Pair,
+    interface: u32,
+) -> Result<Option<String>> {
+    let names = names(devices, pair, interface);
     // One end takes the other along.
-    if let Some(device) = of(&devices, pair, interface).into_iter().flatten().next() {
+    if let Some(device) = of(devices, pair, interface).into_iter().flatten().next() {
         companion::delete(netlink, &device.interface)?;
     }
     Ok(names)
@@ -164,17 +252,14 @@ pub fn each(devices: &[Device], pair: Pair, interface: u32) -> Vec<&str> {
     ends.chain(macvlans).map(|device| device.interface.name.as_str()).collect()
 }
 
-fn create(netlink: &mut Netlink, pair: Pair, interface: &Interface) -> Result<()> {
+fn creation(pair: Pair, [near, far]: &[Interface; 2]) -> Request {
     let [one, other] = pair.ends();
-    let names = pair.ends().map(|end| companion::name(end, interface));
-    let peer = fixed(pair, LinkUnspec::new_with_name(&names[1])).index(companion::number(other, interface)?);
-    let near = fixed(pair, LinkVeth::new(&names[0], &names[1])).index(companion::number(one, interface)?);
+    let peer = fixed(pair, LinkUnspec::new_with_name(&far.name)).index(far.number());
+    let near = fixed(pair, LinkVeth::new(&near.name, &far.name)).index(near.number());
     let peer = companion::settings(other, peer);
     let near =
         companion::settings(one, near).set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
-    netlink
-        .request(RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
-        .map_err(|source| Error::Pair { what: format!("make the veth pair {}", names.join(", ")), source })
+    (RouteNetlinkMessage::NewLink(near), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// What an end can be given only when it is made. One that merges does so once for each queue, and what the
@@ -190,35 +275,4 @@ fn fixed<T>(pair: Pair, message: LinkMessageBuilder<T>) -> LinkMessageBuilder<T>
     message
         .append_extra_attribute(LinkAttribute::NumTxQueues(queues))
         .append_extra_attribute(LinkAttribute::NumRxQueues(queues))
-}
-
-fn set_up(
-    netlink: &mut Netlink,
-    pair: Pair,
-    interface: &Interface,
-    back: &[CompanionProgram<'_>],
-) -> Result<()> {
-    let devices = links::devices(netlink)?;
-    let [Some(one), Some(other)] = of(&devices, pair, interface.number()).map(Option::<&Device>::cloned)
-    else {
-        return Err(Error::NumberTooHigh { interface: interface.name.clone() });
-    };
-    let [first, second] = pair.ends();
-    let ends = [(first, one.interface), (second, other.interface)];
-    for (which, end) in &ends {
-        companion::set_up(netlink, *which, end, interface)?;
-        companion::put(netlink, *which, Hook::Ingress, end, back)?;
-    }
-    if pair == Pair::Merging {
-        // A veth hands to its peer's GRO only what it could not have sent in one piece
-        // (`veth_skb_is_eligible_for_gro`, drivers/net/veth.c).
-        let [(_, merge), (_, merged)] = &ends;
-        let mut ethtool = Ethtool::open()?;
-        ethtool.set(merge, &ethtool::TSO.map(|feature| (feature, false)))?;
-        ethtool.set(merged, &[(ethtool::GRO, true)])?;
-    }
-    for (_, end) in &ends {
-        companion::up(netlink, end)?;
-    }
-    companion::wait_until_running(netlink, &pair.ends(), interface)
 }

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage};
 
 use super::filter::Hook;
 use super::links::Interface;
-use super::netlink::{self, Netlink};
+use super::netlink::{self, Netlink, Request};
 use super::{Error, Result, TC_HEADER};
 
 /// What an interface has where clsact goes.
@@ -76,11 +76,21 @@ pub fn all(netlink: &mut Netlink) -> Result<HashMap<i32, Qdisc>> {
 
 /// Adds clsact. `false`: somebody else did in the meantime.
 pub fn add(netlink: &mut Netlink, interface: &Interface) -> Result<bool> {
-    let request = RouteNetlinkMessage::NewQueueDiscipline(message(interface));
-    match netlink.request(request, NLM_F_CREATE | NLM_F_EXCL) {
-        Ok(()) => Ok(true),
-        Err(error) if error.errno() == Some(Errno::EEXIST) => Ok(false),
-        Err(source) => Err(Error::netlink(format!("add the clsact qdisc to {}", interface.name), source)),
+    let (message, flags) = addition(interface);
+    added(interface, netlink.request(message, flags).err())
+}
+
+/// What [`add`] sends.
+pub(super) fn addition(interface: &Interface) -> Request {
+    (RouteNetlinkMessage::NewQueueDiscipline(message(interface)), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// What the kernel's answer to that means.
+pub(super) fn added(interface: &Interface, refusal: Option<netlink::Error>) -> Result<bool> {
+    match refusal {
+        None => Ok(true),
+        Some(error) if error.errno() == Some(Errno::EEXIST) => Ok(false),
+        Some(source) => Err(Error::netlink(format!("add the clsact qdisc to {}", interface.name), source)),
     }
 }
 

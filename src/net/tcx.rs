@@ -132,9 +132,14 @@ pub struct Wanted<'a> {
     pub order: Option<Order>,
 }
 
-/// Attaches a program (its number comes with it), in place of ours if there is one. With CAP_SYS_ADMIN, which is what getting hold of a program
-/// takes that others loaded, that is one step; without, it takes two, and between them both run, the new one first.
-/// There must be clsact, for the note.
+/// Notes of programs that are not there: they are about to be, or have been, or somebody else has taken them away.
+pub fn stale(standing: Option<&Standing>, filters: &[Filter]) -> Vec<Filter> {
+    let Some(standing) = standing else { return Vec::new() };
+    let gone = |note: &&Filter| note.program.is_none_or(|id| !standing.programs().contains(&id));
+    filters.iter().filter(|filter| filter.is_note()).filter(gone).cloned().collect()
+}
+
+/// Attaches a program (its number comes with it), in place of ours if there is one. There must be clsact, for the note.
 pub fn put(
     netlink: &mut Netlink,
     wanted: Wanted<'_>,
@@ -149,7 +154,13 @@ pub fn put(
     result
 }
 
-fn exchange(netlink: &mut Netlink, wanted: Wanted<'_>, (program, id): (BorrowedFd<'_>, u32)) -> Result<()> {
+/// The same where its note is there already. With CAP_SYS_ADMIN, which is what getting hold of a program takes that
+/// others loaded, that is one step; without, it takes two, and between them both run, the new one first.
+pub(super) fn exchange(
+    netlink: &mut Netlink,
+    wanted: Wanted<'_>,
+    (program, id): (BorrowedFd<'_>, u32),
+) -> Result<()> {
     let Wanted { interface, hook, .. } = wanted;
     let failed = |source| Error::tcx("attach to TCX of", interface, hook, source);
     let mut tries = 0;
@@ -189,7 +200,7 @@ pub fn remove(netlink: &mut Netlink, filter: &Filter) -> Result<()> {
 
 /// Takes a program away, if it is there. Without CAP_SYS_ADMIN it can be named by what it is next to only; the revision
 /// makes sure that it is this one.
-fn take(interface: &Interface, hook: Hook, program: u32) -> Result<()> {
+pub(super) fn take(interface: &Interface, hook: Hook, program: u32) -> Result<()> {
     let failed = |source| Error::tcx("detach from TCX of", interface, hook, source);
     let egress = hook == Hook::Egress;
     let mut tries = 0;
@@ -208,18 +219,13 @@ fn take(interface: &Interface, hook: Hook, program: u32) -> Result<()> {
 
 /// Removes the notes of programs that are not there.
 pub fn sweep(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<()> {
-    let filters = filter::standing(netlink, interface, hook)?;
-    let Some(standing) = look(interface, hook, &filters)? else { return Ok(()) };
-    for note in filters.iter().filter(|filter| filter.is_note()) {
-        if note.program.is_none_or(|id| !standing.programs().contains(&id)) {
-            filter::remove(netlink, note)?;
-        }
-    }
-    Ok(())
+    let filters = filter::on_clsact(netlink, interface, hook)?;
+    let standing = look(interface, hook, &filters)?;
+    stale(standing.as_ref(), &filters).iter().try_for_each(|note| filter::remove(netlink, note))
 }
 
 fn look_again(netlink: &mut Netlink, interface: &Interface, hook: Hook) -> Result<Standing> {
-    let filters = filter::standing(netlink, interface, hook)?;
+    let filters = filter::on_clsact(netlink, interface, hook)?;
     look(interface, hook, &filters)?.ok_or_else(|| Error::NoTcx { interface: interface.name.clone() })
 }
 

@@ -1,7 +1,7 @@
 //! One at a time: who changes what is attached in a namespace has the turn.
 //!
-//! Pairs serve several hooks, so whoever removes one has to know that nobody is about to rely on it. Comes in: nothing.
-//! Goes out: a turn, which ends when it is dropped or its process ends, however that happens. Never looks at what is
+//! Pairs serve several hooks, so whoever removes one has to know that nobody is about to rely on it. Input: nothing.
+//! Output: a turn, which ends when it is dropped or its process ends, however that happens. Never looks at what is
 //! attached.
 //!
 //! Who has the turn, or is about to take it, has a netlink socket in multicast groups that nobody sends to, and the kernel

@@ -26,7 +26,7 @@ const DROP_UDP: [&str; 2] =
 const OK: i32 = 0;
 
 /// The same, on a kernel that has TCX. `false`: it has none.
-fn in_netns_with_tcx(test: impl FnOnce(&mut Netlink, Interface) + Send + 'static) {
+pub fn in_netns_with_tcx(test: impl FnOnce(&mut Netlink, Interface) + Send + 'static) {
     in_netns(|netlink| {
         let lo = interface(netlink, "lo");
         match bpf::query(lo.number(), false) {
@@ -50,7 +50,7 @@ fn theirs(interface: &Interface, hook: Hook, verdict: i32, at: At<'_>) -> Progra
     program
 }
 
-fn chain(interface: &Interface, hook: Hook) -> Vec<u32> {
+pub fn chain(interface: &Interface, hook: Hook) -> Vec<u32> {
     bpf::query(interface.number(), hook == Hook::Egress).expect("the programs on TCX").programs
 }
 

@@ -1,8 +1,13 @@
 //! The pair's life: what makes it, what it is like, what removes it, what stands in when there can be none.
 
+use std::fs::File;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
 
 use super::support::lab::{Ns, find_tool, link};
 use super::support::world::NEEDS;
@@ -265,6 +270,66 @@ fn a_killed_attach_limits_nothing_that_detach_does_not_put_back() {
         child.wait().expect("its end");
         succeed(&host, &["detach"]);
         assert_eq!(gso_max_segs(&host), 65_535, "killed after {round} ms");
+    }
+}
+
+/// It is held up by a note that nobody reads, when the pair is there and nothing relies on it yet.
+#[test]
+fn a_pair_that_somebody_takes_away_meanwhile_is_made_anew() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    host.tool("ip", "link add tunnel type vxlan external dstport 4790");
+    let (mut unread, full) = full_pipe();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+    command.args(["attach", "-i", "eth0", "-i", "tunnel", "-d", "egress", "--ruleset", CROSSES, "--netns"]);
+    let mut child = command.arg(host.path()).stderr(full).spawn().expect("sfunnel");
+    drop(command);
+    let asleep = format!("/proc/{}/wchan", child.id());
+    while !std::fs::read_to_string(&asleep).expect("/proc").contains("pipe_write") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    host.tool("ip", "link del sfe7-eth0");
+    let mut said = String::new();
+    unread.read_to_string(&mut said).expect("what it said");
+    assert!(child.wait().expect("its end").success(), "{said}");
+    assert!(
+        said.contains("eth0: somebody else has broken its segmentation pair meanwhile (missing)"),
+        "{said}"
+    );
+    let text = String::from_utf8_lossy(&sfunnel(&host, &["status"]).stdout).into_owned();
+    assert!(text.contains("\neth0 segmentation pair: sfe7-eth0, sfi7-eth0\n"), "{text}");
+}
+
+/// Two ends of a pipe that takes nothing more until it is read.
+fn full_pipe() -> (File, File) {
+    let (unread, full) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+    let mut filling = File::from(full.try_clone().expect("a descriptor"));
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe that does not block");
+    while filling.write(b"....").is_ok() {}
+    fcntl(&full, FcntlArg::F_SETFL(OFlag::empty())).expect("one that does");
+    (File::from(unread), File::from(full))
+}
+
+/// What a filter alone knows goes with it: nobody could put it back any more.
+#[test]
+fn a_killed_detach_leaves_no_limit_that_nobody_knows_of() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let (host, _far) = host();
+    for round in 0..30 {
+        let args = ["attach", "-i", "eth0", "-d", "egress", "--gso", "limit", "--ruleset", CROSSES];
+        succeed(&host, &args);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+        command.args(["detach", "--netns"]).arg(host.path()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("sfunnel");
+        thread::sleep(Duration::from_micros(round * 700));
+        child.kill().expect("a child");
+        child.wait().expect("its end");
+        let attached = !sfunnel(&host, &["status"]).stdout.is_empty();
+        assert_eq!(gso_max_segs(&host), if attached { 1 } else { 65_535 }, "killed in round {round}");
     }
 }
 
