@@ -4,6 +4,7 @@
 //! family and protocol, which whoever holds it knows. Never knows an action.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use range_set_blaze::RangeSetBlaze;
@@ -68,7 +69,8 @@ impl Matches {
 
     /// Whether some packet is in both.
     pub fn meets(&self, other: &Matches) -> bool {
-        self.sets.iter().all(|(field, set)| other.get(*field).is_none_or(|other| !set.is_disjoint(other)))
+        let common = |set, other| common(set, other).next().is_some();
+        self.sets.iter().all(|(field, set)| other.get(*field).is_none_or(|other| common(set, other)))
     }
 
     /// Whether all of the other's packets are in this.
@@ -122,6 +124,26 @@ impl Matches {
     }
 }
 
+/// What two sets have in common, in order. Of the operators of sets, this is the one that is asked millions of times:
+/// `a & b` is `!(!a | !b)` inside, which takes several times as long for sets of a few ranges.
+pub fn common<'a>(a: &'a Set, b: &'a Set) -> impl Iterator<Item = RangeInclusive<u128>> + 'a {
+    let (mut a, mut b) = (a.ranges().peekable(), b.ranges().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let (one, other) = (a.peek()?, b.peek()?);
+            let (first, last) = (*one.start().max(other.start()), *one.end().min(other.end()));
+            if one.end() < other.end() {
+                a.next();
+            } else {
+                b.next();
+            }
+            if first <= last {
+                return Some(first..=last);
+            }
+        }
+    })
+}
+
 /// The set of a single value.
 pub fn only(value: u128) -> Arc<Set> {
     Arc::new(Set::from_iter([value]))
@@ -164,5 +186,24 @@ impl Key {
     /// 0 for a field that the packet does not have.
     pub fn get(&self, field: Field) -> u128 {
         self.values.get(&field).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_sets_have_in_common_is_their_intersection() {
+        let set = |bits: u32| (0..7_u32).filter(|bit| bits >> bit & 1 == 1).map(u128::from).collect::<Set>();
+        let sets: Vec<Set> = (0..1 << 7).map(set).collect();
+        for a in &sets {
+            for b in &sets {
+                assert_eq!(common(a, b).collect::<Set>(), a & b);
+                assert!(common(a, b).eq((a & b).ranges()), "{a:?} {b:?}");
+            }
+        }
+        let all = Set::universe();
+        assert!(common(&all, &all).eq(all.ranges()));
     }
 }

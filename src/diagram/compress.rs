@@ -3,9 +3,11 @@
 //! Rules' sets go in, and the packets that are asked about; out come the same sets over a few numbers in a row, each
 //! standing for a run of values that no rule tells apart. A 128-bit address costs no more than a port from here on.
 
+use std::ops::RangeInclusive;
+
 use super::sets::{EMPTY, FULL, Sets};
 use crate::field::Field;
-use crate::matches::{Matches, Set};
+use crate::matches::{Matches, common};
 use crate::protocol::Family;
 
 /// A field that some rule matches on, and its values by rank.
@@ -42,8 +44,8 @@ impl Scale {
         u32::try_from(self.firsts.partition_point(|first| *first <= value)).unwrap_or(u32::MAX) - 1
     }
 
-    fn ranges(&self, set: &Set) -> Vec<(u32, u32)> {
-        set.ranges().map(|range| (self.rank(*range.start()), self.rank(*range.end()))).collect()
+    fn ranges(&self, ranges: impl Iterator<Item = RangeInclusive<u128>>) -> Vec<(u32, u32)> {
+        ranges.map(|range| (self.rank(*range.start()), self.rank(*range.end()))).collect()
     }
 }
 
@@ -62,9 +64,9 @@ pub(super) fn compress<'a>(
         let fields =
             scales.iter().enumerate().map(|(at, scale)| match (rule.get(scale.field), of.get(scale.field)) {
                 (None, _) => Some(FULL),
-                (Some(set), None) => Some(sets.intern(at, scale.ranges(set))),
+                (Some(set), None) => Some(sets.intern(at, scale.ranges(set.ranges()))),
                 (Some(set), Some(of)) => {
-                    Some(sets.intern(at, scale.ranges(&(set & of)))).filter(|number| *number != EMPTY)
+                    Some(sets.intern(at, scale.ranges(common(set, of)))).filter(|number| *number != EMPTY)
                 }
             });
         // Fields that all rules which match anything agree on have no scale.
@@ -85,7 +87,7 @@ fn scale<'a>(
     // Values that no packet has are gaps, which belong to the rank before them.
     let mut firsts: Vec<u128> =
         of.map_or(vec![field.smallest(family)], |of| of.ranges().map(|range| *range.start()).collect());
-    let mut add = |range: std::ops::RangeInclusive<u128>| {
+    let mut add = |range: RangeInclusive<u128>| {
         firsts.push(*range.start());
         firsts.extend(
             range.end().checked_add(1).filter(|next| *next <= max && of.is_none_or(|of| of.contains(*next))),
@@ -94,7 +96,7 @@ fn scale<'a>(
     for set in rules.filter_map(|matches| matches.get(field)) {
         match of {
             None => set.ranges().for_each(&mut add),
-            Some(of) => (set & of).ranges().for_each(&mut add),
+            Some(of) => common(set, of).for_each(&mut add),
         }
     }
     firsts.sort_unstable();
