@@ -1,8 +1,9 @@
-//! The project's chores, as `cargo xtask COMMAND`. Standard library and `anyhow` only, so that it is
-//! built in a second.
+//! The project's chores, as `cargo xtask COMMAND`. Little more than the standard library, so that it is built in
+//! seconds.
 
 mod apt;
 mod arch;
+mod bench;
 mod cross;
 mod dist;
 mod kernels;
@@ -26,7 +27,8 @@ cargo xtask COMMAND
   dist [--target ARCH]  the static binary (for aarch64 or x86_64; this machine's by default) and its size; manual pages
                   and completions for packages
   pages BINARY    the latter, by that binary
-  bench           what the programs cost, as ratios to an empty one and to plain TCP (root)
+  bench [NAME]    what the programs cost (root): cost, scale, throughput, funnel, or all of them;
+                  writes docs/performance/ and docs/performance.md. `page` makes the page anew
 ";
 
 /// The lines of `--test` for what needs a kernel.
@@ -87,7 +89,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["dist"] => dist::run(None),
         ["dist", "--target", arch] => dist::run(Some(arch)),
         ["pages", binary] => package::pages(Path::new(binary), Path::new("target/package")),
-        ["bench"] => bench(),
+        ["bench", names @ ..] => bench::run(names),
         [] | ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(())
@@ -150,11 +152,6 @@ fn kernel(filter: &[&str]) -> Result<()> {
         tests.args(["--test", test]);
     }
     exec(tests.arg("--").args(filter).env("SFUNNEL_REQUIRE_KERNEL", "1"))
-}
-
-fn bench() -> Result<()> {
-    // The kernel does the work that is timed, so the profile matters to start-up only.
-    exec(cargo().args(["bench", "--locked", "--bench", "cost", "--bench", "throughput", "--bench", "funnel"]))
 }
 
 fn root() -> Result<PathBuf> {

@@ -9,29 +9,58 @@ use anyhow::{Context, Result, ensure};
 
 use super::support::{arb, rules, testdata};
 
+/// What is measured, by name.
 pub fn all() -> Result<Vec<(String, String)>> {
     let mut shapes = Vec::new();
-    for count in [1, 16, 256, 4_096, 65_536] {
+    for count in [1, 16, 256, 1_000, 4_096, 16_384, 65_536] {
         shapes.push((format!("uniform {count}"), uniform(count, false)));
+        shapes.push((format!("uniform ip6 {count}"), uniform(count, true)));
     }
-    shapes.push(("uniform ip6 65536".to_owned(), uniform(65_536, true)));
+    for count in [16, 256, 4_096, 65_536] {
+        shapes.push((format!("prefixes {count}"), prefixes(count, false)));
+        shapes.push((format!("prefixes ip6 {count}"), prefixes(count, true)));
+    }
     shapes.push(("many 65536".to_owned(), rules::text(&arb::many(65_536))));
     shapes.push(("many6 65536".to_owned(), rules::text(&arb::many6(65_536))));
-    shapes.push(("prefixes 4096".to_owned(), prefixes(4_096, false)));
-    shapes.push(("prefixes ip6 4096".to_owned(), prefixes(4_096, true)));
-    for (rules, values) in [(1, 100), (1, 300), (1, 1_000), (3, 60), (3, 300), (30, 30)] {
+    for (rules, values) in
+        [(1, 100), (1, 300), (1, 1_000), (3, 60), (3, 300), (10, 300), (30, 30), (100, 300)]
+    {
         shapes.push((format!("sets {rules} x 4 x {values}"), sets(rules, values, false)));
     }
-    shapes.push(("sets ip6 1 x 4 x 50".to_owned(), sets(1, 50, true)));
-    shapes.push(("pool 30 x 4 x 30".to_owned(), pool(30, 30, 200)));
+    for (rules, values) in [(1, 50), (1, 300), (10, 300)] {
+        shapes.push((format!("sets ip6 {rules} x 4 x {values}"), sets(rules, values, true)));
+    }
+    for (count, values, pool) in [(30, 30, 200), (10, 300, 1_000), (30, 300, 1_000)] {
+        shapes.push((format!("pool {count} x 4 x {values}"), self::pool(count, values, pool)));
+    }
     shapes.push(("services 200 x 3".to_owned(), services(200, 3)));
-    shapes.push(("wide 100".to_owned(), wide(100)));
+    for count in [100, 1_000] {
+        shapes.push((format!("wide {count}"), wide(count)));
+    }
     for size in [1_000, 10_000] {
         for name in ["acl1", "acl3", "fw1", "fw2", "ipc1"] {
             shapes.push((format!("{name} {size}"), classbench(name, size)?));
         }
     }
     Ok(shapes)
+}
+
+/// One of each kind, small enough for a test.
+pub fn small() -> Result<Vec<(String, String)>> {
+    let some = |text: String| text.lines().take(150).map(|line| format!("{line}\n")).collect::<String>();
+    Ok(vec![
+        ("uniform 1".to_owned(), uniform(1, false)),
+        ("uniform 64".to_owned(), uniform(64, false)),
+        ("uniform ip6 64".to_owned(), uniform(64, true)),
+        ("prefixes 32".to_owned(), prefixes(32, false)),
+        ("prefixes ip6 32".to_owned(), prefixes(32, true)),
+        ("sets 2 x 4 x 20".to_owned(), sets(2, 20, false)),
+        ("sets ip6 2 x 4 x 10".to_owned(), sets(2, 10, true)),
+        ("pool 5 x 4 x 10".to_owned(), pool(5, 10, 50)),
+        ("wide 20".to_owned(), wide(20)),
+        ("acl3 1000".to_owned(), some(classbench("acl3", 1_000)?)),
+        ("fw1 1000".to_owned(), some(classbench("fw1", 1_000)?)),
+    ])
 }
 
 fn verdict(i: usize) -> &'static str {
@@ -86,7 +115,7 @@ fn sets(count: usize, values: usize, six: bool) -> String {
                 }
             }
         };
-        let port = |base: usize| move |v: usize| (base + 3 * v).to_string();
+        let port = |base: usize| move |v: usize| (1 + (base + 3 * v) % 65_000).to_string();
         let _ = writeln!(
             text,
             "saddr {{ {} }} daddr {{ {} }} tcp sport {{ {} }} dport {{ {} }} {}",
