@@ -169,6 +169,9 @@ fn initramfs(suite: &Suite, folder: &Path, kernel: &Path, payload: &Payload<'_>)
         symlink("/bin/sfunnel", built)?;
     }
     fs::write(root.join("rules"), payload.rules)?;
+    // Debian's tcpdump becomes that user before it listens.
+    fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\ntcpdump:x:0:0::/:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\ntcpdump:x:0:\n")?;
     fs::create_dir_all(root.join("goldens"))?;
     for (name, rules) in payload.goldens {
         fs::write(root.join("goldens").join(name), rules)?;
