@@ -24,7 +24,9 @@ struct Block<'a> {
 impl Document {
     fn all() -> Vec<Document> {
         let mut paths = vec![root().join("README.md"), root().join("LICENSE.md")];
-        paths.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        for folder in ["docs", "docs/examples", "docs/use-cases"] {
+            paths.extend(fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path()));
+        }
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "md"));
         paths.sort();
         paths.into_iter().map(|path| Document { text: fs::read_to_string(&path).unwrap(), path }).collect()
