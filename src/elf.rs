@@ -4,6 +4,8 @@
 //! can read. One section `classifier`, a symbol of exact size for each program, a `license` section
 //! (without one aya says GPL). Never touches the kernel or a file.
 
+mod lines;
+
 use asm::Program;
 use object::write::{Error, Object, StandardSegment, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
@@ -15,12 +17,32 @@ const LICENSE: &[u8] = b"Dual BSD/GPL\0";
 /// Size of an instruction slot, `struct bpf_insn`.
 const SLOT: u64 = 8;
 
+pub use lines::Line;
+
 /// An object with these programs. A name is 1 to 15 of `[A-Za-z0-9_.]` (`bpf_obj_name_cpy`).
 ///
 /// # Errors
 ///
 /// The object is larger than the format can say; anything else is a bug of this module.
 pub fn wrap(programs: &[(&str, &Program)]) -> Result<Vec<u8>, Error> {
+    object(programs, None)
+}
+
+/// The same, with the rules that instructions were made for beside them, as lines of that file: for debuggers, and
+/// for the verifier's log. Without, if they are too many.
+///
+/// # Errors
+///
+/// As for [`wrap`].
+pub fn wrap_with_rules(
+    programs: &[(&str, &Program)],
+    file: &str,
+    rules: &[Line<'_>],
+) -> Result<Vec<u8>, Error> {
+    object(programs, Some((file, rules)))
+}
+
+fn object(programs: &[(&str, &Program)], beside: Option<(&str, &[Line<'_>])>) -> Result<Vec<u8>, Error> {
     let endian = if cfg!(target_endian = "little") { Endianness::Little } else { Endianness::Big };
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endian);
 
@@ -30,9 +52,11 @@ pub fn wrap(programs: &[(&str, &Program)]) -> Result<Vec<u8>, Error> {
 
     let segment = object.segment_name(StandardSegment::Text).to_vec();
     let text = object.add_section(segment, SECTION.to_vec(), SectionKind::Text);
+    let mut placed = Vec::new();
     for (name, program) in programs {
         let bytes = program.bytes();
         let value = object.append_section_data(text, &bytes, SLOT);
+        placed.push((*name, value, *program));
         object.add_symbol(Symbol {
             name: name.as_bytes().to_vec(),
             value,
@@ -45,5 +69,11 @@ pub fn wrap(programs: &[(&str, &Program)]) -> Result<Vec<u8>, Error> {
         });
     }
 
+    if let Some((btf, ext)) = beside.and_then(|(file, rules)| lines::sections(&placed, file, rules)) {
+        for (name, data) in [(".BTF", btf), (".BTF.ext", ext)] {
+            let section = object.add_section(Vec::new(), name.into(), SectionKind::Other);
+            object.append_section_data(section, &data, 4);
+        }
+    }
     object.write()
 }

@@ -111,6 +111,20 @@ pub fn load(elf: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
     Ok(names.iter().filter_map(|name| loaded.remove(name)).collect())
 }
 
+/// The same from an object with the rules beside the instructions, or else from one without: an old kernel, or one that
+/// lacks what they take, must not be a reason to do without the programs. Where neither will do, the first says more.
+pub fn load_with_rules(with: &[u8], without: &[u8], names: &[&str]) -> Result<Vec<Program>, LoadError> {
+    match load(with, names) {
+        Err(error) if !matches!(error, LoadError::Permission(_)) => {
+            load(without, names).map_err(|plain| match error {
+                LoadError::Refused { .. } => error,
+                _ => plain,
+            })
+        }
+        result => result,
+    }
+}
+
 /// Reads an object, and makes ready to load what is in it.
 fn open(elf: &[u8]) -> Result<Ebpf, LoadError> {
     raise_memlock();

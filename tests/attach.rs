@@ -24,6 +24,9 @@ mod counters;
 #[path = "attach/container.rs"]
 mod container;
 
+#[path = "attach/lines.rs"]
+mod lines;
+
 #[path = "attach/watch.rs"]
 mod watch;
 

@@ -12,7 +12,7 @@ use crate::codegen::Features;
 use crate::ir::Side;
 use crate::policy::{self, Choices};
 use crate::stored::{self, Answer, Form};
-use crate::{elf, json, system};
+use crate::{json, system};
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
@@ -83,7 +83,7 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
             text.push(b'\n');
             text
         }
-        Emit::Elf => elf::wrap(&[("sfunnel", &compile()?)])?,
+        Emit::Elf => rules.object(&[("sfunnel", &compile()?)])?,
     };
     if let Some(stored) = stored {
         return stored.compare(&String::from_utf8_lossy(&data), console);

@@ -54,15 +54,16 @@ impl<'a> Counting<'a> {
             let counters = Counters::create(&rules.ruleset)?;
             let name = policy::name(options);
             let name = name.as_str();
-            let program =
-                kernel::load(&elf::wrap(&[(name, &compiled.with_maps(&counters.descriptors()))])?, &[name])
-                    .inspect_err(|error| {
-                        if let Some(text) = rules.explain(error, &[(name, compiled)], console.color) {
-                            console.say(text);
-                        }
-                    })?
-                    .pop()
-                    .ok_or_else(|| Failure::Internal("a program was loaded, but is not there".to_owned()))?;
+            let mapped = compiled.with_maps(&counters.descriptors());
+            let mapped = [(name, &mapped)];
+            let program = kernel::load_with_rules(&rules.object(&mapped)?, &elf::wrap(&mapped)?, &[name])
+                .inspect_err(|error| {
+                    if let Some(text) = rules.explain(error, &[(name, compiled)], console.color) {
+                        console.say(text);
+                    }
+                })?
+                .pop()
+                .ok_or_else(|| Failure::Internal("a program was loaded, but is not there".to_owned()))?;
             let before = standing
                 .iter()
                 .find(|filter| filter.interface == *interface && filter.hook == hook && counts(filter))

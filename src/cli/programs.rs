@@ -40,7 +40,8 @@ impl Programs {
         let own: Vec<String> = all.iter().map(|options| policy::name(*options)).collect();
         let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&compiled).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
-        let loaded = kernel::load(&elf::wrap(&named)?, &names).inspect_err(|error| {
+        let with = rules.object(&named)?;
+        let loaded = kernel::load_with_rules(&with, &elf::wrap(&named)?, &names).inspect_err(|error| {
             if let Some(text) = rules.explain(error, &named, console.color) {
                 console.say(text);
             }

@@ -10,7 +10,8 @@ use crate::check;
 use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
 use crate::diagram::{self, Diagram};
-use crate::ir::{Action, Ruleset, Rulesets, Side};
+use crate::elf::{self, Line};
+use crate::ir::{Action, Rule, Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
 use crate::mirror;
 use crate::nodes::Nodes;
@@ -181,6 +182,21 @@ impl Rules {
     pub fn title(&self, rule: u32) -> Option<String> {
         let rule = usize::try_from(rule).ok()?;
         Some(format!("rule {rule}: {}", self.ruleset.rules.get(rule)?.text))
+    }
+
+    /// Programs made of these rules, as an object that has the rules beside the instructions.
+    pub fn object(&self, programs: &[(&str, &Program)]) -> Result<Vec<u8>, Failure> {
+        // Of many rules: `Source::line` counts from the beginning.
+        let ends: Vec<usize> = self.source.text.match_indices('\n').map(|(at, _)| at).collect();
+        let before = |at: usize| ends.partition_point(|end| *end < at);
+        let pieces = self.source.pieces();
+        let number = |rule: &Rule| {
+            let at = rule.span.start;
+            let piece = pieces.iter().rfind(|piece| piece.span.start <= at);
+            1 + before(at) - piece.map_or(0, |piece| before(piece.span.start))
+        };
+        let lines = self.ruleset.rules.iter().map(|rule| Line { text: &rule.text, number: number(rule) });
+        Ok(elf::wrap_with_rules(programs, &self.source.name, &lines.collect::<Vec<_>>())?)
     }
 
     /// What the kernel refused, in the user's terms: the rule that the instruction was made for.

@@ -47,7 +47,7 @@ const KERNEL_TESTS: [&str; 11] = [
 ];
 
 /// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
-const TOOLS: [(&str, &str); 14] = [
+const TOOLS: [(&str, &str); 15] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -62,6 +62,7 @@ const TOOLS: [(&str, &str); 14] = [
     ("strace", "strace"),
     ("kubectl", "kubernetes-client"),
     ("systemd-analyze", "systemd"),
+    ("bpftool", "bpftool"),
 ];
 const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
 
