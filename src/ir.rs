@@ -1,7 +1,7 @@
 //! The intermediate representation: rules as sets of packets and what to do with them.
 //!
 //! Comes from [`check`](crate::check), which lets only legal rulesets through; goes to
-//! [`tree`](crate::tree) and [`codegen`](crate::codegen). All numbers are in host byte order.
+//! [`diagram`](crate::diagram) and [`codegen`](crate::codegen). All numbers are in host byte order.
 //! Never holds anything a later stage would have to refuse.
 
 use std::fmt;

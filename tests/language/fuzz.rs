@@ -60,7 +60,16 @@ const GOOD: [&str; 24] = [
     "tcp sport {1,2,3} dport != { 4, 5-6 } funnel udp sport 7 dport 8",
 ];
 
-const WORDS: [&str; 84] = [
+const WORDS: &[&str] = &[
+    "dscp",
+    "af11-ef",
+    "ttl",
+    "hoplimit",
+    "length",
+    "mark",
+    "flags",
+    "syn / syn,ack",
+    "{ syn, syn|ack }",
     "ip",
     "tcp",
     "udp",
@@ -150,7 +159,7 @@ const WORDS: [&str; 84] = [
 /// Words in any order.
 fn babble(rng: &mut Rng, text: &mut String) {
     for _ in 0..=rng.below(24) {
-        text.push_str(rng.pick(&WORDS));
+        text.push_str(rng.pick(WORDS));
         if rng.below(8) > 0 {
             text.push(' ');
         }
@@ -168,8 +177,8 @@ fn mutated(rng: &mut Rng, text: &mut String) {
             let mut words: Vec<&str> = text.split(' ').collect();
             let at = rng.below(words.len());
             match rng.below(4) {
-                0 => words[at] = rng.pick(&WORDS),
-                1 => words.insert(at, rng.pick(&WORDS)),
+                0 => words[at] = rng.pick(WORDS),
+                1 => words.insert(at, rng.pick(WORDS)),
                 2 => drop(words.remove(at)),
                 _ => {
                     let other = rng.below(words.len());

@@ -114,6 +114,7 @@ pub static FIELDS: &[Row] = &[
 pub type Values = [u32; 16];
 
 pub fn read(view: &View) -> Values {
+    assert!(FIELDS.len() <= Values::default().len(), "make room in `Values`");
     std::array::from_fn(|index| FIELDS.get(index).map_or(0, |row| (row.read)(view)))
 }
 
