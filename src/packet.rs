@@ -13,6 +13,13 @@ pub struct Field {
     pub size: Size,
 }
 
+impl Field {
+    /// Bytes from the header's start to the field's end.
+    pub fn end(self) -> i16 {
+        self.offset + i16::from(self.size.bytes())
+    }
+}
+
 const fn field(name: &'static str, offset: i16, size: Size) -> Field {
     Field { name, offset, size }
 }
@@ -133,6 +140,10 @@ pub mod ipv6 {
     /// [`JUMBO`] of such a header.
     pub const JUMBO_TCP: u32 = 0x0600_c204;
     pub const JUMBO_LEN: i16 = 8;
+    /// The number of the header of fragments, which is as long, and what is in it.
+    pub const FRAGMENT: u32 = 44;
+    pub const FRAGMENT_NEXT: Field = field("fragment.next_header", 0, Size::B);
+    pub const FRAGMENT_OFFSET: Field = field("fragment.offset, fragment.flags", 2, Size::H);
     /// The shortest packet with an L4 header, which is UDP's.
     pub const SHORTEST: i16 = 48;
     /// RFC 8200 section 5.

@@ -8,56 +8,101 @@
 //! They are parts of a flow like its smaller packets, so rules have to match them as well. What cuts packets cuts these,
 //! too; the other routines find TCP where it is. Only what the kernel has made is meant: from a network, such lengths
 //! and headers come with `gso_size` 0, and pass as they are.
+//!
+//! The other header that only some packets of a flow have is that of fragments. Rules that count see the first one, which
+//! has the ports, and leave it alone.
 
 use asm::{Cond, Insn, Label, Reg::*};
 
-use super::emit::{Emit, L4_LEN, PORTS, Window};
+use super::emit::{Emit, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::validate::{IpHeader, Least};
-use crate::ir::Family;
+use crate::ir::{Family, Proto};
 use crate::packet::{ipv6, l4, skb};
 
-/// The prologue's way from a hop-by-hop header to the diagram of TCP.
-pub(super) struct Jumbo {
-    /// What is neither TCP nor UDP; `R2` holds the number of the next header.
+/// The prologue's way past an IPv6 header of eight bytes to the diagrams.
+pub(super) struct Behind {
+    /// What is of no wanted protocol; `R2` holds the number of the next header.
     pub other: Label,
-    /// The diagram.
-    pub tcp: Label,
+    /// Those that it leads to.
+    diagrams: Vec<(Proto, Label)>,
 }
 
-impl Jumbo {
-    pub(super) fn labels(e: &mut Emit) -> Jumbo {
-        Jumbo { other: e.label("ip6_not_tcp"), tcp: e.label("ip6_tcp") }
+impl Behind {
+    /// `None`: there is no way.
+    pub(super) fn labels(e: &mut Emit, wanted: &[Proto]) -> Option<Behind> {
+        if !e.counts && !wanted.contains(&Proto::Tcp) {
+            return None;
+        }
+        let led_to = wanted.iter().filter(|proto| e.counts || **proto == Proto::Tcp).copied();
+        let led_to: Vec<Proto> = led_to.collect();
+        let diagrams = led_to.into_iter().map(|proto| (proto, e.label(format!("ip6_{proto}")))).collect();
+        Some(Behind { other: e.label("ip6_other"), diagrams })
+    }
+
+    pub(super) fn diagram(&self, wanted: Proto) -> Option<Label> {
+        self.diagrams.iter().find(|(proto, _)| *proto == wanted).map(|(_, label)| *label)
     }
 
     /// Falls through from nowhere.
-    pub(super) fn emit(self, e: &mut Emit) {
+    pub(super) fn emit(&self, e: &mut Emit) {
         e.bind(self.other);
-        e.jump_if_note(Cond::ne32(R2, ipv6::HOP_BY_HOP), e.pass, "not hop-by-hop options");
-        self.find_ports(e);
+        self.find(e, e.pass);
     }
 
     /// The same in front of the diagrams, for kernels where nothing leads back over them.
     pub(super) fn emit_in_front(&self, e: &mut Emit) {
         let usual = e.label("ip6_usual");
-        e.jump_if_note(Cond::ne32(R2, ipv6::HOP_BY_HOP), usual, "not hop-by-hop options");
-        self.find_ports(e);
+        self.find(e, usual);
         e.bind(usual);
     }
 
-    fn find_ports(&self, e: &mut Emit) {
-        let ip = Window::of_ip_header(ipv6::SHORTEST);
-        e.load(R2, &ip, ipv6::LENGTH);
-        e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not a jumbogram");
-        e.load(R2, &ip.at(ipv6::LEN), ipv6::JUMBO);
-        e.jump_if_note(Cond::ne32(R2, ipv6::JUMBO_TCP), e.pass, "other options, or not TCP behind them");
-        e.load_skb(R2, skb::GSO_SIZE);
-        e.jump_if_note(Cond::eq32(R2, 0_u32), e.pass, "not made by a kernel");
-        let tcp = Offset { bytes: e.ip_offset().bytes + ipv6::LEN + ipv6::JUMBO_LEN, plus: None };
-        e.load_bytes(tcp, PEEK, Len::Const(l4::LEN));
-        e.load(PORTS, &PEEK.window(), l4::PORTS);
-        e.goto(self.tcp);
+    /// `usual`: where packets without such a header go. Falls through from nowhere.
+    fn find(&self, e: &mut Emit, usual: Label) {
+        let fragment = e.counts.then(|| e.label("ip6_fragment"));
+        if let Some(tcp) = self.diagram(Proto::Tcp) {
+            let other = fragment.unwrap_or(usual);
+            e.jump_if_note(Cond::ne32(R2, ipv6::HOP_BY_HOP), other, "not hop-by-hop options");
+            jumbo(e, tcp);
+        }
+        if let Some(fragment) = fragment {
+            e.bind(fragment);
+            self.fragment(e, usual);
+        }
     }
+
+    fn fragment(&self, e: &mut Emit, usual: Label) {
+        let header = Window::of_ip_header(ipv6::SHORTEST).at(ipv6::LEN);
+        e.jump_if_note(Cond::ne32(R2, ipv6::FRAGMENT), usual, "not a fragment");
+        e.load(R2, &header, ipv6::FRAGMENT_OFFSET);
+        e.op(Insn::rsh32(R2, 3_u32));
+        e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not the first");
+        load_ports(e);
+        e.load(R2, &header, ipv6::FRAGMENT_NEXT);
+        for (proto, diagram) in &self.diagrams {
+            e.jump_if(Cond::eq32(R2, proto.number()), *diagram);
+        }
+        e.exit(UNSPEC);
+    }
+}
+
+fn jumbo(e: &mut Emit, diagram: Label) {
+    let ip = Window::of_ip_header(ipv6::SHORTEST);
+    e.load(R2, &ip, ipv6::LENGTH);
+    e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "not a jumbogram");
+    e.load(R2, &ip.at(ipv6::LEN), ipv6::JUMBO);
+    e.jump_if_note(Cond::ne32(R2, ipv6::JUMBO_TCP), e.pass, "other options, or not TCP behind them");
+    e.load_skb(R2, skb::GSO_SIZE);
+    e.jump_if_note(Cond::eq32(R2, 0_u32), e.pass, "not made by a kernel");
+    load_ports(e);
+    e.goto(diagram);
+}
+
+/// Those behind the other header.
+fn load_ports(e: &mut Emit) {
+    let behind = Offset { bytes: e.ip_offset().bytes + ipv6::LEN + ipv6::JUMBO_LEN, plus: None };
+    e.load_bytes(behind, PEEK, Len::Const(l4::LEN));
+    e.load(PORTS, &PEEK.window(), l4::PORTS);
 }
 
 /// What [`validate`](super::validate::validate_big) has put off: packets too short for their headers, by what they say.

@@ -69,7 +69,7 @@ pub(super) struct Emit {
     /// Whether all packets to funnel go to the segmentation pair.
     pub(super) finish: bool,
     pub(super) target: Target,
-    /// Where packets of several segments go, once something has jumped there.
+    /// Where packets of several segments go, if any do.
     segment: Option<Label>,
     /// Whether there is a merging pair.
     pub(super) merges: bool,
@@ -78,6 +78,8 @@ pub(super) struct Emit {
     pub(super) onward: Onward,
     /// What the routine that is being emitted does besides its action.
     pub(super) variant: Variant,
+    /// Some rule counts.
+    pub(super) counts: bool,
     /// Leaves the packet as it is; bound at the end of the program.
     pub(super) pass: Label,
     /// Drops the packet; bound there as well, if something jumps to it.
@@ -106,6 +108,7 @@ impl Emit {
             merge: None,
             onward,
             variant: Variant::default(),
+            counts: false,
             pass,
             fail,
             can_fail: false,
@@ -269,7 +272,7 @@ impl Emit {
 
     /// `dst = field`, bytes as they are in the packet.
     pub(super) fn load_raw(&mut self, dst: Reg, window: &Window, field: Field) {
-        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.end() <= window.len, "{} is outside its window", field.name);
         self.op_note(Insn::load(field.size, dst, window.base, window.offset + field.offset), field.name);
     }
 
@@ -296,7 +299,7 @@ impl Emit {
 
     /// `field = src`, bytes as they are in the register.
     pub(super) fn store_raw(&mut self, window: &Window, field: Field, src: Reg) {
-        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.end() <= window.len, "{} is outside its window", field.name);
         self.op_note(Insn::store(field.size, window.base, window.offset + field.offset, src), field.name);
     }
 
@@ -308,7 +311,7 @@ impl Emit {
             Size::H => i32::from(i16::from_ne_bytes([c, d])),
             Size::W | Size::D => i32::from_ne_bytes([a, b, c, d]),
         };
-        assert!(field.offset + width(field.size) <= window.len, "{} is outside its window", field.name);
+        assert!(field.end() <= window.len, "{} is outside its window", field.name);
         let note = format!("{} = {value:#x}", field.name);
         self.op_note(Insn::store_imm(field.size, window.base, window.offset + field.offset, wire), &note);
     }
@@ -388,8 +391,4 @@ pub(super) struct Cold {
     linear: Label,
     len: i16,
     short: Label,
-}
-
-fn width(size: Size) -> i16 {
-    i16::from(size.bytes())
 }

@@ -59,8 +59,16 @@ fn l4(e: &mut Emit, key: Reg, family: Family, word: packet::Field) {
             let plain = e.label("ip6_plain");
             e.op(Insn::mov32(R2, i32::from(ipv6::LEN)));
             e.load(R3, &Window::of_ip_header(ipv6::LEN), ipv6::NEXT_HEADER);
+            let behind = e.counts.then(|| e.label("ip6_behind_fragment"));
+            if let Some(behind) = behind {
+                e.jump_if(Cond::eq32(R3, ipv6::FRAGMENT), behind);
+            }
             e.jump_if(Cond::ne32(R3, ipv6::HOP_BY_HOP), plain);
-            e.op_note(Insn::add32(R2, i32::from(ipv6::JUMBO_LEN)), "BIG TCP's header");
+            if let Some(behind) = behind {
+                e.bind(behind);
+            }
+            let header = if e.counts { "BIG TCP's header, or a fragment's" } else { "BIG TCP's header" };
+            e.op_note(Insn::add32(R2, i32::from(ipv6::JUMBO_LEN)), header);
             e.bind(plain);
             Offset { bytes: e.ip_offset().bytes + word.offset, plus: Some(R2) }
         }

@@ -310,6 +310,7 @@ impl Routines {
 /// The program is larger than a kernel can address; anything else is a bug of this module.
 pub fn compile(ruleset: &Ruleset, diagram: &Diagram, options: Options) -> Result<Program, asm::Error> {
     let mut e = Emit::new(options);
+    e.counts = ruleset.counts();
     if options.link == Link::Either {
         let rebuilt = e.label("rebuilt");
         e.entered = true;

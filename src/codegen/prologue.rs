@@ -6,7 +6,7 @@
 
 use asm::{Cond, Insn, Label, Reg::*};
 
-use super::big::Jumbo;
+use super::big::Behind;
 use super::emit::{Cold, Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
 use super::{Link, merge};
@@ -65,18 +65,18 @@ fn unless(e: &mut Emit, family: Family, other: Label) {
 /// From the IP header's protocol to the tree of that protocol.
 fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMut(&mut Emit, Family, Proto)) {
     e.load(R2, &Window::of_ip_header(family.shortest()), family.protocol());
-    let jumbo = (family == Family::V6 && wanted.contains(&Proto::Tcp)).then(|| Jumbo::labels(e));
+    let behind = (family == Family::V6).then(|| Behind::labels(e, wanted)).flatten();
     let in_front = !e.target.long_jumps;
-    let neither = jumbo.as_ref().filter(|_| !in_front).map_or(e.pass, |jumbo| jumbo.other);
-    if let Some(jumbo) = jumbo.as_ref().filter(|_| in_front) {
-        jumbo.emit_in_front(e);
+    let neither = behind.as_ref().filter(|_| !in_front).map_or(e.pass, |behind| behind.other);
+    if let Some(behind) = behind.as_ref().filter(|_| in_front) {
+        behind.emit_in_front(e);
     }
     for (index, proto) in wanted.iter().enumerate() {
         let last = index + 1 == wanted.len();
         let another = if last { neither } else { e.label(format!("{}not_{proto}", family.prefix())) };
         e.jump_if(Cond::ne32(R2, proto.number()), another);
-        if let (Proto::Tcp, Some(jumbo)) = (proto, &jumbo) {
-            e.bind(jumbo.tcp);
+        if let Some(diagram) = behind.as_ref().and_then(|behind| behind.diagram(*proto)) {
+            e.bind(diagram);
         }
         tree(e, family, *proto);
         if !last {
@@ -84,12 +84,12 @@ fn dispatch(e: &mut Emit, family: Family, wanted: &[Proto], tree: &mut impl FnMu
         }
     }
     e.origin(None);
-    if let Some(jumbo) = jumbo.filter(|_| !in_front) {
-        jumbo.emit(e);
+    if let Some(behind) = behind.filter(|_| !in_front) {
+        behind.emit(e);
     }
 }
 
-/// IPv6: what is behind the header is L4, or of no concern, unless [`Jumbo`] finds a header that kernels make.
+/// IPv6: what is behind the header is L4, or of no concern, unless [`Behind`] knows the header.
 fn find_ports(e: &mut Emit, ip: &Window, cold: Cold, dispatch: impl FnOnce(&mut Emit)) {
     e.load(R2, ip, ipv6::VERSION);
     e.op(Insn::rsh32(R2, 4_u32));

@@ -93,8 +93,13 @@ fn lengths(
 ) {
     let (cond, behind) = match header {
         IpHeader::Plain(Family::V6) => {
-            // Fragments have a header of their own, which the prologue has let pass.
-            e.load(L4_LEN, &Window::of_ip_header(ipv6::SHORTEST), ipv6::LENGTH);
+            let ip = Window::of_ip_header(ipv6::SHORTEST);
+            // Without rules that count, the prologue has let them pass.
+            if e.counts {
+                e.load(R2, &ip, ipv6::NEXT_HEADER);
+                e.pass_if(Cond::eq32(R2, ipv6::FRAGMENT), Reason::Fragment, "fragment");
+            }
+            e.load(L4_LEN, &ip, ipv6::LENGTH);
             frame_holds(e, ipv6::LEN);
             (Cond::lt32(L4_LEN, i32::from(least)), None)
         }

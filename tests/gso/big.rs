@@ -1,12 +1,14 @@
 //! TCP packets of more than 64 KiB (BIG TCP), where `gso_max_size` and its like allow them: they are parts of a flow
 //! like all others, and none may pass a funnel or an alias by.
 
+use std::net::UdpSocket;
+
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use sfunnel::net::{Netlink, links};
 
-use super::support::lab::Ns;
+use super::support::lab::{DEADLINE, Ns};
 use super::support::world::{NEEDS, Way, World};
 use super::support::{flows, require};
 use super::{attach, funnel_strictly, sfunnel, succeed};
@@ -123,6 +125,28 @@ fn packets_above_64_kib_that_are_not_cut_are_counted() {
         let reason = &rule["reasons"][0];
         assert_eq!(reason["reason"], "gso", "{}: {rule}", world.ip);
         assert!(reason["packets"].as_u64() >= Some(seen), "{}: {rule}, {seen}", world.ip);
+    }
+}
+
+/// The other packets of a flow that pass it by for their size.
+#[test]
+fn a_datagram_in_fragments_passes_and_is_counted_once() {
+    if !require(&NEEDS) {
+        return;
+    }
+    for world in [World::new(Way::Direct), World::six(Way::Direct)] {
+        let rule = "udp dport 4739 actions counter funnel udp sport 540 dport 179";
+        attach(&world.client, "vc", "egress", rule);
+        let to = world.to(4739);
+        let any = if to.is_ipv6() { "[::]" } else { "0.0.0.0" };
+        let receiver = world.server.run(|| UdpSocket::bind(format!("{any}:4739"))).expect("bind");
+        receiver.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        let sender = world.client.run(|| UdpSocket::bind(format!("{any}:0"))).expect("bind");
+        sender.send_to(&[7; 4000], to).expect("send");
+        assert_eq!(receiver.recv(&mut [0; 5000]).expect("a datagram"), 4000, "{}", world.ip);
+        let rule = &counters(&world.client)[0];
+        assert_eq!((&rule["packets"], &rule["reasons"][0]["packets"]), (&0.into(), &1.into()), "{rule}");
+        assert_eq!(rule["reasons"][0]["reason"], "fragment", "{}", world.ip);
     }
 }
 

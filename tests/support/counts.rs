@@ -87,11 +87,16 @@ impl Packet {
             let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).expect("16"));
             let claims = 40 + usize::from(be16(18)?);
             let jumbo = gso != 0 && claims == 40 && frame[20] == 0 && frame[54..58] == [6, 0, 0xc2, 4];
-            let (proto, l4) = if jumbo { (6, 62) } else { (frame[20], 54) };
+            let fragment = frame[20] == 44 && be16(56)? >> 3 == 0;
+            let (proto, l4) = match (jumbo, fragment) {
+                (true, _) => (6, 62),
+                (_, true) => (frame[54], 62),
+                _ => (frame[20], 54),
+            };
             let (sport, dport) = ports(l4)?;
             let others = fields::read(&View { six: true, ip: &frame[14..], l4: &frame[l4..], mark });
             let key = Key { proto, saddr: address(22), daddr: address(38), sport, dport, others };
-            return Some(Packet { key, l4, fragment: false, claims, has });
+            return Some(Packet { key, l4, fragment, claims, has });
         }
         if be16(12)? != 0x0800 || has < 28 || frame[14] >> 4 != 4 || frame[14] & 15 < 5 {
             return None;
