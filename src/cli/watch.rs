@@ -148,24 +148,23 @@ impl Watch<'_> {
         stale.retain(|hook| !now.contains(hook));
         self.known = interfaces;
         let mut hooks = now;
-        let mut result = Ok(());
-        for hook in stale {
-            if let Err(failure) = self.detach(hook, console) {
-                hooks.push(hook);
-                result = Err(failure);
-            }
+        let result = self.detach(&stale, console);
+        if result.is_err() {
+            hooks.extend(stale);
         }
         self.attached = Some(Attached { lists, hooks });
         result
     }
 
-    /// What the file's old rules had attached where its new ones say nothing.
-    fn detach(&mut self, hook: Hook, console: &mut Console<'_>) -> Result<(), Failure> {
-        let direction = match hook {
-            Hook::Ingress => Direction::Ingress,
-            Hook::Egress => Direction::Egress,
+    /// What old rules have attached to hooks where there are none any more. Both hooks at once: a process that is killed in
+    /// between would leave one direction.
+    fn detach(&mut self, hooks: &[Hook], console: &mut Console<'_>) -> Result<(), Failure> {
+        let direction = match hooks {
+            [Hook::Ingress] => Direction::Ingress,
+            [Hook::Egress] => Direction::Egress,
+            _ => Direction::Both,
         };
-        if self.known.is_empty() {
+        if self.known.is_empty() || hooks.is_empty() {
             return Ok(());
         }
         let target = self.on(&self.known, direction);
@@ -310,6 +309,6 @@ impl Watch<'_> {
         // One that has gone meanwhile has nothing any more.
         let there = self.wanted(console)?;
         self.known.retain(|known| there.contains(known));
-        hooks.into_iter().try_for_each(|hook| self.detach(hook, console))
+        self.detach(&hooks, console)
     }
 }
