@@ -61,10 +61,15 @@ impl Matches {
         self
     }
 
+    /// The same packets, whatever all other fields are.
+    fn on(&self, kept: impl Fn(Field) -> bool) -> Matches {
+        let sets = self.sets.iter().filter(|(field, _)| kept(**field));
+        Matches { sets: sets.map(|(field, set)| (*field, set.clone())).collect() }
+    }
+
     /// The same packets, whatever is in the L4 header.
     pub fn without_l4(&self) -> Matches {
-        let kept = self.sets.iter().filter(|(field, _)| !field.is_l4());
-        Matches { sets: kept.map(|(field, set)| (*field, set.clone())).collect() }
+        self.on(|field| !field.is_l4())
     }
 
     /// Whether some packet is in both.
@@ -110,14 +115,12 @@ impl Matches {
 
     /// What is known of these packets at other places.
     pub fn elsewhere(&self) -> Matches {
-        let kept = self.sets.iter().filter(|(field, _)| field.row().reply != Reply::Unknown);
-        Matches { sets: kept.map(|(field, set)| (*field, set.clone())).collect() }
+        self.on(|field| field.row().reply != Reply::Unknown)
     }
 
     /// What rules that see the packets after `funnel` can know of them: ports that it has pushed, the rest as it was.
     pub fn funneled(&self, family: Family, sport: u16, dport: u16) -> Matches {
-        let kept = self.sets.iter().filter(|(field, _)| field.row().funneled == Funneled::Kept);
-        let kept = Matches { sets: kept.map(|(field, set)| (*field, set.clone())).collect() };
+        let kept = self.on(|field| field.row().funneled == Funneled::Kept);
         [(Field::SPORT, sport), (Field::DPORT, dport)]
             .into_iter()
             .fold(kept, |matches, (field, port)| matches.with(field, family, only(port.into())))

@@ -28,7 +28,7 @@ pub(super) fn table(ast: &Ast, faults: &mut Vec<Diagnostic>) -> Nodes {
         Ok(_) if list.len() < ast.nodes.len() => Nodes::default(),
         Ok(nodes) => {
             let bypasses =
-                |rule: &&Rule| rule.damaged || rule.actions.iter().any(|action| is_bypass(&action.kind));
+                |rule: &&Rule| rule.damaged || rule.actions.iter().any(|action| action.kind.is_bypass());
             if let (Some(first), None, false) = (written.first(), ast.rules.iter().find(bypasses), ast.unread)
             {
                 let unused = Diagnostic::warning("no rule is about the nodes", first.span, "first of them");
@@ -41,10 +41,6 @@ pub(super) fn table(ast: &Ast, faults: &mut Vec<Diagnostic>) -> Nodes {
             Nodes::default()
         }
     }
-}
-
-fn is_bypass(kind: &ActionKind) -> bool {
-    matches!(kind, ActionKind::Bypass | ActionKind::Unbypass { .. })
 }
 
 fn v4(item: Item<IpAddr>) -> Result<(Ipv4Addr, Ipv4Addr), Diagnostic> {
@@ -86,7 +82,7 @@ pub(super) fn action(
     nodes: &Nodes,
     faults: &mut Vec<Diagnostic>,
 ) -> Option<Action> {
-    let action = rule.actions.iter().find(|action| is_bypass(&action.kind))?;
+    let action = rule.actions.iter().find(|action| action.kind.is_bypass())?;
     let keyword = action.kind.keyword();
     if let Some(wrong) = not_tcp(rule, matches, KEEPS) {
         faults.push(wrong.help(format!("match `tcp`: what `{keyword}` leaves alone stays on the overlay")));

@@ -119,8 +119,7 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
 
 /// What `bypass` and `unbypass` leave of it: nodes have IPv4 addresses.
 fn bypassed(rule: &Rule, family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
-    let is_bypass = |kind: &ActionKind| matches!(kind, ActionKind::Bypass | ActionKind::Unbypass { .. });
-    let Some(action) = rule.actions.iter().find(|action| is_bypass(&action.kind)) else { return Ok(family) };
+    let Some(action) = rule.actions.iter().find(|action| action.kind.is_bypass()) else { return Ok(family) };
     let about = match family {
         Some(Version::V4) => return Ok(family),
         None if !named => return Ok(Some(Version::V4)),
@@ -179,10 +178,7 @@ fn other(version: Version) -> Version {
 }
 
 fn name(version: Version) -> &'static str {
-    match version {
-        Version::V4 => "IPv4",
-        Version::V6 => "IPv6",
-    }
+    family_of(version).name()
 }
 
 fn a(version: Version) -> String {

@@ -223,6 +223,11 @@ impl ActionKind {
         "dnat", "snat",
     ];
 
+    /// `bypass` or `unbypass`.
+    pub fn is_bypass(&self) -> bool {
+        matches!(self, ActionKind::Bypass | ActionKind::Unbypass { .. })
+    }
+
     /// Says nothing about where the packet goes: may stand beside what does.
     pub fn stands_beside(&self) -> bool {
         matches!(self, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })
