@@ -2,14 +2,15 @@
 //!
 //! Independent of `sfunnel::net` where it judges: filters and qdiscs are made and counted here by hand.
 
+#[path = "../support/bpf_object.rs"]
+mod bpf_object;
+
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
-use object::write::{Object, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 use rtnetlink::packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{
@@ -18,6 +19,8 @@ use rtnetlink::packet_route::tc::{
 use rtnetlink::{LinkUnspec, LinkVeth};
 use sfunnel::kernel::{self, Program};
 use sfunnel::net::{Filter, Hook, Interface, Netlink, filter, links, qdisc};
+
+pub use self::bpf_object::elf;
 
 /// `false`: the test cannot run here, and has said so. With SFUNNEL_REQUIRE_KERNEL=1 that is a failure.
 pub fn require_root() -> bool {
@@ -79,28 +82,6 @@ pub fn program(verdict: i32, salt: i32) -> Program {
 
 /// TC_ACT_UNSPEC: the hook's next program decides.
 pub const NEXT: i32 = -1;
-
-/// An object as aya wants it: section, symbol with its exact size, licence.
-pub fn elf(programs: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
-    for (name, code) in programs {
-        let value = object.append_section_data(section, code, 8);
-        object.add_symbol(Symbol {
-            name: name.as_bytes().to_vec(),
-            value,
-            size: code.len() as u64,
-            kind: SymbolKind::Text,
-            scope: SymbolScope::Linkage,
-            weak: false,
-            section: SymbolSection::Section(section),
-            flags: SymbolFlags::None,
-        });
-    }
-    let licence = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    object.append_section_data(licence, b"Dual BSD/GPL\0", 1);
-    object.write().expect("an object")
-}
 
 /// Somebody else's filter: any name, priority and handle.
 pub fn foreign(

@@ -6,9 +6,7 @@ use std::fs;
 use std::thread;
 use std::time::Instant;
 
-use object::write::{Object, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
-
+use super::support::bpf_object::elf;
 use super::support::lab::{Capture, DEADLINE, Ns};
 use super::support::model;
 use super::support::packet::Packet;
@@ -135,30 +133,11 @@ fn drop_those_with(meta: Meta, port: u16) -> Vec<u8> {
     from_port(port, &body)
 }
 
-fn object(code: &[u8]) -> Vec<u8> {
-    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
-    object.append_section_data(section, code, 8);
-    object.add_symbol(Symbol {
-        name: b"probe".to_vec(),
-        value: 0,
-        size: code.len() as u64,
-        kind: SymbolKind::Text,
-        scope: SymbolScope::Linkage,
-        weak: false,
-        section: SymbolSection::Section(section),
-        flags: SymbolFlags::None,
-    });
-    let licence = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-    object.append_section_data(licence, b"Dual BSD/GPL\0", 1);
-    object.write().expect("an object")
-}
-
 /// `tc` puts it on a hook.
 fn put(ns: &Ns, iface: &str, hook: &str, priority: u16, code: &[u8]) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("probe.o");
-    fs::write(&file, object(code)).expect("a file");
+    fs::write(&file, elf(&[("probe", code)])).expect("a file");
     let file = file.display();
     ns.tool("tc", &format!("filter add dev {iface} {hook} prio {priority} bpf da obj {file} sec classifier"));
 }

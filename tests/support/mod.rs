@@ -7,6 +7,7 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
 pub mod arb;
+pub mod bpf_object;
 pub mod case;
 pub mod counts;
 pub mod engine;
