@@ -52,7 +52,8 @@ const NEEDS: [(&str, &str); 8] = [
     ("apt-get", "apt"),
 ];
 
-const TESTS: [(&str, &str); 5] = [
+const TESTS: [(&str, &str); 6] = [
+    ("affinity", "tests/affinity.rs"),
     ("kernel", "tests/kernel.rs"),
     ("vectors", "tests/vectors.rs"),
     ("attach", "tests/attach.rs"),

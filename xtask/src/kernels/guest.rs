@@ -16,17 +16,18 @@ use crate::arch::Arch;
 use crate::{exec, find, text};
 
 /// What tests call, besides busybox.
-pub const TOOLS: [(&str, &str); 6] = [
+pub const TOOLS: [(&str, &str); 7] = [
     ("setpriv", "util-linux"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ethtool", "ethtool"),
     ("nft", "nftables"),
     ("tcpdump", "tcpdump"),
+    ("ipvsadm", "ipvsadm"),
 ];
 
 /// Where they exist. What they need comes along.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 16] = [
     "veth",
     "macvlan",
     "sch_ingress",
@@ -41,11 +42,13 @@ const MODULES: [&str; 14] = [
     "nft_nat",
     "nft_ct",
     "nft_counter",
+    "ip_vs",
+    "ip_vs_rr",
 ];
 
 /// What the guest runs first.
 const INIT: &str = r#"#!/bin/busybox sh
-export PATH=/bin HOME=/tmp RUST_BACKTRACE=0 SFUNNEL_REQUIRE_KERNEL=1 SFUNNEL_CASES=200
+export PATH=/bin HOME=/tmp RUST_BACKTRACE=0 SFUNNEL_REQUIRE_KERNEL=1 SFUNNEL_CASES=200 SFUNNEL_CLIENTS=100 SFUNNEL_IPVS=1
 busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox mount -t devtmpfs dev /dev
@@ -112,6 +115,7 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
                 "gso {one} cut_without_crossing where_no_macvlan gro_has_forgotten_are_made segments_of_a_burst"
             ),
         ),
+        ("ipvs", format!("affinity {one} ipvs")),
     ]
 }
 
