@@ -17,7 +17,7 @@ const LICENSE: &[u8] = b"Dual BSD/GPL\0";
 /// Size of an instruction slot, `struct bpf_insn`.
 const SLOT: u64 = 8;
 
-pub use lines::Line;
+pub use lines::{Line, rules};
 
 /// An object with these programs. A name is 1 to 15 of `[A-Za-z0-9_.]` (`bpf_obj_name_cpy`).
 ///

@@ -24,6 +24,7 @@ pub mod counters;
 mod features;
 pub mod trial;
 mod verdict;
+pub mod written;
 
 pub use counters::Counters;
 pub use features::features;

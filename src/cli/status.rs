@@ -1,6 +1,6 @@
 //! `status`: what the kernel says is attached.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet, hash_map};
 
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use super::prometheus::{self, Sample};
 use super::settings::{Direction, Target};
 use super::{Console, Failure, args};
 use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
+use crate::kernel::written::{self, Unknown, Written};
 use crate::net::health::{self, Broken};
 use crate::net::links::{self, Device};
 use crate::net::mark::Large;
@@ -51,10 +52,20 @@ struct Entry<'a> {
     /// Why they cannot be shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     counters_error: Option<String>,
+    /// The rules as they were written; null where they cannot be known.
+    text: Option<&'a [String]>,
+    #[serde(skip)]
+    text_error: Option<Unknown>,
 }
 
 impl<'a> Entry<'a> {
-    fn new(filter: &'a Filter, found: Found, devices: &'a [Device], broken: &[Broken]) -> Self {
+    fn new(
+        filter: &'a Filter,
+        found: Found,
+        written: Option<&'a Written>,
+        devices: &'a [Device],
+        broken: &[Broken],
+    ) -> Self {
         let name = filter.name.as_deref().unwrap_or_default();
         let mark = Mark::read(name);
         let ends = |pair: Pair| {
@@ -98,6 +109,8 @@ impl<'a> Entry<'a> {
             gso_max_segs_was,
             counters,
             counters_error,
+            text: written.and_then(|written| written.as_deref().ok()),
+            text_error: written.and_then(|written| written.as_ref().err()).copied(),
         }
     }
 }
@@ -154,8 +167,13 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     let half = health::half(&half)?;
     let left = health::left_behind(&mut netlink, &devices)?;
     let broken = health::broken(&mut netlink, &filters, &devices, &interfaces)?;
+    let rules = |filter: &Filter| Some((filter.program?, Mark::read(filter.name.as_deref()?)?.rules));
+    let written = written::of_programs(&filters.iter().filter_map(rules).collect());
     let entries = filters.iter().zip(counters);
-    let entries = entries.map(|(filter, found)| Entry::new(filter, found, &devices, &broken));
+    let entries = entries.map(|(filter, found)| {
+        let written = filter.program.and_then(|program| written.get(&program));
+        Entry::new(filter, found, written, &devices, &broken)
+    });
     let entries: Vec<Entry<'_>> = entries.collect();
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &entries)
@@ -176,6 +194,7 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
             .for_each(|line| console.say(line));
         return Ok(());
     }
+    let mut texts = HashMap::new();
     for (at, shown) in entries.iter().enumerate() {
         let Entry { interface, hook, name, program, tag, .. } = shown;
         let program = program.map_or("?".to_owned(), |id| id.to_string());
@@ -183,7 +202,10 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         let place = shown.where_it_is();
         let title = paint::printable(interface);
         writeln!(console.out, "{title} {hook}: {name}, program {program} tag {tag}, {place}")?;
-        show(shown, console)?;
+        match &shown.counters {
+            Some(counts) => show_counts(counts, shown.text, console)?,
+            None => show_rules(shown, &mut texts, console)?,
+        }
         for pair in Pair::ALL {
             // Once for an interface, behind its last filter that uses it.
             let later = entries.iter().skip(at + 1).filter(|entry| entry.interface == *interface);
@@ -211,16 +233,49 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
     Ok(())
 }
 
-/// A line for each rule that counts, and below it one for each reason that there was.
-fn show(entry: &Entry<'_>, console: &mut Console<'_>) -> Result<(), Failure> {
-    if let Some(error) = &entry.counters_error {
-        writeln!(console.out, "  {error}")?;
-    }
-    let Some(Counts { rules }) = &entry.counters else { return Ok(()) };
+/// A line for each rule, and below each that counts one for each reason that there was.
+fn show_counts(
+    Counts { rules }: &Counts,
+    text: Option<&[String]>,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let counting: HashSet<usize> = rules.iter().map(|count| count.about.rule).collect();
+    let all = text.into_iter().flatten().enumerate();
+    let mut silent = all.filter(|(rule, _)| !counting.contains(rule)).peekable();
     for RuleCount { about: About { rule, text }, count, reasons } in rules {
+        while let Some((rule, text)) = silent.next_if(|(earlier, _)| earlier < rule) {
+            writeln!(console.out, "  rule {rule}: {}", paint::printable(text))?;
+        }
         writeln!(console.out, "  rule {rule}: {}: {text}", said(*count))?;
         for ReasonCount { reason, count } in reasons {
             writeln!(console.out, "    {}: {}", reason.text(), said(*count))?;
+        }
+    }
+    for (rule, text) in silent {
+        writeln!(console.out, "  rule {rule}: {}", paint::printable(text))?;
+    }
+    Ok(())
+}
+
+/// A line for each rule, or where they are shown already: one text may be on hundreds of interfaces.
+fn show_rules<'a>(
+    entry: &'a Entry<'_>,
+    shown: &mut HashMap<&'a [String], String>,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let Entry { interface, hook, text, text_error, counters_error, .. } = entry;
+    let error = counters_error.clone().or(text_error.map(|error| error.to_string()));
+    if let Some(error) = error {
+        writeln!(console.out, "  {error}")?;
+    }
+    let Some(text) = text else { return Ok(()) };
+    match shown.entry(text) {
+        hash_map::Entry::Occupied(where_) => writeln!(console.out, "  the rules of {}", where_.get())?,
+        hash_map::Entry::Vacant(new) => {
+            for (rule, text) in text.iter().enumerate() {
+                writeln!(console.out, "  rule {rule}: {}", paint::printable(text))?;
+            }
+            new.insert(format!("{} {hook}", paint::printable(interface)));
         }
     }
     Ok(())

@@ -2,9 +2,8 @@
 //!
 //! Takes programs with their places in a section, and the rules as they were written. Gives the sections `.BTF` and
 //! `.BTF.ext`. The kernel keeps both, prints them in the verifier's log, and hands them to `bpftool prog dump xlated
-//! linum` and the like. Nothing depends on them: a kernel that does not take them takes the program without.
-
-use std::collections::HashMap;
+//! linum` and the like; the rules are read back from what it has kept. Nothing depends on them: a kernel that does not
+//! take them takes the program without.
 
 use aya_obj::btf::{Btf, BtfParam, BtfType, Func, FuncLinkage, FuncProto, Int, IntEncoding, Ptr};
 
@@ -42,12 +41,18 @@ pub(super) fn sections(
     let context = BtfParam { name_offset: btf.add_string("ctx"), btf_type: pointer };
     let prototype = btf.add_type(BtfType::FuncProto(FuncProto::new(vec![context], int)));
     let section = btf.add_string(&String::from_utf8_lossy(SECTION));
-    let file = btf.add_string(&printable(file));
     let shared = btf.add_string(SHARED);
+    // In their order, and also those that no instruction is for: see `rules`.
+    let mut size = 0;
+    let mut rule = |line: &Line<'_>| {
+        let text = printable(line.text);
+        size += text.len();
+        (btf.add_string(&text), line.number)
+    };
+    let rules: Vec<(u32, usize)> = rules.iter().map(&mut rule).collect();
+    let file = btf.add_string(&printable(file));
 
     let (mut functions, mut lines) = (Vec::new(), Vec::new());
-    let mut size = 0;
-    let mut strings: HashMap<u32, u32> = HashMap::new();
     for (name, offset, program) in programs {
         // An identifier of C, which dots are not part of in older kernels.
         let name = btf.add_string(&name.replace('.', "_"));
@@ -63,17 +68,10 @@ pub(super) fn sections(
                 continue;
             }
             last = Some(origin);
-            let rule = origin.and_then(|rule| Some((rule, rules.get(usize::try_from(rule).ok()?)?)));
+            let rule = origin.and_then(|rule| rules.get(usize::try_from(rule).ok()?));
             let (text, number) = match rule {
                 None => (shared, 0),
-                Some((rule, line)) => {
-                    let text = *strings.entry(rule).or_insert_with(|| {
-                        let text = printable(line.text);
-                        size += text.len();
-                        btf.add_string(&text)
-                    });
-                    (text, u32::try_from(line.number).ok()?)
-                }
+                Some((text, line)) => (*text, u32::try_from(*line).ok()?),
             };
             let at = place.checked_add(u32::try_from(slot).ok()?.checked_mul(u32::try_from(SLOT).ok()?)?)?;
             // Line in the upper 22 bits, column in the lower ten.
@@ -96,6 +94,21 @@ pub(super) fn sections(
     words.extend(lines.into_iter().flatten());
     ext.extend(words.into_iter().flat_map(u32::to_ne_bytes));
     Some((btf.to_bytes(), ext))
+}
+
+/// The first `count` rules of the program that the kernel has kept this `.BTF` of. `None`: it is not one of ours.
+pub fn rules(btf: &[u8], count: usize) -> Option<Vec<String>> {
+    // `struct btf_header`: magic, version, flags, and then lengths and offsets, the latter from the end of the header.
+    let word = |at: usize| {
+        let bytes = btf.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_ne_bytes(bytes)).ok()
+    };
+    let begin = word(4)?.checked_add(word(16)?)?;
+    let strings = btf.get(begin..begin.checked_add(word(20)?)?)?;
+    let mut strings = strings.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+    strings.find(|string| string == SHARED)?;
+    let rules: Vec<String> = strings.take(count).map(|rule| rule.into_owned()).collect();
+    (rules.len() == count).then_some(rules)
 }
 
 /// On one line, without what a terminal would obey, and not too long.

@@ -1,10 +1,11 @@
-//! bpf(2) for the TCX hooks: the programs on one, a program to one, a program away.
+//! bpf(2) for what aya has no call for: the programs on a TCX hook, a program to one, a program away, and the type
+//! information that a program was loaded with.
 //!
-//! Input: the number of an interface of the calling thread's network namespace, and programs. Output: what the
+//! Input: the number of an interface of the calling thread's network namespace, programs, numbers. Output: what the
 //! kernel says. The only file with `unsafe`: aya attaches to these hooks by way of links, which go with the process
 //! unless they are pinned in a bpffs; `BPF_PROG_ATTACH` needs neither, and no crate has it. Never decides anything.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -30,7 +31,9 @@ pub enum At<'a> {
 
 const PROG_ATTACH: libc::c_long = 8;
 const PROG_DETACH: libc::c_long = 9;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const PROG_QUERY: libc::c_long = 16;
+const BTF_GET_FD_BY_ID: libc::c_long = 19;
 const TCX_INGRESS: u32 = 46;
 const TCX_EGRESS: u32 = 47;
 const F_REPLACE: u32 = 1 << 2;
@@ -66,6 +69,33 @@ struct Query {
     link_ids: u64,
     link_attach_flags: u64,
     revision: u64,
+}
+
+/// The member that `BPF_BTF_GET_FD_BY_ID` takes.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// The member that `BPF_OBJ_GET_INFO_BY_FD` takes.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct About {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_btf_info`, as far as Linux 4.18 has it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct BtfInfo {
+    btf: u64,
+    btf_size: u32,
+    id: u32,
 }
 
 /// What runs on a hook. `EINVAL`: the kernel has no such hooks (they came with 6.6). Needs CAP_NET_ADMIN.
@@ -108,7 +138,7 @@ pub fn attach(
         relative_id,
         expected_revision: revision,
     };
-    bpf(PROG_ATTACH, &mut attributes)
+    bpf(PROG_ATTACH, &mut attributes).map(drop)
 }
 
 /// Removes what is at this place: the first program, the last, or the one right before or right after another. To name
@@ -128,7 +158,32 @@ pub fn detach(interface: u32, egress: bool, at: At<'_>, revision: u64) -> nix::R
         expected_revision: revision,
         ..Change::default()
     };
-    bpf(PROG_DETACH, &mut attributes)
+    bpf(PROG_DETACH, &mut attributes).map(drop)
+}
+
+/// The type information (BTF) of this number, as it was loaded. `ENOENT`: it is gone. Needs CAP_SYS_ADMIN.
+pub fn btf(id: u32) -> nix::Result<Vec<u8>> {
+    let number = bpf(BTF_GET_FD_BY_ID, &mut ById { id, ..ById::default() })?;
+    let number = RawFd::try_from(number).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has opened it for this call, and nothing else knows of it.
+    let btf = unsafe { OwnedFd::from_raw_fd(number) };
+    let mut bytes = Vec::<u8>::new();
+    // The first answer is how many they are: at most 16 MiB (BTF_MAX_SIZE), and they never change.
+    for _ in 0..2 {
+        let mut info = BtfInfo {
+            btf: bytes.as_mut_ptr().expose_provenance() as u64,
+            btf_size: u32::try_from(bytes.len()).map_err(|_| Errno::EFBIG)?,
+            ..BtfInfo::default()
+        };
+        let mut about = About {
+            bpf_fd: descriptor(btf.as_fd()),
+            info_len: u32::try_from(size_of::<BtfInfo>()).unwrap_or_default(),
+            info: std::ptr::from_mut(&mut info).expose_provenance() as u64,
+        };
+        bpf(OBJ_GET_INFO_BY_FD, &mut about)?;
+        bytes.resize(usize::try_from(info.btf_size).map_err(|_| Errno::EFBIG)?, 0);
+    }
+    Ok(bytes)
 }
 
 fn place(at: At<'_>) -> (u32, u32) {
@@ -154,21 +209,28 @@ fn descriptor(fd: BorrowedFd<'_>) -> u32 {
 trait Attributes {}
 impl Attributes for Change {}
 impl Attributes for Query {}
+impl Attributes for ById {}
+impl Attributes for About {}
 
-fn bpf<T: Attributes>(command: libc::c_long, attributes: &mut T) -> nix::Result<()> {
+fn bpf<T: Attributes>(command: libc::c_long, attributes: &mut T) -> nix::Result<libc::c_long> {
     // SAFETY: the kernel reads and writes at most `size_of::<T>()` bytes at the pointer, which are borrowed, and integers
-    // all of them. The one address among them is that of the array of `count` numbers in `query`, which outlives the call.
+    // all of them. The addresses among them are that of the array of `count` numbers in `query`, and in `btf` those of
+    // `info_len` bytes of integers and of `btf_size` bytes: all outlive the call.
     let answer = unsafe {
         libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>() as libc::c_ulong)
     };
-    Errno::result(answer).map(drop)
+    Errno::result(answer)
 }
 
 #[cfg(test)]
 mod tests {
     use std::mem::offset_of;
 
-    use aya_obj::generated::{bpf_attr__bindgen_ty_6 as TheirChange, bpf_attr__bindgen_ty_10 as TheirQuery};
+    use aya_obj::generated::{
+        bpf_attr__bindgen_ty_6 as TheirChange, bpf_attr__bindgen_ty_8 as TheirById,
+        bpf_attr__bindgen_ty_9 as TheirAbout, bpf_attr__bindgen_ty_10 as TheirQuery,
+        bpf_btf_info as TheirBtfInfo,
+    };
 
     use super::*;
 
@@ -186,5 +248,11 @@ mod tests {
         assert_eq!(offset_of!(Query, prog_ids), offset_of!(TheirQuery, prog_ids));
         assert_eq!(offset_of!(Query, count), offset_of!(TheirQuery, __bindgen_anon_2));
         assert_eq!(offset_of!(Query, revision), offset_of!(TheirQuery, revision));
+        assert_eq!(size_of::<ById>(), size_of::<TheirById>());
+        assert_eq!(size_of::<About>(), size_of::<TheirAbout>());
+        assert_eq!(offset_of!(About, info_len), offset_of!(TheirAbout, info_len));
+        assert_eq!(offset_of!(About, info), offset_of!(TheirAbout, info));
+        assert_eq!(offset_of!(BtfInfo, btf_size), offset_of!(TheirBtfInfo, btf_size));
+        assert_eq!(size_of::<BtfInfo>(), offset_of!(TheirBtfInfo, name));
     }
 }

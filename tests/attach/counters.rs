@@ -66,6 +66,7 @@ fn status_shows_what_was_counted_after_the_process_has_gone() {
             lines.collect::<Vec<_>>(),
             [
                 "  rule 0: 3 packets, 138 bytes: udp dport 4739 actions counter drop",
+                "  rule 1: udp dport 4740 actions drop",
                 "  rule 2: 0 packets, 0 bytes: udp dport 4741 actions counter unfunnel tcp",
                 "    passed: not a funneled packet: 1 packet, 46 bytes",
             ]

@@ -7,6 +7,7 @@ use asm::{Assembler, Insn, Program, Reg::*};
 use sfunnel::elf::{self, Line};
 use sfunnel::kernel::{self, LoadError};
 
+use super::confined::with_capabilities;
 use super::support::*;
 
 /// What bpftool says, if it is here.
@@ -51,6 +52,52 @@ fn bpftool_shows_the_rule_beside_its_instructions() {
             }
             assert!(dump.contains("; (shared) [file:"), "{dump}");
         }
+    });
+}
+
+#[test]
+fn status_shows_the_rules_of_programs_whether_or_not_they_count() {
+    in_netns(|_| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("rules.sf");
+        let longer = format!(
+            "udp dport {{ {} }} drop",
+            (1..200).map(|port| port.to_string()).collect::<Vec<_>>().join(", ")
+        );
+        // The second is never reached, so no instruction is for it. Two are the same.
+        let rules = format!(
+            "tcp  dport 23 drop\ntcp dport 23 accept\nudp dport 53 drop # \u{202e}\n{longer}\n{longer}\n"
+        );
+        fs::write(&file, &rules).unwrap();
+        let shown = format!(
+            "  rule 0: tcp dport 23 drop\n  rule 1: tcp dport 23 accept\n  rule 2: udp dport 53 drop\n  rule 3: {long}...\n  rule 4: {long}...\n",
+            long = &longer[..200],
+        );
+        succeed(sfunnel().args(["attach", "-i", "lo", "--direction", "both", "--rules"]).arg(&file));
+        let status = String::from_utf8(succeed(sfunnel().arg("status")).stdout).unwrap();
+        assert!(status.contains(&shown), "{shown}{status}");
+        // Once for all that have the same.
+        assert_eq!(status.matches("rule 0").count(), 1, "{status}");
+        assert!(status.contains("\n  the rules of lo "), "{status}");
+
+        let json = succeed(sfunnel().args(["status", "--json"])).stdout;
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        for at in 0..2 {
+            assert_eq!(json[at]["text"].as_array().map(Vec::len), Some(5), "{json}");
+            assert_eq!(json[at]["text"][1], "tcp dport 23 accept");
+        }
+
+        // Without the capability to find programs by their number.
+        let output = succeed(with_capabilities(",+net_admin").arg(binary()).arg("status"));
+        let status = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(status.matches("  showing rules needs CAP_SYS_ADMIN\n").count(), 2, "{status}");
+
+        // Between those that count, the others.
+        fs::write(&file, "tcp dport 1 drop\ntcp dport 2 actions counter drop\ntcp dport 3 drop\n").unwrap();
+        succeed(sfunnel().args(["attach", "-i", "lo", "--direction", "both", "--rules"]).arg(&file));
+        let status = String::from_utf8(succeed(sfunnel().arg("status")).stdout).unwrap();
+        let shown = "  rule 0: tcp dport 1 drop\n  rule 1: 0 packets, 0 bytes: tcp dport 2 actions counter drop\n  rule 2: tcp dport 3 drop\n";
+        assert_eq!(status.matches(shown).count(), 2, "{status}");
     });
 }
 
