@@ -185,30 +185,7 @@ fn rule(
         faults.extend(matches.none_left(rule, family));
     }
     let proto = proto(matches.protocol?);
-    let action = match &actions::main(rule)?.kind {
-        // Only what may stand beside an action: the packet goes on.
-        ActionKind::Accept | ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. } => {
-            ir::Action::Accept
-        }
-        ActionKind::Drop => ir::Action::Drop,
-        ActionKind::Funnel { outer, sport, dport, flags } => ir::Action::Funnel(ir::Funnel {
-            outer: self::proto(*outer),
-            sport: *sport,
-            dport: *dport,
-            flags: flags.map_or(ir::Funnel::SYN, |flags| flags.bits),
-        }),
-        ActionKind::Unfunnel { inner, guards } => {
-            ir::Action::Unfunnel { inner: self::proto(*inner), guard: actions::guard(guards, faults) }
-        }
-        ActionKind::Alias { side, port } => alias::alias(rule, &matches, *side, *port, faults)?,
-        ActionKind::Unalias { ports } => {
-            faults.extend(set::overlaps(ports));
-            alias::unalias(rule, &matches, set::ports(ports, false), faults)?
-        }
-        ActionKind::Bypass | ActionKind::Unbypass { .. } => {
-            bypass::action(rule, &matches, ast, nodes, faults)?
-        }
-    };
+    let action = actions::meaning(rule, &matches, (ast, nodes), faults)?;
     Some(ir::Rule {
         text: rule.text.clone(),
         span: rule.span,
@@ -216,7 +193,7 @@ fn rule(
         matches: Family::ALL.map(|of| family.is_none_or(|only| only == of).then(|| matches.of(of)).flatten()),
         action,
         nat: actions::nat(rule),
-        mark: actions::mark(rule),
+        settings: actions::settings(rule),
         counter: actions::counter(rule),
     })
 }
@@ -331,7 +308,7 @@ fn missing_protocol(rule: &ast::Rule) -> Diagnostic {
     let span = matches_end.unwrap_or(rule.span.after());
     let error = Diagnostic::error("the rule names no protocol", span, "expected `tcp` or `udp` before this");
     let words: Vec<&str> = rule.text.split(' ').collect();
-    let ends_matches = |word: &&str| *word == "actions" || ActionKind::KEYWORDS.contains(word);
+    let ends_matches = |word: &&str| *word == "actions" || ActionKind::starts_with(word);
     let (matches, rest) = words.split_at(words.iter().position(ends_matches).unwrap_or(words.len()));
     let whole = [matches, &["tcp"], rest].concat().join(" ");
     if whole.len() > syntax::LONGEST_QUOTED {

@@ -10,6 +10,7 @@ use crate::diagram::question::{Outcome, ask_both};
 use crate::field::Field;
 use crate::ir::{Action, Effect, Family, Nat, Proto, Ruleset, about};
 use crate::matches::Matches;
+use crate::settings::Settings;
 
 /// Packets that one ruleset treats one way, and the other another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +37,12 @@ const MOST_JOINED: usize = 500;
 
 /// What becomes of a packet. `None`: it passes, without a rule or by a plain `accept`.
 fn fate(ruleset: &Ruleset, rule: Option<usize>) -> Option<Effect<'_>> {
-    let accepted = Effect { action: &Action::Accept, nat: Nat::default(), mark: None, counter: false };
+    let accepted = Effect {
+        action: &Action::Accept,
+        nat: Nat::default(),
+        settings: Settings::default(),
+        counter: false,
+    };
     let effect = ruleset.rules.get(rule?)?.effect();
     (effect != accepted).then_some(effect)
 }

@@ -14,7 +14,8 @@ use crate::field::{Base, Field};
 use crate::ir::{Action, Family, Rule, Ruleset};
 use crate::kernel::trial::Metadata;
 use crate::matches::{Key, Matches};
-use crate::rule_text;
+use crate::settings::Settings;
+use crate::value_text;
 
 /// A packet to explain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub struct Matching {
 }
 
 /// What rules are asked about.
-pub fn key(frame: &[u8], mark: u32) -> Result<Key, Unmatchable> {
+pub fn key(frame: &[u8], settings: &Settings) -> Result<Key, Unmatchable> {
     let ip = Ip::in_frame(frame)?;
     let segment = ip.segment()?;
     let key = Key::new(ip.family, segment.proto);
@@ -55,7 +56,7 @@ pub fn key(frame: &[u8], mark: u32) -> Result<Key, Unmatchable> {
             let bytes = match place.base {
                 Base::Ip => ip.header,
                 Base::Port(_) | Base::L4 => segment.bytes,
-                Base::Skb => return key.with(field, mark),
+                Base::Skb => return key.with(field, settings.get(field).unwrap_or_default()),
             };
             key.with(field, place.value(bytes))
         }
@@ -91,7 +92,7 @@ fn miss(rule: &Rule, key: &Key) -> Option<String> {
 fn outside(matches: &Matches, field: Field, key: &Key) -> Option<String> {
     let (set, value) = (matches.get(field)?, key.get(field));
     let shown = || field.show(key.family, value);
-    let wanted = || rule_text::values(field, &[(key.family, set.clone())]);
+    let wanted = || value_text::values(field, &[(key.family, set.clone())]);
     (!set.contains(value)).then(|| format!("{field} {}, wants {}", shown(), wanted()))
 }
 
@@ -102,5 +103,5 @@ pub fn guarded(action: &Action, frame: &[u8]) -> Option<String> {
     let below = ip.segment().ok()?.payload();
     let ports = [("sport", &guard.sport, be16(below, 0)), ("dport", &guard.dport, be16(below, 2))];
     let wrong = ports.into_iter().find(|(_, set, port)| !set.contains(*port));
-    wrong.map(|(word, set, port)| format!("{word} {port}, wants {}", rule_text::ports(set)))
+    wrong.map(|(word, set, port)| format!("{word} {port}, wants {}", value_text::ports(set)))
 }

@@ -33,6 +33,8 @@ pub struct Row {
     pub reply: Reply,
     /// What a packet that has been funneled shows in its place.
     pub funneled: Funneled,
+    /// Whether rules may set it: `mark set 7`. Only what is in [`Base::Skb`] can be.
+    pub can_be_set: bool,
 }
 
 /// How values are written in rules, messages and JSON.
@@ -172,6 +174,11 @@ impl Field {
     /// In the order of the normal form.
     pub fn all() -> impl Iterator<Item = Field> {
         (0_u8..).zip(table::ROWS).map(|(index, _)| Field(index))
+    }
+
+    /// Those that rules may set.
+    pub fn settable() -> impl Iterator<Item = Field> {
+        Field::all().filter(|field| field.row().can_be_set)
     }
 
     pub fn named(keyword: &str) -> Option<Field> {

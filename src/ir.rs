@@ -7,13 +7,12 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use range_set_blaze::RangeSetBlaze;
-
+pub use crate::action::{Action, Funnel, Guard};
 use crate::diag::Span;
 use crate::field::Field;
 use crate::matches::{self, Key, Matches, Ports};
-use crate::nodes::Nodes;
 pub use crate::protocol::{End, Family, Proto};
+use crate::settings::Settings;
 
 /// Rules in the order they were written: the first match wins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,8 +60,8 @@ pub struct Rule {
     pub action: Action,
     /// Where the packet comes from and goes to, once the action has been carried out.
     pub nat: Nat,
-    /// What `skb->mark` becomes, once the action has been carried out.
-    pub mark: Option<u32>,
+    /// What the kernel is told of the packet, once the action has been carried out.
+    pub settings: Settings,
     /// Packets and bytes are counted.
     pub counter: bool,
 }
@@ -126,8 +125,8 @@ impl Rule {
 
     pub fn effect(&self) -> Effect<'_> {
         // Named one by one, so that none is forgotten.
-        let Rule { action, nat, mark, counter, text: _, span: _, proto: _, matches: _ } = self;
-        Effect { action, nat: *nat, mark: *mark, counter: *counter }
+        let Rule { action, nat, settings, counter, text: _, span: _, proto: _, matches: _ } = self;
+        Effect { action, nat: *nat, settings: *settings, counter: *counter }
     }
 
     pub fn matches_on(&self, field: Field) -> bool {
@@ -140,7 +139,7 @@ impl Rule {
 pub struct Effect<'a> {
     pub action: &'a Action,
     pub nat: Nat,
-    pub mark: Option<u32>,
+    pub settings: Settings,
     pub counter: bool,
 }
 
@@ -178,69 +177,5 @@ impl fmt::Display for Nat {
             });
         }
         f.write_str(&words.join(" "))
-    }
-}
-
-/// What happens to a packet that matches. Processing ends with the first match.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Accept,
-    Drop,
-    /// Push a header between IP and the L4 header that is there.
-    Funnel(Funnel),
-    /// Pop the funneling header, if there is one; `inner` is what is below it.
-    Unfunnel {
-        inner: Proto,
-        guard: Guard,
-    },
-    /// Rename a TCP port in place, the old one going to the unused urgent pointer.
-    Alias {
-        end: End,
-        port: u16,
-    },
-    /// Give a TCP packet back the port that `alias` took from it, if it is one of these.
-    Unalias {
-        end: End,
-        ports: RangeSetBlaze<u16>,
-    },
-    /// Take a TCP packet past an overlay: from a pod's address to a pod's becomes from its host to its host, what tells
-    /// the pods apart going to the unused urgent pointer.
-    Bypass {
-        nodes: Nodes,
-    },
-    /// Give a TCP packet back the addresses that `bypass` took from it.
-    Unbypass {
-        nodes: Nodes,
-        /// The port at which it answers probes.
-        probe: Option<u16>,
-    },
-}
-
-/// The header that `funnel` pushes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Funnel {
-    pub outer: Proto,
-    pub sport: u16,
-    pub dport: u16,
-    /// Of a TCP header; UDP has none.
-    pub flags: u8,
-}
-
-impl Funnel {
-    /// The flag that the original program sets.
-    pub const SYN: u8 = 0x02;
-}
-
-/// What the ports below a funneling header must be. A funneled packet with others is dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guard {
-    pub sport: RangeSetBlaze<u16>,
-    pub dport: RangeSetBlaze<u16>,
-}
-
-impl Default for Guard {
-    /// Any.
-    fn default() -> Self {
-        Guard { sport: RangeSetBlaze::universe(), dport: RangeSetBlaze::universe() }
     }
 }

@@ -4,8 +4,7 @@
 //! or takes away a field raises [`VERSION`], what adds one does not.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use asm::Program;
 use range_set_blaze::{Integer, RangeSetBlaze};
@@ -16,9 +15,8 @@ use crate::codegen::Link;
 use crate::diag::Source;
 use crate::diagram::{self, Diagram, NodeId};
 use crate::field::{Field, Notation};
-use crate::ir::{self, Family, Proto, Ruleset};
+use crate::ir::{self, Action, Family, Proto, Ruleset};
 use crate::matches::universe;
-use crate::nodes;
 use crate::rule_text;
 
 pub const VERSION: u32 = 3;
@@ -48,57 +46,17 @@ struct Rule<'a> {
     ip: Option<Fields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ip6: Option<Fields>,
-    action: Action,
+    action: &'a Action,
     #[serde(skip_serializing_if = "Option::is_none")]
     nat: Option<Nat>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mark: Option<u32>,
+    /// By their keywords.
+    #[serde(flatten)]
+    settings: BTreeMap<&'static str, u32>,
     counter: bool,
 }
 
 /// The values of each field that packets of the family and protocol have: addresses as text, all else as numbers.
 type Fields = BTreeMap<&'static str, Ranges<Value>>;
-
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-enum Action {
-    Accept,
-    Drop,
-    Funnel {
-        protocol: String,
-        sport: u16,
-        dport: u16,
-        flags: u8,
-    },
-    Unfunnel {
-        protocol: String,
-        sport: Ranges<u16>,
-        dport: Ranges<u16>,
-    },
-    Alias {
-        end: String,
-        port: u16,
-    },
-    Unalias {
-        end: String,
-        ports: Ranges<u16>,
-    },
-    Bypass {
-        nodes: Vec<OfNode>,
-    },
-    Unbypass {
-        nodes: Vec<OfNode>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        probe: Option<u16>,
-    },
-}
-
-/// A host, and the first and the last address of its pods.
-#[derive(Debug, Serialize)]
-struct OfNode {
-    host: Ipv4Addr,
-    pods: [Ipv4Addr; 2],
-}
 
 /// What the packet is given.
 #[derive(Debug, Serialize)]
@@ -195,7 +153,7 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         Some(there.map(|field| (field.keyword(), values(field))).collect())
     };
     // Named one by one, so that none is forgotten; `matches` is in `fields`.
-    let ir::Rule { text, span, proto, matches: _, action, nat, mark, counter } = rule;
+    let ir::Rule { text, span, proto, matches: _, action, nat, settings, counter } = rule;
     Rule {
         line: source.line(span.start).1,
         text,
@@ -203,9 +161,9 @@ fn rule<'a>(source: &Source, rule: &'a ir::Rule) -> Rule<'a> {
         protocol: proto.to_string(),
         ip: fields(Family::V4),
         ip6: fields(Family::V6),
-        action: self::action(action),
+        action,
         nat: (!nat.is_none()).then(|| self::nat(*nat)),
-        mark: *mark,
+        settings: settings.iter().map(|(field, value)| (field.keyword(), value)).collect(),
         counter: *counter,
     }
 }
@@ -221,33 +179,6 @@ fn value(field: Field, family: Family, value: u128) -> Value {
     match (&field.row().notation, u64::try_from(value)) {
         (Notation::Number(_) | Notation::Flags, Ok(number)) => number.into(),
         _ => field.show(family, value).into(),
-    }
-}
-
-fn of_nodes(nodes: &nodes::Nodes) -> Vec<OfNode> {
-    nodes.iter().map(|node| OfNode { host: node.host, pods: [node.first, node.last] }).collect()
-}
-
-fn action(action: &ir::Action) -> Action {
-    let text = |value: &dyn Display| value.to_string();
-    match action {
-        ir::Action::Accept => Action::Accept,
-        ir::Action::Drop => Action::Drop,
-        ir::Action::Funnel(funnel) => {
-            let ir::Funnel { outer, sport, dport, flags } = *funnel;
-            Action::Funnel { protocol: text(&outer), sport, dport, flags }
-        }
-        ir::Action::Unfunnel { inner, guard } => {
-            let ir::Guard { sport, dport } = guard;
-            let [sport, dport] = [sport, dport].map(|ports| ranges(ports, |port| port));
-            Action::Unfunnel { protocol: text(inner), sport, dport }
-        }
-        ir::Action::Alias { end, port } => Action::Alias { end: text(end), port: *port },
-        ir::Action::Unalias { end, ports } => {
-            Action::Unalias { end: text(end), ports: ranges(ports, |port| port) }
-        }
-        ir::Action::Bypass { nodes } => Action::Bypass { nodes: of_nodes(nodes) },
-        ir::Action::Unbypass { nodes, probe } => Action::Unbypass { nodes: of_nodes(nodes), probe: *probe },
     }
 }
 

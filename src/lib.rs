@@ -13,6 +13,7 @@ compile_error!(
     "sfunnel is for little-endian processors: constants of packets are compiled in as these store them, and nobody has tried the programs on others"
 );
 
+pub mod action;
 pub mod check;
 pub mod cli;
 pub mod codegen;
@@ -38,8 +39,10 @@ pub mod policy;
 pub mod protocol;
 pub mod router_rules;
 pub mod rule_text;
+pub mod settings;
 pub mod stored;
 pub mod syntax;
 pub mod system;
+pub mod value_text;
 
 pub use check::{Checked, Lists, read, read_lists};

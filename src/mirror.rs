@@ -19,6 +19,7 @@ mod far;
 
 use std::fmt;
 
+use crate::action::Ports;
 use crate::diag::{Diagnostic, Source, Span};
 use crate::field::{Field, Reply};
 use crate::ir::{Action, End, Rule, Ruleset, Side};
@@ -124,10 +125,6 @@ pub fn infer(ruleset: &Ruleset) -> Result<Role, Vec<Diagnostic>> {
     }
 }
 
-fn is_bypass(rule: &Rule) -> bool {
-    matches!(rule.action, Action::Bypass { .. } | Action::Unbypass { .. })
-}
-
 fn bypasses(rule: &Rule) -> Diagnostic {
     let error = Diagnostic::error("there is nothing to mirror", rule.span, "is the same on every node");
     error.help("give each node the rules as they are: what undoes `bypass` there follows from them")
@@ -135,12 +132,11 @@ fn bypasses(rule: &Rule) -> Diagnostic {
 
 /// Whether these are rules of egress, which hide ports, and not of ingress, which restore them.
 fn hook(ruleset: &Ruleset) -> Result<bool, Vec<Diagnostic>> {
-    if let Some(rule) = ruleset.rules.iter().find(|rule| is_bypass(rule)) {
+    if let Some(rule) = ruleset.rules.iter().find(|rule| rule.action.is_bypass()) {
         return Err(vec![bypasses(rule)]);
     }
-    let hides = |rule: &&Rule| matches!(rule.action, Action::Funnel(_) | Action::Alias { .. });
-    let restores = |rule: &&Rule| matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. });
-    let (hides, restores) = (ruleset.rules.iter().find(hides), ruleset.rules.iter().find(restores));
+    let one = |ports| ruleset.rules.iter().find(|rule| rule.action.ports() == ports);
+    let (hides, restores) = (one(Ports::Hidden), one(Ports::Restored));
     match (hides, restores) {
         (Some(_), None) => Ok(true),
         (None, Some(_)) => Ok(false),
@@ -172,11 +168,7 @@ fn is_request(rule: &Rule) -> Option<bool> {
             (true, false) => Some(false),
             _ => None,
         },
-        Action::Accept
-        | Action::Drop
-        | Action::Unfunnel { .. }
-        | Action::Bypass { .. }
-        | Action::Unbypass { .. } => None,
+        _ => None,
     }
 }
 

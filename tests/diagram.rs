@@ -10,6 +10,7 @@ use proptest::test_runner::TestRunner;
 use sfunnel::codegen;
 use sfunnel::diag::Source;
 use sfunnel::diagram::{self, Diagram, Node};
+use sfunnel::field::Field;
 use sfunnel::ir::{self, Family, Proto, Ruleset};
 use support::rules::{self as model, Ports};
 use support::{arb, rules};
@@ -154,9 +155,9 @@ fn diff_is_exact() {
     let fate = |ruleset: &Ruleset, key: &Key| {
         let rule: Option<&Rule> = ruleset.rules.iter().find(|rule| rule.matches(key));
         let plain = |rule: &&Rule| {
-            rule.action != Action::Accept || !rule.nat.is_none() || rule.mark.is_some() || rule.counter
+            rule.action != Action::Accept || !rule.nat.is_none() || !rule.settings.is_empty() || rule.counter
         };
-        rule.filter(plain).map(|rule| (rule.action.clone(), rule.nat, rule.mark, rule.counter))
+        rule.filter(plain).map(|rule| (rule.action.clone(), rule.nat, rule.settings, rule.counter))
     };
     let small: Vec<Ruleset> = random().map(|(_, ruleset)| ruleset).filter(|r| r.rules.len() <= 4).collect();
     assert!(small.len() > 50, "{}", small.len());
@@ -219,7 +220,8 @@ fn rules_that_are_never_reached_are_those_that_no_leaf_is() {
                 let alone = Ruleset { rules: ruleset.rules[..=index].to_vec() };
                 let without = Ruleset { rules: ruleset.rules[..index].to_vec() };
                 let mut marked = alone.clone();
-                marked.rules[index].mark = Some(0xdead);
+                let mark = Field::named("mark").expect("a field");
+                marked.rules[index].settings.set(mark, 0xdead);
                 assert_eq!(
                     sfunnel::diff::diff(&marked, &without).expect("a bounded answer"),
                     [],

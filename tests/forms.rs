@@ -15,10 +15,12 @@ use serde_json::Value;
 use sfunnel::codegen::{self, Link};
 use sfunnel::diag::{Source, Span};
 use sfunnel::field::Field;
-use sfunnel::ir::{Action, End, Family, Funnel, Guard, Nat, Proto, Rule, Ruleset};
-use sfunnel::matches::{Matches, Ports, Set};
-use sfunnel::nodes::{Node, Nodes};
+use sfunnel::ir::{Action, Family, Funnel, Guard, Nat, Proto, Rule, Ruleset};
+use sfunnel::matches::{Matches, Set};
+use sfunnel::settings::Settings;
 use sfunnel::{diagram, json, rule_text};
+use support::actions::from_json;
+use support::json::{element, member, number, proto, ranges, text};
 use support::{arb, rules};
 
 const RULESETS: usize = 1_000;
@@ -54,7 +56,7 @@ fn assert_variety(rules: &[Rule]) {
     some("unbypass", &|rule| matches!(rule.action, Action::Unbypass { .. }));
     some("snat", &|rule| rule.nat.saddr.is_some());
     some("dnat with a port", &|rule| rule.nat.dport.is_some());
-    some("mark", &|rule| rule.mark.is_some());
+    some("set", &|rule| !rule.settings.is_empty());
     some("counter", &|rule| rule.counter);
 }
 
@@ -79,63 +81,6 @@ fn the_normal_form_is_read_back_to_the_same_rule() {
     }
 }
 
-/// The member, which has to be there.
-fn member<'a>(value: &'a Value, name: &str) -> &'a Value {
-    value.get(name).unwrap_or_else(|| panic!("no `{name}` in {value}"))
-}
-
-fn text<'a>(value: &'a Value, name: &str) -> &'a str {
-    member(value, name).as_str().unwrap_or_else(|| panic!("`{name}` is not a string in {value}"))
-}
-
-fn number<T: TryFrom<u64>>(value: &Value) -> T {
-    let number = value.as_u64().and_then(|number| T::try_from(number).ok());
-    number.unwrap_or_else(|| panic!("not a number of this size: {value}"))
-}
-
-fn proto(value: &Value) -> Proto {
-    let name = text(value, "protocol");
-    *Proto::ALL.iter().find(|proto| proto.to_string() == name).expect("a protocol")
-}
-
-fn end(value: &Value) -> End {
-    match text(value, "end") {
-        "sport" => End::Sport,
-        "dport" => End::Dport,
-        other => panic!("neither end: {other}"),
-    }
-}
-
-/// Each `[first, last]` of a set.
-fn ranges(value: &Value) -> impl Iterator<Item = [&Value; 2]> {
-    value.as_array().expect("a set").iter().map(|range| match range.as_array().map(Vec::as_slice) {
-        Some([first, last]) => [first, last],
-        _ => panic!("not a range: {range}"),
-    })
-}
-
-fn ports(value: &Value) -> Ports {
-    ranges(value).map(|[first, last]| number(first)..=number(last)).collect()
-}
-
-fn nodes(value: &Value) -> Nodes {
-    let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).expect("an IPv4 address");
-    let node = |value: &Value| match member(value, "pods").as_array().map(Vec::as_slice) {
-        Some([first, last]) => {
-            Node { host: address(member(value, "host")), first: address(first), last: address(last) }
-        }
-        _ => panic!("not a range: {value}"),
-    };
-    Nodes::new(&value.as_array().expect("nodes").iter().map(node).collect::<Vec<_>>()).expect("no fault")
-}
-
-fn element(value: &Value) -> u128 {
-    match value.as_str() {
-        Some(address) => rules::bits(address.parse::<IpAddr>().expect("an address")),
-        None => number::<u64>(value).into(),
-    }
-}
-
 /// Every field that such packets have must be there, and no other.
 fn matches(value: Option<&Value>, family: Family, proto: Proto) -> Option<Matches> {
     let fields = value?.as_object().expect("fields");
@@ -147,30 +92,6 @@ fn matches(value: Option<&Value>, family: Family, proto: Proto) -> Option<Matche
             ranges(&fields[field.keyword()]).map(|[first, last]| element(first)..=element(last)).collect();
         matches.with(field, family, Arc::new(set))
     }))
-}
-
-fn action(value: &Value) -> Action {
-    let port = |name| number(member(value, name));
-    let set = |name| ports(member(value, name));
-    match text(value, "kind") {
-        "accept" => Action::Accept,
-        "drop" => Action::Drop,
-        "funnel" => {
-            let flags = number(member(value, "flags"));
-            Action::Funnel(Funnel { outer: proto(value), sport: port("sport"), dport: port("dport"), flags })
-        }
-        "unfunnel" => {
-            let guard = Guard { sport: set("sport"), dport: set("dport") };
-            Action::Unfunnel { inner: proto(value), guard }
-        }
-        "alias" => Action::Alias { end: end(value), port: port("port") },
-        "bypass" => Action::Bypass { nodes: nodes(member(value, "nodes")) },
-        "unbypass" => {
-            Action::Unbypass { nodes: nodes(member(value, "nodes")), probe: value.get("probe").map(number) }
-        }
-        "unalias" => Action::Unalias { end: end(value), ports: set("ports") },
-        other => panic!("no action: {other}"),
-    }
 }
 
 /// One of `snat` and `dnat`, where it is named.
@@ -199,15 +120,21 @@ fn the_json_document_has_all_of_a_rule() {
             let (saddr, sport) = nat(value.get("nat"), "snat");
             let (daddr, dport) = nat(value.get("nat"), "dnat");
             let proto = proto(value);
+            let mut settings = Settings::default();
+            for field in Field::settable() {
+                if let Some(value) = value.get(field.keyword()) {
+                    settings.set(field, number(value));
+                }
+            }
             let read = Rule {
                 text: text(value, "text").to_owned(),
                 span: rule.span,
                 proto,
                 matches: [("ip", Family::V4), ("ip6", Family::V6)]
                     .map(|(name, family)| matches(value.get(name), family, proto)),
-                action: action(member(value, "action")),
+                action: from_json(member(value, "action")),
                 nat: Nat { saddr, daddr, sport, dport },
-                mark: value.get("mark").map(number),
+                settings,
                 counter: member(value, "counter").as_bool().expect("a yes or no"),
             };
             assert_eq!(&read, rule, "{written}\n{value:#}");

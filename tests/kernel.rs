@@ -31,9 +31,11 @@ use sfunnel::field::Field;
 use sfunnel::ir;
 use sfunnel::kernel::features;
 use sfunnel::matches::{Key, Matches};
+use sfunnel::settings::{self, Settings};
+use support::actions::Action;
 use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
-use support::rules::{Action, Rule};
+use support::rules::Rule;
 use support::testrun::{Loader, SkBuff};
 use support::{Need, arb, engine, model, require};
 
@@ -131,8 +133,7 @@ fn the_diagram_finds_the_first_rule_that_matches() {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         for packet in &case.packets {
-            let outcome =
-                model::run_marked(&case.rules, &packet.frame, 0, packet.mark, model::Link::Ethernet);
+            let outcome = model::run_known(&case.rules, &packet.frame, 0, &packet.skb, model::Link::Ethernet);
             if let Some(key) = outcome.key {
                 let found = engine::lookup(&compiled.diagram, &key).expect("a protocol");
                 prop_assert_eq!(found, outcome.rule, "{}", packet.words);
@@ -173,7 +174,7 @@ fn the_diagram_finds_ipv6_addresses_in_sets_of_any_ranges() {
                 matches: [None, Some(if *any { to } else { from(to) })],
                 action: ir::Action::Accept,
                 nat: ir::Nat::default(),
-                mark: None,
+                settings: Settings::default(),
                 counter: false,
             }
         };
@@ -269,9 +270,13 @@ fn explain_names_the_rule_that_matches() {
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         for packet in &case.packets {
             // A capture does not say what is still to be cut.
-            let mark = packet.mark;
-            let outcome = model::run_marked(&case.rules, &packet.frame, 0, mark, model::Link::Ethernet);
-            let key = explain::key(&packet.frame, mark);
+            let skb = &packet.skb;
+            let outcome = model::run_known(&case.rules, &packet.frame, 0, skb, model::Link::Ethernet);
+            let mut settings = Settings::default();
+            for ((field, _), value) in settings::fields().zip(*skb) {
+                settings.set(field, value);
+            }
+            let key = explain::key(&packet.frame, &settings);
             prop_assert_eq!(key.is_ok(), outcome.key.is_some(), "{}: {:?}", packet.words, key);
             let Ok(key) = key else { continue };
             let matching = explain::matching(&compiled.ruleset, &key);
@@ -852,9 +857,9 @@ fn a_link_header_that_the_device_does_not_have_is_found() {
         let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
         let (_, loaded) = engine::load(&mut loader.borrow_mut(), &case.rules, Link::Either).map_err(fail)?;
         for packet in &case.packets {
-            let (frame, gso, mark) = (&packet.frame, packet.gso, packet.mark);
-            let model = model::run_marked(&case.rules, frame, gso, mark, model::Link::Ethernet);
-            let context = SkBuff { gso_size: gso, mark, ..SkBuff::default() };
+            let (frame, gso, skb) = (&packet.frame, packet.gso, packet.skb);
+            let model = model::run_known(&case.rules, frame, gso, &skb, model::Link::Ethernet);
+            let context = SkBuff { gso_size: gso, skb, ..SkBuff::default() };
             let (verdict, frame) = loaded.run(&packet.frame, context).map_err(fail)?;
             prop_assert_eq!(verdict, model.verdict.code(), "{}", packet.words);
             if model.verdict == model::Verdict::Pass {

@@ -90,7 +90,7 @@ fn there_and_back(loader: &mut Loader, case: &Case, nat: bool, counts: &Counts) 
     let programs = programs?;
     let [client_out, pod_in, pod_out, client_in] = &programs[..] else { unreachable!() };
     for sample in &case.packets {
-        let context = SkBuff { gso_size: sample.gso, mark: sample.mark, ..SkBuff::default() };
+        let context = SkBuff { gso_size: sample.gso, skb: sample.skb, ..SkBuff::default() };
         let (verdict, hidden) = client_out.run(&sample.frame, context)?;
         // NAT below is IPv4's.
         let other_version = nat && sample.frame[12..14] != [8, 0];
@@ -299,7 +299,11 @@ fn rules_with_different_marks_are_not_taken_for_one() {
         assert!(faults[0].help.as_ref().is_some_and(|text| text.contains(help)), "{to}: {faults:?}");
         let alike = rules(action, [" mark set 1", " mark set 1"]);
         let mirrored = mirror(&alike, Role::ClientEgress, to, true).expect("one rule");
-        assert_eq!(mirrored.rules.iter().map(|rule| rule.mark).collect::<Vec<_>>(), [Some(1)], "{to}");
+        assert_eq!(
+            mirrored.rules.iter().map(|rule| rule.settings.to_string()).collect::<Vec<_>>(),
+            ["mark set 1"],
+            "{to}"
+        );
         // With their addresses, they can be told apart.
         assert_eq!(mirror(&marked, Role::ClientEgress, to, false).expect("two rules").rules.len(), 2);
     }

@@ -1,27 +1,65 @@
 //! Which actions may stand in one rule.
 //!
 //! One of them says where the packet goes: `accept`, `drop`, `funnel`, `unfunnel`, `alias`, `unalias`, `bypass` or `unbypass`.
-//! `mark`, `counter`, `dnat` and `snat` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
+//! `counter`, `dnat`, `snat` and `mark set` may stand beside it, or alone, which is then `accept`. A rule's actions go in, what is
 //! wrong with them comes out.
 
 use crate::diag::Diagnostic;
 use crate::ir;
-use crate::syntax::ast::{Action, ActionKind, Guard, Rule, Side};
+use crate::nodes::Nodes;
+use crate::settings::Settings;
+use crate::syntax::ast::{Action, ActionKind, Ast, Guard, Rule, Side};
 use crate::syntax::repeated;
 
-use super::set;
+use super::{Matches, alias, bypass, proto, set};
 
 /// The action that says where the packet goes; one of the others, if there is none.
 pub(super) fn main(rule: &Rule) -> Option<&Action> {
     rule.actions.iter().find(|action| !action.kind.stands_beside()).or(rule.actions.first())
 }
 
-/// What `mark set` says.
-pub(super) fn mark(rule: &Rule) -> Option<u32> {
-    rule.actions.iter().find_map(|action| match action.kind {
-        ActionKind::Mark { value } => Some(value),
-        _ => None,
+/// What that action means; nothing if it makes no sense, or if there is none.
+pub(super) fn meaning(
+    rule: &Rule,
+    matches: &Matches,
+    (ast, nodes): (&Ast, &Nodes),
+    faults: &mut Vec<Diagnostic>,
+) -> Option<ir::Action> {
+    Some(match &main(rule)?.kind {
+        // Only what may stand beside an action: the packet goes on.
+        ActionKind::Accept | ActionKind::Set { .. } | ActionKind::Counter | ActionKind::Nat { .. } => {
+            ir::Action::Accept
+        }
+        ActionKind::Drop => ir::Action::Drop,
+        ActionKind::Funnel { outer, sport, dport, flags } => ir::Action::Funnel(ir::Funnel {
+            outer: proto(*outer),
+            sport: *sport,
+            dport: *dport,
+            flags: flags.map_or(ir::Funnel::SYN, |flags| flags.bits),
+        }),
+        ActionKind::Unfunnel { inner, guards } => {
+            ir::Action::Unfunnel { inner: proto(*inner), guard: guard(guards, faults) }
+        }
+        ActionKind::Alias { side, port } => alias::alias(rule, matches, *side, *port, faults)?,
+        ActionKind::Unalias { ports } => {
+            faults.extend(set::overlaps(ports));
+            alias::unalias(rule, matches, set::ports(ports, false), faults)?
+        }
+        ActionKind::Bypass | ActionKind::Unbypass { .. } => {
+            bypass::action(rule, matches, ast, nodes, faults)?
+        }
     })
+}
+
+/// What `mark set` and the like say.
+pub(super) fn settings(rule: &Rule) -> Settings {
+    let mut settings = Settings::default();
+    for action in &rule.actions {
+        if let ActionKind::Set { field, value } = action.kind {
+            settings.set(field, value);
+        }
+    }
+    settings
 }
 
 /// Whether it says `counter`.
@@ -51,10 +89,12 @@ pub(super) fn combination(rule: &Rule, faults: &mut Vec<Diagnostic>) {
     }
     faults.extend(rule.actions.iter().find_map(|action| against_nat(first, action)));
     if first.kind == ActionKind::Drop
-        && let Some(mark) = rule.actions.iter().find(|action| matches!(action.kind, ActionKind::Mark { .. }))
+        && let Some(set) = rule.actions.iter().find(|action| matches!(action.kind, ActionKind::Set { .. }))
     {
+        let word = set.kind.keyword();
+        let label = format!("nobody will see the {word}");
         faults.push(
-            Diagnostic::error("`mark` and `drop` in one rule", mark.span, "nobody will see the mark")
+            Diagnostic::error(format!("`{word}` and `drop` in one rule"), set.span, label)
                 .with(first.span, "ends the packet")
                 .help("keep `drop`, or write `accept` instead of it"),
         );
@@ -102,7 +142,7 @@ pub(super) fn nat(rule: &Rule) -> ir::Nat {
 }
 
 /// The guards of `unfunnel` as sets.
-pub(super) fn guard(guards: &[Guard], faults: &mut Vec<Diagnostic>) -> ir::Guard {
+fn guard(guards: &[Guard], faults: &mut Vec<Diagnostic>) -> ir::Guard {
     let mut result = ir::Guard::default();
     for Guard { side, negated, set, .. } in guards {
         faults.extend(set::overlaps(set));

@@ -13,8 +13,8 @@ use super::alias::MOST_TOLD;
 use crate::diag::{Diagnostic, Span};
 use crate::field::Field;
 use crate::ir::{Action, End, Family, Funnel, Guard, Proto, Rule};
-use crate::rule_text;
 use crate::syntax::ast;
+use crate::value_text;
 
 /// Ports of a remedy: of more, an example is said.
 const MOST_SHOWN: usize = 16;
@@ -105,7 +105,7 @@ fn other_way(rules: &[Pair<'_>], written: &ast::Rule, rule: &Rule, inner: Proto)
     let sides = [("sport", guard.sport), ("dport", guard.dport)];
     let known = sides.into_iter().filter(|(_, ports)| !ports.is_empty() && !ports.is_universal());
     let known: Vec<_> = known.filter(|(_, ports)| ports.ranges_len() <= MOST_SHOWN).collect();
-    let words = known.iter().map(|(word, ports)| format!(" {word} {}", rule_text::ports(ports)));
+    let words = known.iter().map(|(word, ports)| format!(" {word} {}", value_text::ports(ports)));
     (!known.is_empty()).then(|| words.collect())
 }
 

@@ -342,7 +342,7 @@ fn bypassing(lists: &Lists) -> Result<(&Rules, Nodes), Failure> {
                 return Err(Failure::Usage(format!(
                     "`{}` does not go with `bypass`: rules for packets that leave by an overlay say `bypass`, `accept` \
                      or `drop`; what is received follows from the nodes",
-                    rule_text::action(other)
+                    other
                 )));
             }
         }

@@ -84,7 +84,7 @@ fn packets(difference: &Difference) -> String {
         matches: difference.packets.clone(),
         action: crate::ir::Action::Accept,
         nat: crate::ir::Nat::default(),
-        mark: None,
+        settings: crate::settings::Settings::default(),
         counter: false,
     };
     debug_assert!(Family::ALL.into_iter().any(|family| rule.is_about(family)));

@@ -240,7 +240,7 @@ fn explain<'a>(
     sample: &'a Sample,
     number: usize,
 ) -> Result<Explained<'a>, Failure> {
-    let matching = explain::key(&sample.frame, sample.metadata.mark)
+    let matching = explain::key(&sample.frame, &sample.metadata.settings)
         .map(|key| (explain::matching(&rules.ruleset, &key), key));
     if let Ok((matching, key)) = &matching
         && rules.diagram.lookup(key) != matching.rule

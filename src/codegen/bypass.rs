@@ -152,7 +152,7 @@ fn answer(e: &mut Emit, nodes: &Nodes, ip: &Window, tcp: &Window, port: u16) {
     let tcp_at = e.offset(Family::V4, 0, None);
     e.update_tcp(tcp_at, PORTS);
     e.count(0);
-    e.set_mark();
+    e.write_settings();
     e.load_skb(R1, skb::IFINDEX);
     e.redirect(0);
 
@@ -193,7 +193,7 @@ fn finish(e: &mut Emit, tcp: Offset) {
     e.replace_l4(tcp, Proto::Tcp, IP, PSEUDO_HDR);
     e.update_tcp(tcp, PORTS);
     e.count(0);
-    e.set_mark();
+    e.write_settings();
 }
 
 /// Where an address leads: to what is loaded for it, or nowhere.

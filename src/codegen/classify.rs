@@ -9,16 +9,16 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use asm::{Insn, Label, Reg, Reg::R2};
+use asm::{Label, Reg, Reg::R2};
 
 use super::bits;
-use super::emit::{Emit, PORTS, UNSPEC};
+use super::emit::{Emit, UNSPEC};
 use super::fetch;
+use super::routine::Routines;
 use super::search::{Run, Search, search};
-use super::{Routine, Routines, Variant, Verb};
 use crate::diagram::{Diagram, Node, NodeId, Span, spans};
 use crate::field::{Field, Notation};
-use crate::ir::{Action, Family, Funnel, Proto, Rule};
+use crate::ir::{Family, Proto, Rule};
 use crate::packet;
 
 /// The field that is being looked at, in host byte order. Loaded anew by each test: where ways meet, the verifier should
@@ -213,51 +213,7 @@ impl Walk<'_> {
         self.e.origin(Some(number));
         // Without one, this is a diagram of another ruleset: no rule, no action.
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
-        let variant = Variant { mark: rule.mark, counted: rule.counter, nat: rule.nat, ..Variant::default() };
-        if let Some(counter) = self.routines.counters.get(number).copied().flatten() {
-            self.e.choose_counter(counter);
-        }
-        match &rule.action {
-            Action::Accept if variant == Variant::default() => self.e.exit(UNSPEC),
-            Action::Accept if !variant.nat.is_none() => {
-                self.routine(Verb::Nat, self.proto, self.proto, variant);
-            }
-            Action::Accept => self.routine(Verb::Accept, self.proto, self.proto, variant),
-            Action::Drop => self.routine(Verb::Drop, self.proto, self.proto, variant),
-            Action::Funnel(Funnel { outer, sport, dport, flags }) => {
-                let ports = (u32::from(*sport) << 16) | u32::from(*dport);
-                let note = format!("sport {sport}, dport {dport}");
-                self.e.op_note(Insn::mov32(PORTS, ports), &note);
-                self.routine(Verb::Funnel, self.proto, *outer, Variant { flags: *flags, ..variant });
-            }
-            Action::Unfunnel { inner, guard } => {
-                let guard = [&guard.sport, &guard.dport]
-                    .map(|ports| (!ports.is_universal()).then(|| self.routines.list(ports)));
-                self.routine(Verb::Unfunnel, *inner, self.proto, Variant { guard, ..variant });
-            }
-            Action::Alias { end, port } => {
-                self.e.op_note(Insn::mov32(PORTS, *port), &format!("{end} {port}"));
-                self.routine(Verb::Alias(*end), self.proto, self.proto, variant);
-            }
-            Action::Unalias { end, ports } => {
-                let list = self.routines.list(ports);
-                self.routine(Verb::Unalias(*end, list), self.proto, self.proto, variant);
-            }
-            Action::Bypass { nodes } => {
-                let table = self.routines.table(nodes);
-                self.routine(Verb::Bypass(table), self.proto, self.proto, variant);
-            }
-            Action::Unbypass { nodes, probe } => {
-                let table = self.routines.table(nodes);
-                self.routine(Verb::Unbypass(table, *probe), self.proto, self.proto, variant);
-            }
-        }
-    }
-
-    fn routine(&mut self, verb: Verb, inner: Proto, outer: Proto, variant: Variant) {
-        let routine = Routine { family: self.family, verb, inner, outer, variant };
-        let label = self.routines.label(self.e, routine);
-        self.e.goto(label);
+        self.routines.leaf(self.e, (self.family, self.proto), number, rule);
     }
 }
 

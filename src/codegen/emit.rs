@@ -8,8 +8,10 @@ use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 
 use super::counters::Reason;
 use super::frame::Slot;
-use super::{Large, Link, Onward, Options, Target, Variant, merge, segment};
+use super::routine::Variant;
+use super::{Large, Link, Onward, Options, Target, merge, segment};
 use crate::packet::{Field, skb};
+use crate::settings;
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
 pub(super) const UNSPEC: i32 = -1;
@@ -223,12 +225,15 @@ impl Emit {
         self.asm.jump_if(cond, label);
     }
 
-    /// `skb->mark = what the rule says`, if it says so. Uses R1.
-    pub(super) fn set_mark(&mut self) {
-        if let Some(mark) = self.variant.mark {
-            self.op(Insn::mov32(R1, mark));
-            let note = format!("{} = {mark:#x}", skb::MARK.name);
-            self.op_note(Insn::store(skb::MARK.size, SKB, skb::MARK.offset, R1), &note);
+    /// `skb->mark = what the rule says`, and so on for all that it says. Uses R1.
+    pub(super) fn write_settings(&mut self) {
+        let places = settings::fields().filter_map(|(field, place)| Some((field, *place.words.first()?)));
+        for (field, word) in places {
+            if let Some(value) = self.variant.settings.get(field) {
+                self.op(Insn::mov32(R1, value));
+                let note = format!("{} = {value:#x}", word.name);
+                self.op_note(Insn::store(word.size, SKB, word.offset, R1), &note);
+            }
         }
     }
 
@@ -236,7 +241,7 @@ impl Emit {
     /// next program. Uses R0 to R5.
     pub(super) fn done(&mut self, grown: i16) {
         self.count(grown);
-        self.set_mark();
+        self.write_settings();
         self.exit(UNSPEC);
     }
 
@@ -247,7 +252,7 @@ impl Emit {
             None => *self.merge.insert(self.asm.label("merge")),
         };
         self.count(grown);
-        self.set_mark();
+        self.write_settings();
         self.jump_if_note(Cond::ne32(L4_LEN, 0_u32), merge, "data");
         self.exit(UNSPEC);
     }

@@ -102,7 +102,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     if let Some(tcp) = &tcp {
         e.jump_if_note(Cond::set32(PORTS, tcp::SYN), tcp.opening, "SYN");
     }
-    e.set_mark();
+    e.write_settings();
     e.exit(UNSPEC);
 
     e.bind(unfinished);
@@ -185,7 +185,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Paylo
     match shared.lower_mss {
         Some(lower_mss) if inner == Proto::Tcp => {
             e.count(pushed);
-            e.set_mark();
+            e.write_settings();
             mss::enter(e, inner_at, outer, lower_mss);
         }
         _ => e.done(pushed),
@@ -221,7 +221,7 @@ impl Tcp {
         e.goto(self.innocent);
         e.bind(self.opening);
         let inner_at = e.offset(family, i16::from(outer.header_len()), None);
-        e.set_mark();
+        e.write_settings();
         mss::enter(e, inner_at, outer, self.lower_mss);
     }
 }

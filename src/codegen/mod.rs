@@ -64,17 +64,14 @@ mod nat;
 mod payload;
 mod port_set;
 mod prologue;
+mod routine;
 mod search;
 mod segment;
 mod target;
 mod unfunnel;
 mod validate;
 
-use std::collections::HashMap;
-use std::fmt;
-
-use asm::{Label, Program};
-use range_set_blaze::RangeSetBlaze;
+use asm::Program;
 
 pub use self::bypass::Onward;
 pub use self::companion::Companion;
@@ -83,9 +80,9 @@ pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};
 
 use self::emit::Emit;
+use self::routine::Routines;
 use crate::diagram::Diagram;
-use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Rule, Ruleset};
-use crate::nodes::Nodes;
+use crate::ir::{Action, Family, Proto, Rule, Ruleset};
 use crate::packet::ethernet;
 
 /// What is in front of the IP header on the interface the program is for.
@@ -161,8 +158,7 @@ pub fn funnels(ruleset: &Ruleset) -> bool {
 
 /// Whether these rules send packets on to another interface.
 pub fn bypasses(ruleset: &Ruleset) -> bool {
-    let is_one = |rule: &Rule| matches!(rule.action, Action::Bypass { .. } | Action::Unbypass { .. });
-    ruleset.rules.iter().any(is_one)
+    ruleset.rules.iter().any(|rule| rule.action.is_bypass())
 }
 
 /// Whether these rules, on ingress, give the stack segments that it would rather have in one piece.
@@ -175,132 +171,6 @@ pub fn wants_merging(ruleset: &Ruleset) -> bool {
 /// its segments: behind `unfunnel`, whoever finishes them would write where that header was.
 pub fn wants_checksums(ruleset: &Ruleset, all: bool) -> bool {
     all && funnels(ruleset) || unfunnels_merged(ruleset)
-}
-
-/// A routine that leaves share: all rules with the same action and protocols end in one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Routine {
-    family: Family,
-    verb: Verb,
-    inner: Proto,
-    outer: Proto,
-    variant: Variant,
-}
-
-/// What rules ask for besides the action: each combination in use has routines of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Variant {
-    mark: Option<u32>,
-    /// Of the pushed TCP header.
-    flags: u8,
-    /// Lists of the inner source and destination ports that may be restored, by number.
-    guard: [Option<usize>; 2],
-    counted: bool,
-    nat: Nat,
-}
-
-impl Default for Variant {
-    fn default() -> Self {
-        Variant { mark: None, flags: Funnel::SYN, guard: [None; 2], counted: false, nat: Nat::default() }
-    }
-}
-
-impl fmt::Display for Variant {
-    /// What a label needs to be told from those of other variants.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Variant { mark, flags, guard: [sport, dport], counted, nat } = self;
-        if *flags != Funnel::SYN {
-            write!(f, "_flags_{flags:02x}")?;
-        }
-        for (name, list) in [("sport", sport), ("dport", dport)] {
-            if let Some(list) = list {
-                write!(f, "_{name}_{list}")?;
-            }
-        }
-        if let Some(mark) = mark {
-            write!(f, "_mark_{mark:x}")?;
-        }
-        if !nat.is_none() {
-            write!(f, "_{}", nat.to_string().replace([' ', ':'], "_"))?;
-        }
-        f.write_str(if *counted { "_counted" } else { "" })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Verb {
-    /// Only where something else is to be done: without, a leaf is an exit.
-    Accept,
-    /// Nothing but new addresses and ports.
-    Nat,
-    Drop,
-    Funnel,
-    Unfunnel,
-    Alias(End),
-    /// With the list of this number.
-    Unalias(End, usize),
-    /// Between the nodes of the table of this number.
-    Bypass(usize),
-    /// Answering probes at this port.
-    Unbypass(usize, Option<u16>),
-}
-
-/// The routines in use, in the order of their first use.
-#[derive(Debug, Default)]
-struct Routines {
-    known: Vec<(Routine, Label)>,
-    by_routine: HashMap<Routine, Label>,
-    /// What `unalias` and `unfunnel` may restore, each list once.
-    lists: Vec<RangeSetBlaze<u16>>,
-    by_list: HashMap<RangeSetBlaze<u16>, usize>,
-    /// What `bypass` and `unbypass` are between: one table, as rulesets are written.
-    nodes: Vec<Nodes>,
-    /// The entries of rules that count.
-    counters: Vec<Option<u32>>,
-}
-
-impl Routines {
-    /// The number of a list.
-    fn list(&mut self, ports: &RangeSetBlaze<u16>) -> usize {
-        if let Some(number) = self.by_list.get(ports) {
-            return *number;
-        }
-        let number = self.lists.len();
-        self.lists.push(ports.clone());
-        self.by_list.insert(ports.clone(), number);
-        number
-    }
-
-    /// The number of a table of nodes.
-    fn table(&mut self, nodes: &Nodes) -> usize {
-        self.nodes.iter().position(|known| known == nodes).unwrap_or_else(|| {
-            self.nodes.push(nodes.clone());
-            self.nodes.len() - 1
-        })
-    }
-
-    fn label(&mut self, e: &mut Emit, routine: Routine) -> Label {
-        if let Some(label) = self.by_routine.get(&routine) {
-            return *label;
-        }
-        let Routine { family, verb, inner, outer, variant } = routine;
-        let name = match verb {
-            Verb::Accept => format!("accept_{outer}"),
-            Verb::Nat => format!("nat_{outer}"),
-            Verb::Drop => format!("drop_{outer}"),
-            Verb::Funnel => format!("funnel_{inner}_in_{outer}"),
-            Verb::Unfunnel => format!("unfunnel_{inner}_from_{outer}"),
-            Verb::Alias(end) => format!("alias_{end}"),
-            Verb::Unalias(end, list) => format!("unalias_{end}_{list}"),
-            Verb::Bypass(table) => format!("bypass_{table}"),
-            Verb::Unbypass(table, None) => format!("unbypass_{table}"),
-            Verb::Unbypass(table, Some(port)) => format!("unbypass_{table}_probe_{port}"),
-        };
-        let label = e.label(format!("{}{name}{variant}", family.prefix()));
-        self.known.push((routine, label));
-        self.by_routine.insert(routine, label);
-        label
-    }
 }
 
 /// The program that does what the rules say to packets of an interface of this kind.
@@ -330,7 +200,7 @@ pub fn compile(ruleset: &Ruleset, diagram: &Diagram, options: Options) -> Result
 
 /// All but the exits that everything shares.
 fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
-    let mut routines = Routines { counters: counters::numbers(&ruleset.rules), ..Routines::default() };
+    let mut routines = Routines::new(&ruleset.rules);
     let [v4, v6] = Family::ALL.map(|family| {
         Proto::ALL.into_iter().filter(|proto| diagram.root(family, *proto).is_some()).collect::<Vec<_>>()
     });
@@ -338,61 +208,5 @@ fn body(e: &mut Emit, ruleset: &Ruleset, diagram: &Diagram) {
         classify::emit(e, diagram, (family, proto), &ruleset.rules, &mut routines);
     });
     e.origin(None);
-    let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
-    let lower_mss = routines.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
-    let mut funneled = Vec::new();
-    for of in Family::ALL.into_iter().flat_map(|family| [false, true].map(|counted| (family, counted))) {
-        let funnels = |r: &Routine| r.verb == Verb::Funnel && (r.family, r.variant.counted) == of;
-        if routines.known.iter().any(|(r, _)| funnels(r)) {
-            let (family, counted) = of;
-            let variant = Variant { counted, ..Variant::default() };
-            let too_long = e.label(format!("{}too_long{variant}", family.prefix()));
-            funneled.push((of, funnel::Shared { lower_mss, too_long }));
-        }
-    }
-    for (Routine { family, verb, inner, outer, variant }, label) in routines.known {
-        e.variant = variant;
-        e.bind(label);
-        match verb {
-            Verb::Nat => nat::emit(e, family, outer),
-            Verb::Accept | Verb::Drop => validate::emit_verdict(e, family, outer, verb),
-            Verb::Funnel => {
-                let shared = funneled.iter().find(|(of, _)| *of == (family, variant.counted));
-                if let Some((_, shared)) = shared {
-                    funnel::emit(e, family, inner, outer, *shared);
-                }
-            }
-            Verb::Unfunnel => unfunnel::emit(e, family, inner, outer, &routines.lists),
-            Verb::Alias(end) => alias::emit(e, family, end),
-            Verb::Unalias(end, list) => {
-                if let Some(ports) = routines.lists.get(list) {
-                    alias::emit_unalias(e, family, end, list, ports);
-                }
-            }
-            Verb::Bypass(table) => {
-                if let Some(nodes) = routines.nodes.get(table) {
-                    bypass::emit(e, &format!("bypass_{table}"), nodes);
-                }
-            }
-            Verb::Unbypass(table, probe) => {
-                if let Some(nodes) = routines.nodes.get(table) {
-                    bypass::emit_unbypass(e, &format!("unbypass_{table}"), nodes, probe);
-                }
-            }
-        }
-    }
-    // What comes here has been counted.
-    e.variant = Variant::default();
-    if let Some(label) = lower_mss {
-        e.bind(label);
-        mss::emit(e);
-    }
-    // Where nobody asks what fits, nothing is told.
-    let told = |_: &_| e.target.mtu != Mtu::Unknown;
-    for ((family, counted), shared) in funneled.into_iter().filter(told).collect::<Vec<_>>() {
-        e.variant.counted = counted;
-        e.bind(shared.too_long);
-        mtu::emit(e, family);
-    }
-    e.variant = Variant::default();
+    routines.emit(e);
 }

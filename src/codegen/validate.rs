@@ -5,7 +5,6 @@
 
 use asm::{Cond, Insn, Label, Reg, Reg::*};
 
-use super::Verb;
 use super::big::{Big, emit_big};
 use super::counters::Reason;
 use super::emit::{Emit, L4_LEN, SHOT, Window};
@@ -144,15 +143,20 @@ fn frame_holds(e: &mut Emit, more: i16) {
     e.pass_if(Cond::gt32(R4, R3), Reason::Malformed, "shorter than it says");
 }
 
-/// The routine of `drop`, or of `accept`.
-pub(super) fn emit_verdict(e: &mut Emit, family: Family, proto: Proto, verb: Verb) {
-    let (word, end): (_, fn(&mut Emit)) = match verb {
-        Verb::Drop => ("drop", |e| {
-            e.count(0);
-            e.exit(SHOT);
-        }),
-        _ => ("accept", |e| e.done(0)),
-    };
+/// The routine of `accept`.
+pub(super) fn emit_accept(e: &mut Emit, family: Family, proto: Proto) {
+    emit_verdict(e, family, proto, "accept", |e| e.done(0));
+}
+
+/// The routine of `drop`.
+pub(super) fn emit_drop(e: &mut Emit, family: Family, proto: Proto) {
+    emit_verdict(e, family, proto, "drop", |e| {
+        e.count(0);
+        e.exit(SHOT);
+    });
+}
+
+fn emit_verdict(e: &mut Emit, family: Family, proto: Proto, word: &str, end: fn(&mut Emit)) {
     let name = format!("{}{word}_{proto}", family.prefix());
     let with_options = options_elsewhere(e, family, &name);
     let big = validate_big(e, proto, IpHeader::Plain(family));

@@ -9,7 +9,7 @@ use std::fmt;
 use super::{Arm, Diagram, Node, NodeId, by_target, spans};
 use crate::ir::{Family, Proto};
 use crate::matches::Set;
-use crate::rule_text;
+use crate::value_text;
 
 impl fmt::Display for Diagram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ impl Show<'_> {
                 writeln!(f)?;
                 let (groups, rest) = groups(field.smallest(self.family), arms);
                 for (then, values) in groups {
-                    let head = format!("{field} {}", rule_text::elements(*field, self.family, &values));
+                    let head = format!("{field} {}", value_text::elements(*field, self.family, &values));
                     self.node(f, depth + 1, &head, then, false)?;
                 }
                 self.node(f, depth + 1, "else", rest, false)

@@ -55,10 +55,8 @@ impl Ran {
         if let Some(via) = self.via {
             return self.after(via, action);
         }
-        let mark = match self.outcome.mark {
-            0 => String::new(),
-            mark => format!(", with mark {mark}"),
-        };
+        let settings = self.outcome.settings.iter().filter(|(_, value)| *value != 0);
+        let with: String = settings.map(|(field, value)| format!(", with {field} {value}")).collect();
         let why = match self.counted {
             Some(Counted::Because(reason)) => {
                 Some(reason.text().split_once(": ").map_or(reason.text(), |(_, why)| why))
@@ -83,7 +81,7 @@ impl Ran {
             (_, Some(why)) => format!("passed on unchanged: {why}"),
             (_, None) => "passed on unchanged".to_owned(),
         };
-        verdict + &mark
+        verdict + &with
     }
 
     /// Of a packet that a companion device has cut, or has finished the checksum of.

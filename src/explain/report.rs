@@ -11,6 +11,7 @@ use crate::dissect::fields::{self, Fields, UNFINISHED, upper};
 use crate::dissect::{Ip, Segment, Unmatchable};
 use crate::ir::{Action, Family, Proto, Ruleset};
 use crate::paint::Paint;
+use crate::settings::Settings;
 
 /// Rules that do not match are shown up to this many: the last ones.
 const MOST_SHOWN: usize = 20;
@@ -94,7 +95,7 @@ impl Explained<'_> {
 
 /// `udp 10.0.0.1:5000 > 10.0.0.2:4739, 100 bytes of data`
 pub fn title(frame: &[u8]) -> String {
-    let (Ok(key), Ok(ip)) = (key(frame, 0), Ip::in_frame(frame)) else {
+    let (Ok(key), Ok(ip)) = (key(frame, &Settings::default()), Ip::in_frame(frame)) else {
         return format!("{} bytes", frame.len());
     };
     let Ok(segment) = ip.segment() else { return format!("{} bytes", frame.len()) };

@@ -6,7 +6,7 @@
 //! PROTO SRC:PORT > DST:PORT { OPTION }       PROTO is tcp or udp; IPv6 as in [2001:db8::1]:5000
 //! in PROTO PORT > PORT                       as funnel sends it: with this header around it
 //! len N, ttl N, tos N, id N, df              bytes of data; fields of the IP header
-//! gso N, mark N                              size of segments; skb->mark
+//! gso N, mark N                              size of segments; skb->mark, and other fields of the kernel's structure
 //! syn, ack, fin, rst, psh, urg, ecn, cwr     TCP flags; `ack` if none is named
 //! seq N, ackno N, window N, urgent N         TCP fields
 //! nosum                                      UDP without a checksum
@@ -20,6 +20,7 @@ use crate::dissect::{add, checksum, fold, put};
 use crate::ir::Proto;
 use crate::kernel::trial::Metadata;
 use crate::protocol::TCP_FLAGS;
+use crate::settings;
 
 /// What to write instead of something unreadable.
 const EXAMPLE: &str =
@@ -141,16 +142,16 @@ impl Packet {
             "id" => self.id = words.value(word)?,
             "df" => self.dont_fragment = true,
             "gso" => self.metadata.gso_size = words.value(word)?,
-            "mark" => self.metadata.mark = words.value(word)?,
             "seq" => self.seq = words.value(word)?,
             "ackno" => self.ack = words.value(word)?,
             "window" => self.window = words.value(word)?,
             "urgent" => self.urgent = words.value(word)?,
             "nosum" if self.proto == Proto::Udp => self.sum = false,
             "nosum" => return Err(wrong("`nosum` is for udp")),
-            other => match flag {
-                Some((_, bit)) => self.flags |= bit,
-                None => return Err(wrong(format!("`{other}` means nothing here"))),
+            other => match (flag, settings::fields().find(|(field, _)| field.keyword() == other)) {
+                (Some((_, bit)), _) => self.flags |= bit,
+                (None, Some((field, _))) => self.metadata.settings.set(field, words.value(word)?),
+                (None, None) => return Err(wrong(format!("`{other}` means nothing here"))),
             },
         }
         Ok(())

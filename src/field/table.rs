@@ -96,6 +96,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::In(Field::DADDR),
         funneled: Funneled::Kept,
+        can_be_set: false,
     },
     Row {
         keyword: "daddr",
@@ -104,6 +105,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::In(Field::SADDR),
         funneled: Funneled::Kept,
+        can_be_set: false,
     },
     Row {
         keyword: "sport",
@@ -112,6 +114,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::In(Field::DPORT),
         funneled: Funneled::Port(End::Sport),
+        can_be_set: false,
     },
     Row {
         keyword: "dport",
@@ -120,6 +123,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::In(Field::SPORT),
         funneled: Funneled::Port(End::Dport),
+        can_be_set: false,
     },
     Row {
         keyword: "dscp",
@@ -128,6 +132,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,
+        can_be_set: false,
     },
     Row {
         keyword: "ttl",
@@ -136,6 +141,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,
+        can_be_set: false,
     },
     Row {
         keyword: "hoplimit",
@@ -144,6 +150,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,
+        can_be_set: false,
     },
     Row {
         keyword: "length",
@@ -153,6 +160,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Changed,
+        can_be_set: false,
     },
     Row {
         keyword: "mark",
@@ -166,6 +174,7 @@ pub(super) static ROWS: &[Row] = &[
         proto: None,
         reply: Reply::Unknown,
         funneled: Funneled::Kept,
+        can_be_set: true,
     },
     Row {
         keyword: "flags",
@@ -174,5 +183,6 @@ pub(super) static ROWS: &[Row] = &[
         proto: Some(Proto::Tcp),
         reply: Reply::Unknown,
         funneled: Funneled::Changed,
+        can_be_set: false,
     },
 ];

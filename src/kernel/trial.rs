@@ -3,12 +3,15 @@
 //! Input: an ELF object, Ethernet frames. Output: the program's verdict and the frame as it left it.
 
 use std::io;
+use std::ops::Range;
 
 use aya::Ebpf;
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use nix::errno::Errno;
 
 use super::{LoadError, classifier, open};
+use crate::packet::{Field, skb};
+use crate::settings::{self, Settings};
 
 /// `TC_ACT_SHOT`: dropped.
 pub const SHOT: i32 = 2;
@@ -39,7 +42,7 @@ pub struct Trial {
 pub struct Metadata {
     /// Size of the segments that it is still to be cut into, else 0.
     pub gso_size: u32,
-    pub mark: u32,
+    pub settings: Settings,
 }
 
 /// What came of a packet.
@@ -48,8 +51,8 @@ pub struct Outcome {
     /// `TC_ACT_UNSPEC` (-1), [`SHOT`] or [`REDIRECT`].
     pub verdict: i32,
     pub frame: Vec<u8>,
-    /// `skb->mark` as the program left it.
-    pub mark: u32,
+    /// Of all fields, as the program left them.
+    pub settings: Settings,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,17 +79,18 @@ impl Trial {
     /// Runs one frame.
     pub fn run(&self, frame: &[u8], metadata: Metadata) -> Result<Outcome, TrialError> {
         const SK_BUFF_LEN: usize = 192; // struct __sk_buff
-        const MARK: usize = 8;
-        const GSO_SIZE: usize = 176;
         const ROOM: usize = 128; // what a program may add
         let (length, shortest) = (frame.len(), shortest(frame));
         if length < shortest {
             return Err(TrialError::TooShort { length, shortest });
         }
         let mut context = [0; SK_BUFF_LEN];
-        for (at, value) in [(MARK, metadata.mark), (GSO_SIZE, metadata.gso_size)] {
-            if let Some(field) = context.get_mut(at..at + 4) {
-                field.copy_from_slice(&value.to_ne_bytes());
+        let gso_size = (skb::GSO_SIZE, metadata.gso_size);
+        let known = settings::fields()
+            .filter_map(|(field, place)| Some((*place.words.first()?, metadata.settings.get(field)?)));
+        for (word, value) in known.chain([gso_size]) {
+            if let Some(bytes) = at(word).and_then(|at| context.get_mut(at)) {
+                bytes.copy_from_slice(&value.to_ne_bytes());
             }
         }
         let mut out = vec![0; length + ROOM];
@@ -124,8 +128,17 @@ impl Trial {
             }
         };
         out.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
-        let mark = context_out.get(MARK..).and_then(|rest| rest.first_chunk());
-        let mark = mark.map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-        Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out, mark })
+        let mut settings = Settings::default();
+        for (field, place) in settings::fields() {
+            let bytes = place.words.first().and_then(|word| context_out.get(at(*word)?)?.try_into().ok());
+            settings.set(field, bytes.map_or(0, u32::from_ne_bytes));
+        }
+        Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out, settings })
     }
+}
+
+/// The bytes of a member of `struct __sk_buff`; all that are set or read here have four.
+fn at(word: Field) -> Option<Range<usize>> {
+    let from = usize::try_from(word.offset).ok()?;
+    Some(from..from + 4)
 }

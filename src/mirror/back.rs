@@ -5,7 +5,7 @@
 
 use super::{Mirrored, conflict, elsewhere, local_fields, names_addresses};
 use crate::diag::Diagnostic;
-use crate::ir::{Action, Funnel, Guard, Rule};
+use crate::ir::{Action, Rule};
 
 /// The rules for the answers. `keep`: with addresses.
 pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagnostic>> {
@@ -51,23 +51,7 @@ pub(super) fn reverse(from: &Mirrored, keep: bool) -> Result<Mirrored, Vec<Diagn
 }
 
 fn swap(rule: &Rule) -> Rule {
-    Rule {
-        action: match &rule.action {
-            Action::Funnel(Funnel { outer, sport, dport, flags }) => {
-                Action::Funnel(Funnel { outer: *outer, sport: *dport, dport: *sport, flags: *flags })
-            }
-            Action::Alias { end, port } => Action::Alias { end: end.other(), port: *port },
-            Action::Unalias { end, ports } => Action::Unalias { end: end.other(), ports: ports.clone() },
-            Action::Unfunnel { inner, guard } => Action::Unfunnel {
-                inner: *inner,
-                guard: Guard { sport: guard.dport.clone(), dport: guard.sport.clone() },
-            },
-            action @ (Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. }) => {
-                action.clone()
-            }
-        },
-        ..rule.clone().with(|_, matches| matches.reversed())
-    }
+    Rule { action: rule.action.reversed(), ..rule.clone().with(|_, matches| matches.reversed()) }
 }
 
 fn address_of_exception(rule: &Rule) -> Diagnostic {

@@ -73,10 +73,6 @@ fn arrival(rule: &Rule) -> String {
         }
         Action::Alias { end, port } => format!("tcp with {end} {port}"),
         Action::Unfunnel { inner, .. } => format!("{inner} with ports of its own"),
-        Action::Unalias { .. }
-        | Action::Bypass { .. }
-        | Action::Unbypass { .. }
-        | Action::Accept
-        | Action::Drop => "what it was".to_owned(),
+        _ => "what it was".to_owned(),
     }
 }

@@ -175,7 +175,8 @@ pub enum ActionKind {
         port: Option<u16>,
     },
     /// Besides one of the others, as is `counter`.
-    Mark {
+    Set {
+        field: Field,
         value: u32,
     },
     Counter,
@@ -217,11 +218,21 @@ impl MatchKind {
 }
 
 impl ActionKind {
+    /// The words that start an action that says where the packet goes.
+    const WAYS: [&str; 8] =
+        ["accept", "drop", "funnel", "unfunnel", "alias", "unalias", "bypass", "unbypass"];
+    /// Those that start one that stands beside it, besides fields that are set.
+    const BESIDE: [&str; 3] = ["counter", "dnat", "snat"];
+
     /// The words that start an action.
-    pub const KEYWORDS: [&str; 12] = [
-        "accept", "drop", "funnel", "unfunnel", "alias", "unalias", "bypass", "unbypass", "mark", "counter",
-        "dnat", "snat",
-    ];
+    pub fn keywords() -> impl Iterator<Item = &'static str> {
+        let settings = Field::settable().map(Field::keyword);
+        ActionKind::WAYS.into_iter().chain(settings).chain(ActionKind::BESIDE)
+    }
+
+    pub fn starts_with(word: &str) -> bool {
+        ActionKind::keywords().any(|keyword| keyword == word)
+    }
 
     /// `bypass` or `unbypass`.
     pub fn is_bypass(&self) -> bool {
@@ -230,7 +241,7 @@ impl ActionKind {
 
     /// Says nothing about where the packet goes: may stand beside what does.
     pub fn stands_beside(&self) -> bool {
-        matches!(self, ActionKind::Mark { .. } | ActionKind::Counter | ActionKind::Nat { .. })
+        matches!(self, ActionKind::Set { .. } | ActionKind::Counter | ActionKind::Nat { .. })
     }
 
     /// The word that starts the action.
@@ -245,7 +256,7 @@ impl ActionKind {
             ActionKind::Bypass => "bypass",
             ActionKind::Unbypass { .. } => "unbypass",
             ActionKind::Nat { side, .. } => side.of("snat", "dnat"),
-            ActionKind::Mark { .. } => "mark",
+            ActionKind::Set { field, .. } => field.keyword(),
             ActionKind::Counter => "counter",
         }
     }

@@ -21,7 +21,7 @@ const WORDS: [&str; 13] = [
 
 /// Every word of the language.
 fn keywords() -> impl Iterator<Item = &'static str> {
-    WORDS.into_iter().chain(ActionKind::KEYWORDS).chain(Field::all().map(Field::keyword))
+    WORDS.into_iter().chain(ActionKind::keywords()).chain(Field::all().map(Field::keyword))
 }
 
 /// The word of the language that this one is.
@@ -70,8 +70,7 @@ pub(super) fn unknown_word(word: Word<'_>, at_actions: bool) -> (Diagnostic, Spo
     if let Some(list) = list_of_actions(word, at_actions) {
         return (list, Spoils::Rule);
     }
-    let is_action =
-        at_actions || meant(word.text).is_some_and(|keyword| ActionKind::KEYWORDS.contains(&keyword));
+    let is_action = at_actions || meant(word.text).is_some_and(ActionKind::starts_with);
     let (diagnostic, spoils) = unknown(word);
     (diagnostic, if is_action { Spoils::Rule } else { spoils })
 }
@@ -82,8 +81,8 @@ fn list_of_actions(word: Word<'_>, at_actions: bool) -> Option<Diagnostic> {
     if !word.text.contains(',') || word.text.starts_with('{') {
         return None;
     }
-    let first = parts.clone().find(|part| ActionKind::KEYWORDS.contains(part));
-    let is_list = parts.all(|part| ActionKind::KEYWORDS.contains(&part));
+    let first = parts.clone().find(|part| ActionKind::starts_with(part));
+    let is_list = parts.all(ActionKind::starts_with);
     if !(is_list && (at_actions || first.is_some())) {
         return None;
     }
@@ -137,7 +136,7 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
             let of_flows = Field::all().filter(|field| field.row().reply != Reply::Unknown);
             let fields = of_flows.map(Field::keyword);
             let matches = quoted(&mut ["ip", "ip6", "tcp", "udp"].into_iter().chain(fields));
-            let actions = quoted(&mut ActionKind::KEYWORDS.into_iter());
+            let actions = quoted(&mut ActionKind::keywords());
             error.help(format!("matches are {matches} and others (docs/rules.md); actions are {actions}"))
         }
     };
@@ -157,7 +156,7 @@ pub(super) fn skip(mut i: Cursor<'_>, spoils: Spoils) -> Cursor<'_> {
         }
         let stop = match spoils {
             Spoils::Word => is_word_of_ours(word),
-            Spoils::UntilAction => ActionKind::KEYWORDS.contains(&word.text),
+            Spoils::UntilAction => ActionKind::starts_with(word.text),
             Spoils::Rule => false,
         };
         if stop {

@@ -3,7 +3,7 @@
 //! One function per production of docs/rules.md, over nom. Knows what can be read, not what makes
 //! sense: `tcp udp` passes here and is refused by [`check`](crate::check).
 
-mod action_args;
+mod action;
 mod alias;
 pub mod ast;
 mod bypass;

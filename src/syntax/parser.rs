@@ -8,15 +8,15 @@ use nom::branch::alt;
 use nom::combinator::opt;
 use nom::{Err, Parser};
 
+use super::action::{action, sets};
 use super::ast::{Action, ActionKind, Match, MatchKind, Protocol, Rule, Side, Version};
 use super::define;
 use super::flags;
 use super::help::{self, Spoils};
 use super::list_errors::not_one;
 use super::set::set;
-use super::value::{self, Wanted};
+use super::value::Wanted;
 use super::word::{Cursor, Parsed, Word, keyword, no, peek, word, wrong};
-use super::{action_args, alias, bypass, nat};
 use crate::diag::{Diagnostic, Span, quote};
 use crate::field::{Field, Notation};
 
@@ -98,8 +98,8 @@ enum Item {
 fn item(i: Cursor<'_>, at_actions: bool) -> Parsed<'_, Item> {
     // `mark` starts a match, `mark set` an action; where an action must be, it can be nothing else.
     let next = peek(i).map(|word| word.text);
-    let is_action = next.is_some_and(|next| ActionKind::KEYWORDS.contains(&next));
-    if is_action && (at_actions || keyword("mark")(i).is_ok_and(|(rest, _)| keyword("set")(rest).is_ok())) {
+    let is_action = next.is_some_and(ActionKind::starts_with);
+    if is_action && (at_actions || sets(i)) {
         return action.map(Item::Action).parse(i);
     }
     // Where no match can be, they are those of `funnel tcp`, out of place.
@@ -149,7 +149,7 @@ fn match_(i: Cursor<'_>) -> Parsed<'_, Match> {
 }
 
 /// `protocol = "tcp" | "udp"`
-fn protocol(i: Cursor<'_>) -> Parsed<'_, (Protocol, Word<'_>)> {
+pub(super) fn protocol(i: Cursor<'_>) -> Parsed<'_, (Protocol, Word<'_>)> {
     alt((keyword("tcp").map(|word| (Protocol::Tcp, word)), keyword("udp").map(|word| (Protocol::Udp, word))))
         .parse(i)
 }
@@ -248,148 +248,6 @@ pub(super) fn argument<'a, T>(
         Ok(value) => Ok((rest, (value, found.span))),
         Err(diagnostic) => wrong(help::skip(rest, Spoils::Word), vec![diagnostic]),
     }
-}
-
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | "bypass" | unbypass | mark | "counter" | nat`
-fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
-    alt((
-        keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),
-        keyword("drop").map(|word| Action { span: word.span, kind: ActionKind::Drop }),
-        funnel,
-        unfunnel,
-        alias::alias,
-        alias::unalias,
-        bypass::bypass,
-        bypass::unbypass,
-        action_args::mark,
-        nat::nat,
-        keyword("counter").map(|word| Action { span: word.span, kind: ActionKind::Counter }),
-    ))
-    .parse(i)
-}
-
-/// Those that a service may have before its rules.
-pub(super) fn hiding(i: Cursor<'_>) -> Parsed<'_, Action> {
-    alt((funnel, alias::alias)).parse(i)
-}
-
-/// `unfunnel = "unfunnel" [ "decap" ] protocol { guard }`
-fn unfunnel(i: Cursor<'_>) -> Parsed<'_, Action> {
-    let (i, key) = keyword("unfunnel")(i)?;
-    let (i, _) = opt(keyword("decap")).parse(i)?;
-    let (i, (inner, word)) = action_protocol(i, key, "unfunnel tcp")?;
-    let (i, guards) = action_args::guards(i)?;
-    let end = guards.last().map_or(word.span, |guard| guard.span);
-    Ok((i, Action { span: key.span.to(end), kind: ActionKind::Unfunnel { inner, guards } }))
-}
-
-/// `funnel = "funnel" [ "encap" ] protocol ( "sport" port "dport" port | "dport" port "sport" port ) [ flags ]`
-fn funnel(i: Cursor<'_>) -> Parsed<'_, Action> {
-    let (i, key) = keyword("funnel")(i)?;
-    let (i, _) = opt(keyword("encap")).parse(i)?;
-    let (mut i, (outer, word)) = action_protocol(i, key, "funnel tcp sport 540 dport 80")?;
-
-    let mut diagnostics = Vec::new();
-    let [mut sport, mut dport] = [Argument::Missing, Argument::Missing];
-    let mut end = word.span;
-    while let Some(name) = peek(i).filter(|next| matches!(next.text, "sport" | "dport")) {
-        let slot = if name.text == "sport" { &mut sport } else { &mut dport };
-        let (rest, given) = funnel_port(i, name, &mut diagnostics);
-        match slot {
-            Argument::Missing => *slot = Argument::Given(given, name.span),
-            Argument::Given(_, first) => diagnostics.push(repeated(name.text, *first, name.span)),
-        }
-        end = Span { start: name.span.start, end: rest.here().end };
-        i = rest;
-    }
-    let span = key.span.to(end);
-    match (sport, dport) {
-        (Argument::Given(Some(sport), _), Argument::Given(Some(dport), _)) if diagnostics.is_empty() => {
-            let (i, flags) = flags::pushed(i, outer)?;
-            let span = span.to(flags.map_or(span.after(), |flags| flags.span));
-            return Ok((i, Action { span, kind: ActionKind::Funnel { outer, sport, dport, flags } }));
-        }
-        (Argument::Given(..), Argument::Given(..)) => {}
-        (sport, dport) => diagnostics.push(missing_ports(span, outer, &sport, &dport)),
-    }
-    wrong(i, diagnostics)
-}
-
-/// What is known of one of `funnel`'s ports: its value may be unreadable.
-enum Argument {
-    Missing,
-    Given(Option<u16>, Span),
-}
-
-fn funnel_port<'a>(
-    i: Cursor<'a>,
-    key: Word<'a>,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (Cursor<'a>, Option<u16>) {
-    let parsed = word(i).and_then(|(i, _)| {
-        if let Ok((rest, not)) = keyword("!=")(i) {
-            let diagnostic =
-                Diagnostic::error("`funnel` writes a port, it compares none", not.span, "no operator here")
-                    .help(format!("write `{} N`", key.text));
-            return wrong(help::skip(rest, Spoils::Word), vec![diagnostic]);
-        }
-        let (i, _) = not_equal(i, key)?;
-        // "Leave it out" is no remedy here: both ports must be written.
-        let advice = "choose a port between 1 and 65535 for the funneling header";
-        let read = |word: Word<'_>, key: &str| value::port(word, key).map_err(|unread| unread.advise(advice));
-        argument(i, key, "a port number", "540", &read)
-    });
-    match parsed {
-        Ok((rest, (port, _))) => (rest, Some(port)),
-        Err(Err::Error(fault) | Err::Failure(fault)) => {
-            diagnostics.extend(fault.diagnostics);
-            (fault.rest, None)
-        }
-        Err(Err::Incomplete(_)) => (i, None),
-    }
-}
-
-fn missing_ports(span: Span, outer: Protocol, sport: &Argument, dport: &Argument) -> Diagnostic {
-    let shown = |argument: &Argument, example: u16| match argument {
-        Argument::Given(Some(port), _) => *port,
-        _ => example,
-    };
-    let missing = match (sport, dport) {
-        (Argument::Missing, Argument::Missing) => "`sport` and `dport` are missing",
-        (Argument::Missing, _) => "`sport` is missing",
-        _ => "`dport` is missing",
-    };
-    Diagnostic::error("`funnel` needs both ports of the funneling header", span, missing).help(format!(
-        "write for example `funnel {} sport {} dport {}`",
-        outer.keyword(),
-        shown(sport, 540),
-        shown(dport, 80),
-    ))
-}
-
-/// The protocol of `funnel` or `unfunnel`, which must be there, once.
-fn action_protocol<'a>(i: Cursor<'a>, key: Word<'_>, example: &str) -> Parsed<'a, (Protocol, Word<'a>)> {
-    let Ok((rest, (first, word))) = protocol(i) else {
-        let message = format!("expected `tcp` or `udp` after `{}`", key.text);
-        let (rest, diagnostic) = match word(i) {
-            Ok((rest, found)) if !help::is_keyword(found) => {
-                (rest, Diagnostic::error(message, found.span, "not a protocol"))
-            }
-            _ => (i, Diagnostic::error(message, key.span, "which protocol?")),
-        };
-        return wrong(
-            help::skip(rest, Spoils::UntilAction),
-            vec![diagnostic.help(format!("write for example `{example}`"))],
-        );
-    };
-    if let Ok((after, (_, second))) = protocol(rest) {
-        let diagnostic =
-            Diagnostic::error(format!("`{}` with two protocols", key.text), second.span, "second protocol")
-                .with(word.span, "first protocol")
-                .help(format!("write `{} {}`", key.text, first.keyword()));
-        return wrong(help::skip(after, Spoils::UntilAction), vec![diagnostic]);
-    }
-    Ok((rest, (first, word)))
 }
 
 /// Something that may be written once.

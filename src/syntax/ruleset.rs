@@ -5,11 +5,12 @@
 
 use nom::Err;
 
+use super::action::hiding;
 use super::ast::{Action, Ast, Chain, Head};
 use super::bypass::node;
 use super::define::{Names, define, given};
 use super::help::{self, Spoils};
-use super::parser::{hiding, rule};
+use super::parser::rule;
 use super::word::{Cursor, Parsed, Word, keyword, lines, peek, separator, word};
 use crate::diag::{Diagnostic, PieceKind, Source, Span, quote};
 

@@ -10,10 +10,11 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, TestRunner};
 use sfunnel::codegen::Link;
 
+use super::support::actions::Action;
 use super::support::case::Sample;
 use super::support::fields::{FIELDS, Notation, Numbers};
 use super::support::packet::{L4, Packet, TCP, UDP};
-use super::support::rules::{self, Action, Addr, Extra, Match, Ports, Rule, address, bits};
+use super::support::rules::{self, Addr, Extra, Match, Ports, Rule, address, bits};
 use super::support::testrun::Loader;
 use super::support::{Need, arb, engine, require};
 
@@ -31,9 +32,11 @@ fn up_to_six_rules_agree_on_every_combination_of_boundaries() {
     let (mut rulesets, mut packets, mut too_many) = (0, 0, 0);
     while rulesets < RULESETS {
         let mut rules = arb::case(1..7usize).new_tree(&mut runner).expect("a case").current().rules;
+        // The mark tells which rule it was.
         for (rule, mark) in rules.iter_mut().zip(1000..) {
             rule.action = Action::Accept;
-            rule.extra = Extra { mark: Some(mark), ..Extra::default() };
+            rule.extra = Extra::default();
+            rule.extra.set[0] = Some(mark);
         }
         let kinds = [(false, TCP), (false, UDP), (true, TCP), (true, UDP)];
         let grids: Option<Vec<Grid>> =

@@ -226,10 +226,11 @@ fn a_mark_stands_beside_any_action_or_alone() {
         ("mark set 1 alias dport 9", 1),
         ("unalias 9 mark set 1", 1),
     ] {
-        assert_eq!(rule(&format!("tcp dport 80 actions {text}")).mark, Some(mark), "{text}");
+        let settings = rule(&format!("tcp dport 80 actions {text}")).settings;
+        assert_eq!(settings.to_string(), format!("mark set {mark}"), "{text}");
     }
     assert_eq!(rule("tcp dport 80 mark set 7").action, Action::Accept);
-    assert_eq!(rule("tcp dport 80 accept").mark, None);
+    assert!(rule("tcp dport 80 accept").settings.is_empty());
 }
 
 #[test]

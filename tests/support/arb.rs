@@ -4,7 +4,6 @@
 //! a packet is a choice of rule and of small steps away from what that rule matches, resolved only
 //! when both are known, so that rules and packets shrink independently. All rulesets are legal.
 
-use std::collections::BTreeSet;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,15 +12,16 @@ use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::actions::{Action, repair};
 use super::case::{Case, Sample};
-use super::fields::{FIELDS, Notation, Numbers, Other};
+use super::fields::{FIELDS, Notation, Numbers, Other, SKB};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Action, Addr, Cidr, Extra, Match, Ports, Rule, address, bits, probe};
+use super::rules::{Addr, Cidr, Extra, Match, Ports, Rule, address, bits, probe};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
 
-const PORTS: [u16; 12] = [1, 2, 53, 80, 81, 179, 540, 4739, 8080, 32_767, 32_768, 65_535];
+pub(super) const PORTS: [u16; 12] = [1, 2, 53, 80, 81, 179, 540, 4739, 8080, 32_767, 32_768, 65_535];
 const ADDRESSES: [&str; 12] = [
     "0.0.0.0",
     "10.0.0.1",
@@ -85,15 +85,12 @@ pub fn case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<
 
 /// The same with rules for egress only: none restores what another end has hidden.
 pub fn egress_case(rules: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Case> {
-    fn restores(rule: &Rule) -> bool {
-        matches!(rule.action, Action::Unfunnel { .. } | Action::Unalias { .. } | Action::Unbypass { .. })
-    }
-    let rule = rule().prop_filter("for egress", |rule| !restores(rule));
+    let rule = rule().prop_filter("for egress", |rule| !rule.action.restores());
     (vec(rule, rules), vec(pick(), PACKETS)).prop_filter_map(
         "no rule for egress is left",
         move |(mut rules, picks)| {
             disentangle(&mut rules);
-            rules.retain(|rule| !restores(rule));
+            rules.retain(|rule| !rule.action.restores());
             if rules.is_empty() {
                 return None;
             }
@@ -129,7 +126,7 @@ fn rule_of(versions: Versions, says: bool) -> impl Strategy<Value = Rule> {
         weighted(0.65, ports()),
         others(),
     );
-    (matches, action()).prop_map(move |((proto, saddr, daddr, sport, dport, others), action)| {
+    (matches, Action::any()).prop_map(move |((proto, saddr, daddr, sport, dport, others), action)| {
         let addresses = saddr.is_some() || daddr.is_some();
         let ip = match versions {
             Versions::Four if says || !addresses => Some(4),
@@ -191,26 +188,26 @@ fn keep_legal_others(rule: &mut Rule) {
 }
 
 fn extra() -> impl Strategy<Value = Extra> {
-    let mark = prop_oneof![Just(0), Just(7), Just(u32::MAX)];
+    let set = SKB.map(|_| weighted(0.1, select(&[0, 7, u32::MAX][..])));
     let flags = select(&[0x01, 0x02, 0x12, 0x18, 0x20, 0xff][..]);
     let nat = || {
         let port = weighted(0.5, select(&PORTS[..]));
         weighted(0.2, (any::<bool>(), known(false), known(true), port))
     };
     let guards = (weighted(0.1, ports()), weighted(0.3, ports()));
-    (weighted(0.1, mark), weighted(0.2, flags), guards, (nat(), nat())).prop_map(
-        |(mark, flags, (sport, dport), (source, destination))| {
+    (set, weighted(0.2, flags), guards, (nat(), nat())).prop_map(
+        |(set, flags, (sport, dport), (source, destination))| {
             // Of the version that the first of them says; the rule may want another.
             let six = source.as_ref().or(destination.as_ref()).is_some_and(|(six, ..)| *six);
             let one = |(_, v4, v6, port)| (if six { v6 } else { v4 }, port);
-            Extra { mark, flags, guard: [sport, dport], nat: [source.map(one), destination.map(one)] }
+            Extra { set, flags, guard: [sport, dport], nat: [source.map(one), destination.map(one)] }
         },
     )
 }
 
 /// As much of it as may stand beside the action.
 fn legal(extra: Extra, rule: &Rule) -> Extra {
-    let Extra { mark, flags, guard, nat } = extra;
+    let Extra { set, flags, guard, nat } = extra;
     let action = &rule.action;
     let natable = matches!(action, Action::Accept | Action::Funnel { .. } | Action::Unfunnel { .. });
     let fits = |address: IpAddr| {
@@ -222,7 +219,7 @@ fn legal(extra: Extra, rule: &Rule) -> Extra {
         _ => nat,
     };
     Extra {
-        mark: mark.filter(|_| *action != Action::Drop),
+        set: set.map(|value| value.filter(|_| *action != Action::Drop)),
         flags: flags.filter(|_| matches!(action, Action::Funnel { outer: TCP, .. })),
         guard: if matches!(action, Action::Unfunnel { .. }) { guard } else { [None, None] },
         nat,
@@ -249,64 +246,6 @@ fn disentangle(rules: &mut [Rule]) {
         });
         *rule = legal.unwrap_or_else(|| Rule { action: Action::Unfunnel { inner: outer }, ..rule.clone() });
     }
-}
-
-/// `alias` and `unalias` are legal for TCP, to another port, and with one single port to restore from.
-fn repair(rule: &mut Rule) {
-    match &mut rule.action {
-        Action::Alias { destination, port } => {
-            rule.proto = TCP;
-            let matched = if *destination { &rule.dport } else { &rule.sport };
-            if matched.as_ref().is_some_and(|m| m.single() == Some(*port)) {
-                *port = port.wrapping_add(1).max(1);
-            }
-        }
-        Action::Unalias { .. } => {
-            rule.proto = TCP;
-            if rule.restores_destination().is_none() {
-                rule.sport = None;
-                let port = rule.dport.as_ref().map_or(80, |m| m.values[0].0);
-                rule.dport = Some(Match::one(Ports(port, port)));
-            }
-        }
-        Action::Bypass | Action::Unbypass { .. } => {
-            rule.proto = TCP;
-            for addresses in [&mut rule.saddr, &mut rule.daddr] {
-                *addresses = addresses.take().filter(|m| m.values.iter().all(|value| !value.is_ipv6()));
-            }
-            rule.ip = if rule.saddr.is_some() || rule.daddr.is_some() {
-                rule.ip.filter(|v| *v == 4)
-            } else {
-                Some(4)
-            };
-        }
-        _ => {}
-    }
-}
-
-fn action() -> impl Strategy<Value = Action> {
-    let proto = || select(&[UDP, TCP][..]);
-    let port = || select(&PORTS[..]);
-    prop_oneof![
-        2 => Just(Action::Accept),
-        2 => Just(Action::Drop),
-        4 => (proto(), port(), port()).prop_map(|(outer, sport, dport)| Action::Funnel { outer, sport, dport }),
-        4 => proto().prop_map(|inner| Action::Unfunnel { inner }),
-        3 => (any::<bool>(), port()).prop_map(|(destination, port)| Action::Alias { destination, port }),
-        3 => listed().prop_map(|ports| Action::Unalias { ports }),
-        2 => Just(Action::Bypass),
-        2 => weighted(0.5, select(&PORTS[..])).prop_map(|probe| Action::Unbypass { probe }),
-    ]
-}
-
-/// Short lists, long ones, and runs of neighbours.
-fn listed() -> impl Strategy<Value = Vec<u16>> {
-    let port = prop_oneof![3 => select(&PORTS[..]), 2 => 1u16..20, 1 => 1u16..];
-    let long = prop_oneof![4 => 1usize..5, 1 => 5usize..40];
-    long.prop_flat_map(move |n| vec(port.clone(), n)).prop_map(|ports| {
-        let once: BTreeSet<u16> = ports.into_iter().collect();
-        once.into_iter().collect()
-    })
 }
 
 /// One value mostly; a set sometimes, whose elements may well overlap.

@@ -18,6 +18,7 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 
+use super::fields::{SKB, Skb};
 use super::packet::{Packet, hex, unhex};
 use super::rules::{self, Rule};
 
@@ -33,7 +34,7 @@ pub struct Case {
 pub struct Sample {
     pub frame: Vec<u8>,
     pub gso: u32,
-    pub mark: u32,
+    pub skb: Skb,
     pub words: String,
     /// `Some(None)`: no rule matches.
     pub expected: Option<Option<usize>>,
@@ -42,7 +43,7 @@ pub struct Sample {
 impl Sample {
     pub fn new(packet: &Packet) -> Sample {
         let words = packet.to_string();
-        Sample { frame: packet.frame(), gso: packet.gso, mark: packet.mark, words, expected: None }
+        Sample { frame: packet.frame(), gso: packet.gso, skb: packet.skb, words, expected: None }
     }
 
     fn parse(line: &str) -> Result<Sample, String> {
@@ -61,12 +62,18 @@ impl Sample {
         let mut sample = match packet.trim().strip_prefix("hex ") {
             None => Sample::new(&Packet::parse(packet)?),
             Some(rest) => {
-                let (rest, mark) = rest.trim().split_once(" mark ").unwrap_or((rest.trim(), "0"));
-                let (frame, gso) = rest.trim().split_once(" gso ").unwrap_or((rest.trim(), "0"));
-                let number = |text: &str| text.trim().parse().map_err(|_| format!("`{text}` is no number"));
-                let words = comment.trim().to_owned();
-                let (gso, mark) = (number(gso)?, number(mark)?);
-                Sample { frame: unhex(frame.trim())?, gso, mark, words, expected: None }
+                let mut parts = rest.split_whitespace();
+                let frame = unhex(parts.next().unwrap_or_default())?;
+                let (mut gso, mut skb) = (0, Skb::default());
+                while let (Some(word), Some(value)) = (parts.next(), parts.next()) {
+                    let value = value.parse().map_err(|_| format!("`{value}` is no number"))?;
+                    match SKB.iter().position(|(name, _)| *name == word) {
+                        Some(index) => skb[index] = value,
+                        None if word == "gso" => gso = value,
+                        None => return Err(format!("`{word}` follows no frame")),
+                    }
+                }
+                Sample { frame, gso, skb, words: comment.trim().to_owned(), expected: None }
             }
         };
         sample.expected = expected;
@@ -109,7 +116,8 @@ impl fmt::Display for Case {
         write!(f, "{}-- packets --", rules::text(&self.rules))?;
         for packet in &self.packets {
             write!(f, "\nhex {}", hex(&packet.frame))?;
-            for (word, value) in [("gso", packet.gso), ("mark", packet.mark)] {
+            let known = SKB.iter().zip(packet.skb).map(|((word, _), value)| (*word, value));
+            for (word, value) in [("gso", packet.gso)].into_iter().chain(known) {
                 if value != 0 {
                     write!(f, " {word} {value}")?;
                 }

@@ -6,9 +6,10 @@
 
 use std::net::IpAddr;
 
-use super::fields::{self, View};
+use super::actions::Action;
+use super::fields::{self, Skb, View};
 use super::model::{Outcome, Verdict};
-use super::rules::{Action, Key, Rule};
+use super::rules::{Key, Rule};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Counted {
@@ -23,10 +24,10 @@ pub fn of(
     counts: impl Fn(usize) -> bool,
     frame: &[u8],
     gso: u32,
-    mark: u32,
+    skb: &Skb,
     outcome: &Outcome,
 ) -> Option<Counted> {
-    let packet = Packet::find(frame, gso, mark)?;
+    let packet = Packet::find(frame, gso, skb)?;
     let index = rules.iter().position(|rule| rule.matches(&packet.key))?;
     if !counts(index) {
         return None;
@@ -47,19 +48,11 @@ pub fn of(
         _ if pushes && gso != 0 => "gso",
         _ if packet.fragment => "fragment",
         _ if packet.claims > packet.has => "malformed",
-        Action::Unfunnel { .. } if outcome.verdict == Verdict::Drop => "guarded",
-        Action::Unfunnel { .. } => "not-funneled",
-        _ if outcome.key.is_none() => "malformed",
-        Action::Funnel { .. } if packet.key.proto == 17 => "malformed",
-        Action::Funnel { .. } => "funneled-already",
-        Action::Alias { .. } => "not-aliasable",
-        Action::Unalias { .. } if packet.urgent(frame) => "not-aliasable",
-        Action::Unalias { .. } => "not-listed",
-        Action::Unbypass { .. } if packet.urgent(frame) => "not-aliasable",
-        Action::Unbypass { .. } if packet.pointer(frame) == [0, 0] => "not-bypassed",
-        Action::Bypass if packet.urgent(frame) || packet.pointer(frame) != [0, 0] => "not-aliasable",
-        Action::Bypass | Action::Unbypass { .. } => "no-peer",
-        Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
+        action => {
+            let pointer = u16::from_be_bytes(packet.pointer(frame));
+            let malformed = outcome.key.is_none();
+            action.reason(packet.key.proto, packet.urgent(frame), pointer, outcome.verdict, malformed)
+        }
     };
     Some(Counted::Reason(index, reason))
 }
@@ -76,7 +69,7 @@ struct Packet {
 }
 
 impl Packet {
-    fn find(frame: &[u8], gso: u32, mark: u32) -> Option<Packet> {
+    fn find(frame: &[u8], gso: u32, skb: &Skb) -> Option<Packet> {
         let be16 = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
         let ports = |l4: usize| Some((be16(l4)?, be16(l4 + 2)?));
         let has = frame.len() - 14;
@@ -94,7 +87,7 @@ impl Packet {
                 _ => (frame[20], 54),
             };
             let (sport, dport) = ports(l4)?;
-            let others = fields::read(&View { six: true, ip: &frame[14..], l4: &frame[l4..], mark });
+            let others = fields::read(&View { six: true, ip: &frame[14..], l4: &frame[l4..], skb });
             let key = Key { proto, saddr: address(22), daddr: address(38), sport, dport, others };
             return Some(Packet { key, l4, fragment, claims, has });
         }
@@ -104,7 +97,7 @@ impl Packet {
         let l4 = 14 + usize::from(frame[14] & 15) * 4;
         let (sport, dport) = ports(l4)?;
         let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).expect("4"));
-        let others = fields::read(&View { six: false, ip: &frame[14..], l4: &frame[l4..], mark });
+        let others = fields::read(&View { six: false, ip: &frame[14..], l4: &frame[l4..], skb });
         let (saddr, daddr) = (address(26), address(30));
         let key = Key { proto: frame[23], saddr, daddr, sport, dport, others };
         let fragment = be16(20)? & 0x3fff != 0;
@@ -112,10 +105,10 @@ impl Packet {
     }
 
     fn pointer(&self, frame: &[u8]) -> [u8; 2] {
-        [frame[self.l4 + 18], frame[self.l4 + 19]]
+        [18, 19].map(|at| frame.get(self.l4 + at).copied().unwrap_or_default())
     }
 
     fn urgent(&self, frame: &[u8]) -> bool {
-        frame[self.l4 + 13] & 0x20 != 0
+        frame.get(self.l4 + 13).is_some_and(|flags| flags & 0x20 != 0)
     }
 }

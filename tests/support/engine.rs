@@ -105,9 +105,9 @@ pub fn agree_on_counts(
     for (number, packet) in case.packets.iter().enumerate() {
         agree_on(&case.rules, &compiled.diagram, &loaded, packet)
             .with_context(|| format!("packet {number}: {}", packet.words))?;
-        let Sample { frame, gso, mark, .. } = packet;
-        let model = model::run_marked(&case.rules, frame, *gso, *mark, model::Link::Ethernet);
-        if let Some(counted) = counts::of(&case.rules, &counting, frame, *gso, *mark, &model) {
+        let Sample { frame, gso, skb, .. } = packet;
+        let model = model::run_known(&case.rules, frame, *gso, skb, model::Link::Ethernet);
+        if let Some(counted) = counts::of(&case.rules, &counting, frame, *gso, skb, &model) {
             let (packets, bytes) = expected.entry(counted).or_default();
             *packets += 1;
             *bytes += packet.frame.len() as u64;
@@ -181,8 +181,8 @@ pub fn agree_for(target: Option<Target>, loader: &mut Loader, case: &Case) -> Re
 
 /// Runs one packet through all three.
 pub fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sample) -> Result<()> {
-    let Sample { frame, gso, mark, .. } = packet;
-    let model = model::run_marked(rules, frame, *gso, *mark, model::Link::Ethernet);
+    let Sample { frame, gso, skb, .. } = packet;
+    let model = model::run_known(rules, frame, *gso, skb, model::Link::Ethernet);
     if let Some(expected) = packet.expected {
         ensure!(model.rule == expected, "the model says {:?}, the case {expected:?}", model.rule);
     }
@@ -190,13 +190,13 @@ pub fn agree_on(rules: &[Rule], diagram: &Diagram, loaded: &Loaded, packet: &Sam
         let found = lookup(diagram, key)?;
         ensure!(found == model.rule, "diagram: rule {found:?}; model: rule {:?}", model.rule);
     }
-    let context = SkBuff { gso_size: packet.gso, mark: packet.mark, ..SkBuff::default() };
-    let (verdict, frame, mark) = loaded.run_marked(&packet.frame, context)?;
+    let context = SkBuff { gso_size: packet.gso, skb: packet.skb, ..SkBuff::default() };
+    let (verdict, frame, skb) = loaded.run_known(&packet.frame, context)?;
     if verdict != model.verdict.code() {
         bail!("kernel: verdict {verdict}; model: {:?} by rule {:?}", model.verdict, model.rule);
     }
     if model.verdict != model::Verdict::Drop {
-        ensure!(mark == model.mark, "kernel: mark {mark}; model: {} by rule {:?}", model.mark, model.rule);
+        ensure!(skb == model.skb, "kernel: {skb:?}; model: {:?} by rule {:?}", model.skb, model.rule);
     }
     let same = model.verdict == model::Verdict::Drop || frame == model.frame;
     ensure!(

@@ -34,8 +34,12 @@ pub struct View<'a> {
     pub six: bool,
     pub ip: &'a [u8],
     pub l4: &'a [u8],
-    pub mark: u32,
+    pub skb: &'a Skb,
 }
+
+/// What the kernel knows of a packet besides its bytes: words, and offsets in `struct __sk_buff`. Rules may set them.
+pub const SKB: [(&str, usize); 1] = [("mark", 8)];
+pub type Skb = [u32; SKB.len()];
 
 pub static FIELDS: &[Row] = &[
     Row {
@@ -95,8 +99,8 @@ pub static FIELDS: &[Row] = &[
         notation: Notation::Numbers,
         largest: u32::MAX,
         values: &[0, 1, 7, 0x7fff_ffff, 0x8000_0000, u32::MAX],
-        read: |view| view.mark,
-        write: |packet, mark| packet.mark = mark,
+        read: |view| view.skb[0],
+        write: |packet, mark| packet.skb[0] = mark,
     },
     Row {
         word: "flags",

@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
+pub mod actions;
 pub mod arb;
 pub mod bpf_object;
 pub mod case;
@@ -15,6 +16,7 @@ pub mod fields;
 pub mod flows;
 pub mod golden;
 pub mod iperf;
+pub mod json;
 pub mod lab;
 pub mod model;
 pub mod packet;

@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 
-use super::fields::{self, View};
-use super::rules::{Action, Key, NODES, Rule};
+use super::actions::Action;
+use super::fields::{self, Skb, View};
+use super::rules::{Key, NODES, Rule};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -52,59 +53,30 @@ pub struct Outcome {
     pub key: Option<Key>,
     /// The first rule that matches, whether or not its action could be carried out.
     pub rule: Option<usize>,
-    /// `skb->mark`.
-    pub mark: u32,
+    /// What the kernel knows of it.
+    pub skb: Skb,
     /// Means nothing when dropped.
     pub frame: Vec<u8>,
 }
 
 /// Runs one packet through the rules.
 pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
-    run_marked(rules, frame, gso_size, 0, link)
+    run_known(rules, frame, gso_size, &Skb::default(), link)
 }
 
-/// The same for a packet with this `skb->mark`.
-pub fn run_marked(rules: &[Rule], frame: &[u8], gso_size: u32, mark: u32, link: Link) -> Outcome {
-    let mut outcome = Outcome { verdict: Verdict::Pass, key: None, rule: None, mark, frame: frame.to_vec() };
+/// The same for a packet of which the kernel knows this.
+pub fn run_known(rules: &[Rule], frame: &[u8], gso_size: u32, skb: &Skb, link: Link) -> Outcome {
+    let mut outcome =
+        Outcome { verdict: Verdict::Pass, key: None, rule: None, skb: *skb, frame: frame.to_vec() };
     let Some(packet) = Packet::find_big(frame, link, gso_size) else { return outcome };
-    let key = packet.key(frame, mark);
+    let key = packet.key(frame, skb);
     outcome.key = Some(key);
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
     let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
-    let changed = match &rule.action {
-        Action::Accept if rule.extra.nat != [None; 2] => Some(frame.to_vec()),
-        Action::Accept => None,
-        Action::Drop => {
-            outcome.verdict = Verdict::Drop;
-            None
-        }
-        Action::Funnel { .. } | Action::Unfunnel { .. } if gso_size != 0 => None,
-        Action::Funnel { outer, sport, dport } => {
-            packet.funnel(frame, *outer, *sport, *dport, rule.extra.flags.unwrap_or(0x02))
-        }
-        Action::Unfunnel { inner } => {
-            let changed = packet.unfunnel(frame, *inner);
-            let inside = packet.l4 + if packet.proto == TCP { 20 } else { 8 };
-            if changed.is_some() && !rule.extra.allows(be16(frame, inside), be16(frame, inside + 2)) {
-                outcome.verdict = Verdict::Drop;
-            }
-            changed
-        }
-        Action::Alias { destination, port } => packet.alias(frame, *destination, *port),
-        Action::Unalias { ports } => {
-            rule.restores_destination().and_then(|destination| packet.unalias(frame, destination, ports))
-        }
-        Action::Bypass => packet.bypass(frame),
-        Action::Unbypass { probe } => match probe.and_then(|port| packet.probed(frame, port)) {
-            Some(answer) => answer,
-            None => packet.unbypass(frame),
-        },
-    };
-    if changed.is_some() && matches!(rule.action, Action::Bypass | Action::Unbypass { .. }) {
-        outcome.verdict = Verdict::Redirect;
-    }
+    let (changed, verdict) = Action::carry_out(rule, &packet, frame, gso_size);
+    outcome.verdict = verdict;
     if changed.is_some() || rule.action == Action::Accept {
-        outcome.mark = rule.extra.mark.unwrap_or(mark);
+        outcome.skb = std::array::from_fn(|index| rule.extra.set[index].unwrap_or(skb[index]));
     }
     outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link, gso_size));
     outcome
@@ -182,14 +154,14 @@ pub fn plausible(tcp: &[u8]) -> bool {
 
 /// Where things are in a frame that rules can match.
 #[derive(Debug, Clone, Copy)]
-struct Packet {
+pub(super) struct Packet {
     /// IPv6.
     six: bool,
     ip: usize,
-    l4: usize,
+    pub(super) l4: usize,
     /// Where the IP packet ends; padding may follow.
     end: usize,
-    proto: u8,
+    pub(super) proto: u8,
 }
 
 impl Packet {
@@ -259,7 +231,7 @@ impl Packet {
         }
     }
 
-    fn key(&self, frame: &[u8], mark: u32) -> Key {
+    fn key(&self, frame: &[u8], skb: &Skb) -> Key {
         let (saddr, daddr) = match *self.addresses(frame) {
             [a, b, c, d, e, f, g, h] => (IpAddr::from([a, b, c, d]), IpAddr::from([e, f, g, h])),
             ref both => {
@@ -268,11 +240,18 @@ impl Packet {
             }
         };
         let (sport, dport) = (be16(frame, self.l4), be16(frame, self.l4 + 2));
-        let view = View { six: self.six, ip: &frame[self.ip..], l4: &frame[self.l4..], mark };
+        let view = View { six: self.six, ip: &frame[self.ip..], l4: &frame[self.l4..], skb };
         Key { proto: self.proto, saddr, daddr, sport, dport, others: fields::read(&view) }
     }
 
-    fn funnel(&self, frame: &[u8], outer: u8, sport: u16, dport: u16, flags: u8) -> Option<Vec<u8>> {
+    pub(super) fn funnel(
+        &self,
+        frame: &[u8],
+        outer: u8,
+        sport: u16,
+        dport: u16,
+        flags: u8,
+    ) -> Option<Vec<u8>> {
         let mut inner = frame[self.l4..self.end].to_vec();
         let absent = self.proto == UDP && be16(&inner, 6) == 0;
         let pushed = if outer == TCP { 20 } else { 8 };
@@ -316,7 +295,7 @@ impl Packet {
         Some(self.replace(frame, outer, &segment))
     }
 
-    fn unfunnel(&self, frame: &[u8], proto: u8) -> Option<Vec<u8>> {
+    pub(super) fn unfunnel(&self, frame: &[u8], proto: u8) -> Option<Vec<u8>> {
         let segment = &frame[self.l4..self.end];
         let pushed = if self.proto == TCP { 20 } else { 8 };
         let funneled = match self.proto {
@@ -350,7 +329,7 @@ impl Packet {
 
     /// The port goes to the urgent pointer and another takes its place, if that field means nothing
     /// (no URG) and is free.
-    fn alias(&self, frame: &[u8], destination: bool, port: u16) -> Option<Vec<u8>> {
+    pub(super) fn alias(&self, frame: &[u8], destination: bool, port: u16) -> Option<Vec<u8>> {
         let at = if destination { 2 } else { 0 };
         let segment = &frame[self.l4..self.end];
         let old = be16(segment, at);
@@ -358,7 +337,7 @@ impl Packet {
         (free && old != port).then(|| self.rename(frame, at, port, old))
     }
 
-    fn unalias(&self, frame: &[u8], destination: bool, ports: &[u16]) -> Option<Vec<u8>> {
+    pub(super) fn unalias(&self, frame: &[u8], destination: bool, ports: &[u16]) -> Option<Vec<u8>> {
         let at = if destination { 2 } else { 0 };
         let segment = &frame[self.l4..self.end];
         let hidden = be16(segment, 18);
@@ -402,7 +381,7 @@ impl Packet {
 
     /// From a node's pod to a node's pod becomes from host to host; the last bytes of both go to the urgent pointer, if
     /// that is free and they are not both 0.
-    fn bypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn bypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let segment = &frame[self.l4..self.end];
         let host = |address: &[u8]| {
             let of = NODES.iter().find(|(_, first, last)| &first[..] <= address && address <= &last[..]);
@@ -421,7 +400,7 @@ impl Packet {
     }
 
     /// A probe at that port, answered; or an answer, left alone. `None` for anything else.
-    fn probed(&self, frame: &[u8], port: u16) -> Option<Option<Vec<u8>>> {
+    pub(super) fn probed(&self, frame: &[u8], port: u16) -> Option<Option<Vec<u8>>> {
         let segment = &frame[self.l4..self.end];
         let (source, destination) = self.addresses(frame).split_at(4);
         let hosts = [source, destination].map(|host| host.try_into().expect("4 bytes"));
@@ -448,7 +427,7 @@ impl Packet {
     }
 
     /// And back. The kernel has to take the frame for its own: tests give the overlay's device no address but zeros.
-    fn unbypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn unbypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let segment = &frame[self.l4..self.end];
         let pod = |address: &[u8], last| {
             let (_, first, _) = NODES.iter().find(|(host, ..)| host == address)?;
@@ -548,7 +527,7 @@ fn lower_mss(segment: &mut [u8], pushed: u16) {
     segment.copy_from_slice(&lowered);
 }
 
-fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 

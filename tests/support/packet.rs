@@ -7,6 +7,8 @@
 
 use std::net::IpAddr;
 
+use super::fields::Skb;
+
 pub const ETHERNET: usize = 14;
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
 
@@ -25,8 +27,8 @@ pub struct Packet {
     pub truncated: Option<usize>,
     /// `__sk_buff.gso_size`: not in the bytes.
     pub gso: u32,
-    /// `__sk_buff.mark`: neither.
-    pub mark: u32,
+    /// The other members of `__sk_buff`: neither.
+    pub skb: Skb,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,7 +188,17 @@ impl Packet {
             bad: false,
         };
         let kind = Kind::Ip;
-        Packet { kind, vlan: None, ip, layers, payload: 0, pad: 0, truncated: None, gso: 0, mark: 0 }
+        Packet {
+            kind,
+            vlan: None,
+            ip,
+            layers,
+            payload: 0,
+            pad: 0,
+            truncated: None,
+            gso: 0,
+            skb: Skb::default(),
+        }
     }
 
     /// From the link header on.

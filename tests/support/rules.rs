@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sha2::{Digest, Sha256};
 
-use super::fields::{Other, Values};
+use super::actions::Action;
+use super::fields::{Other, SKB, Values};
 use super::packet::{TCP, UDP};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +43,8 @@ pub struct Rule {
 /// What stands besides the action.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extra {
-    pub mark: Option<u32>,
+    /// `KEYWORD set N`, by field.
+    pub set: [Option<u32>; SKB.len()],
     /// Of the header that `funnel tcp` pushes.
     pub flags: Option<u8>,
     /// The inner source and destination ports that `unfunnel` lets through.
@@ -82,33 +84,6 @@ pub struct Cidr {
     pub len: u8,
     /// IPv4: written as a netmask, `10.0.0.0/255.0.0.0`.
     pub masked: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Accept,
-    Drop,
-    Funnel {
-        outer: u8,
-        sport: u16,
-        dport: u16,
-    },
-    Unfunnel {
-        inner: u8,
-    },
-    /// Of the destination port, or of the source port.
-    Alias {
-        destination: bool,
-        port: u16,
-    },
-    Unalias {
-        ports: Vec<u16>,
-    },
-    /// Between [`NODES`].
-    Bypass,
-    Unbypass {
-        probe: Option<u16>,
-    },
 }
 
 /// The nodes of all rulesets that have rules about any: a host, and the first and the last of its pods.
@@ -376,37 +351,7 @@ impl Rule {
         }
         let words: Vec<&str> =
             actions.split_whitespace().filter(|w| !matches!(*w, "encap" | "decap")).collect();
-        let proto = |name: &str| match name {
-            "tcp" => Ok(TCP),
-            "udp" => Ok(UDP),
-            _ => Err(wrong()),
-        };
-        rule.action = match words[..] {
-            ["accept"] => Action::Accept,
-            ["drop"] => Action::Drop,
-            ["alias", end @ ("sport" | "dport"), port] => {
-                Action::Alias { destination: end == "dport", port: port.parse().map_err(|_| wrong())? }
-            }
-            ["unalias", ref ports @ ..] => {
-                let ports = ports.join(" ").replace(['{', '}', ','], " ");
-                let ports: Result<Vec<u16>, _> = ports.split_whitespace().map(str::parse).collect();
-                Action::Unalias { ports: ports.map_err(|_| wrong())? }
-            }
-            ["bypass"] => Action::Bypass,
-            ["unbypass"] => Action::Unbypass { probe: None },
-            ["unbypass", "probe", port] => Action::Unbypass { probe: port.parse().ok() },
-            ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
-            ["funnel", outer, a, m, b, n] => {
-                let (sport, dport) = match (a, b) {
-                    ("sport", "dport") => (m, n),
-                    ("dport", "sport") => (n, m),
-                    _ => return Err(wrong()),
-                };
-                let port = |text: &str| text.parse().map_err(|_| wrong());
-                Action::Funnel { outer: proto(outer)?, sport: port(sport)?, dport: port(dport)? }
-            }
-            _ => return Err(wrong()),
-        };
+        rule.action = Action::parse(&words).ok_or_else(wrong)?;
         if rule.proto == 0 { Err(wrong()) } else { Ok(rule) }
     }
 
@@ -517,27 +462,10 @@ impl fmt::Display for Rule {
         if let Some(m) = &self.dport {
             write!(f, " dport {m}")?;
         }
-        match &self.action {
-            Action::Accept if self.extra.nat != [None; 2] => write!(f, " actions"),
-            Action::Accept => write!(f, " actions accept"),
-            Action::Drop => write!(f, " actions drop"),
-            Action::Funnel { outer, sport, dport } => {
-                write!(f, " actions funnel {} sport {sport} dport {dport}", proto_name(*outer))
-            }
-            Action::Unfunnel { inner } => write!(f, " actions unfunnel {}", proto_name(*inner)),
-            Action::Bypass => write!(f, " actions bypass"),
-            Action::Unbypass { probe: None } => write!(f, " actions unbypass"),
-            Action::Unbypass { probe: Some(port) } => write!(f, " actions unbypass probe {port}"),
-            Action::Alias { destination: true, port } => write!(f, " actions alias dport {port}"),
-            Action::Alias { destination: false, port } => write!(f, " actions alias sport {port}"),
-            Action::Unalias { ports } => {
-                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-                match &ports[..] {
-                    [one] => write!(f, " actions unalias {one}"),
-                    many => write!(f, " actions unalias {{ {} }}", many.join(", ")),
-                }
-            }
-        }?;
+        write!(f, " actions")?;
+        if self.action != Action::Accept || self.extra.nat == [None; 2] {
+            write!(f, " {}", self.action)?;
+        }
         self.extra.fmt(f)
     }
 }
@@ -563,16 +491,18 @@ impl fmt::Display for Extra {
                 Some((IpAddr::V6(address), Some(port))) => write!(f, " {word} [{address}]:{port}")?,
             }
         }
-        match self.mark {
-            Some(mark) => write!(f, " mark set {mark}"),
-            None => Ok(()),
+        for ((word, _), value) in SKB.iter().zip(self.set) {
+            if let Some(value) = value {
+                write!(f, " {word} set {value}")?;
+            }
         }
+        Ok(())
     }
 }
 
 /// What stands in front of the rules.
 pub fn head(rules: &[Rule]) -> String {
-    let bypasses = rules.iter().any(|rule| matches!(rule.action, Action::Bypass | Action::Unbypass { .. }));
+    let bypasses = rules.iter().any(|rule| rule.action.is_bypass());
     if bypasses { nodes() } else { String::new() }
 }
 

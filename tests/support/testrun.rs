@@ -6,6 +6,8 @@ use anyhow::{Context, Result, anyhow};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 
+use super::fields::{SKB, Skb};
+
 /// The most that `BPF_PROG_TEST_RUN` takes: a page less head room and `skb_shared_info`.
 pub const LONGEST: usize = 3520;
 
@@ -23,7 +25,7 @@ pub fn shortest(frame: &[u8]) -> usize {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SkBuff {
     pub gso_size: u32,
-    pub mark: u32,
+    pub skb: Skb,
     /// Bytes of the frame in the linear area, on kernels that can; 0: all of them.
     pub linear: u32,
     /// The interface, in the namespace of whoever runs it; 0: the loopback.
@@ -31,7 +33,6 @@ pub struct SkBuff {
 }
 
 const SK_BUFF_LEN: usize = 192;
-const SK_BUFF_MARK: usize = 8;
 const SK_BUFF_IFINDEX: usize = 40;
 const SK_BUFF_DATA_END: usize = 80;
 const SK_BUFF_GSO_SIZE: usize = 176;
@@ -109,17 +110,17 @@ impl Loaded {
 
     /// The return value and the frame afterwards.
     pub fn run(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>)> {
-        self.run_marked(frame, context).map(|(verdict, frame, _)| (verdict, frame))
+        self.run_known(frame, context).map(|(verdict, frame, _)| (verdict, frame))
     }
 
-    /// The return value, the frame and `skb->mark` afterwards.
-    pub fn run_marked(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>, u32)> {
+    /// The return value, the frame, and what the kernel knows of it afterwards.
+    pub fn run_known(&self, frame: &[u8], context: SkBuff) -> Result<(i32, Vec<u8>, Skb)> {
         let mut ctx = [0; SK_BUFF_LEN];
         let mut set = |at: usize, value: u32| {
             ctx[at..at + 4].copy_from_slice(&value.to_ne_bytes());
         };
         set(SK_BUFF_GSO_SIZE, context.gso_size);
-        set(SK_BUFF_MARK, context.mark);
+        SKB.iter().zip(context.skb).for_each(|((_, at), value)| set(*at, value));
         set(SK_BUFF_DATA_END, context.linear);
         set(SK_BUFF_IFINDEX, context.interface);
         let mut out = vec![0; frame.len() + 128];
@@ -132,7 +133,7 @@ impl Loaded {
             ..TestRunOptions::default()
         })?;
         out.truncate(result.data_size_out as usize);
-        let mark = ctx_out[SK_BUFF_MARK..SK_BUFF_MARK + 4].try_into().map(u32::from_ne_bytes)?;
-        Ok((result.return_value.cast_signed(), out, mark))
+        let word = |at: usize| ctx_out[at..at + 4].try_into().map(u32::from_ne_bytes).expect("four bytes");
+        Ok((result.return_value.cast_signed(), out, SKB.map(|(_, at)| word(at))))
     }
 }

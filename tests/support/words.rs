@@ -15,6 +15,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::fields::SKB;
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP, hex, unhex};
 
 impl Packet {
@@ -57,7 +58,10 @@ impl Packet {
             "pad" => self.pad = words.number(word)?,
             "truncated" => self.truncated = Some(words.number(word)?),
             "gso" => self.gso = words.number(word)?,
-            "mark" => self.mark = words.number(word)?,
+            word if SKB.iter().any(|(name, _)| *name == word) => {
+                let index = SKB.iter().position(|(name, _)| *name == word).unwrap_or_default();
+                self.skb[index] = words.number(word)?;
+            }
             "/" => {}
             "udp" | "tcp" | "proto" => {
                 let proto = match word {
@@ -167,7 +171,9 @@ impl fmt::Display for Packet {
         word("pad", Some(self.pad as u64).filter(|_| self.pad != 0));
         word("truncated", self.truncated.map(|n| n as u64));
         word("gso", Some(self.gso.into()).filter(|_| self.gso != 0));
-        word("mark", Some(self.mark.into()).filter(|_| self.mark != 0));
+        for ((name, _), value) in SKB.iter().zip(self.skb).filter(|(_, value)| *value != 0) {
+            word(name, Some(value.into()));
+        }
         f.write_str(&out.join(" "))
     }
 }
