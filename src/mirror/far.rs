@@ -5,6 +5,7 @@
 //! Refuses what would arrive in a way that two rules claim.
 
 use super::{Mirrored, Role, bypasses, conflict, elsewhere};
+use crate::action::Ports as Fate;
 use crate::diag::Diagnostic;
 use crate::field::Field;
 use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
@@ -22,29 +23,16 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
     for rule in &from.rules {
         let bare = elsewhere(rule, keep);
         match &rule.action {
-            Action::Accept => far.note(rule, "an exception of the other end, nothing to undo"),
             Action::Drop => far.note(rule, "dropped there, never sent"),
-            Action::Bypass { .. } | Action::Unbypass { .. } => faults.push(bypasses(rule)),
-            Action::Funnel(Funnel { outer, sport, dport, .. }) => {
-                let guard = Guard { sport: rule.ports(End::Sport), dport: rule.ports(End::Dport) };
-                let arrives = Rule {
-                    proto: *outer,
-                    action: Action::Unfunnel { inner: rule.proto, guard },
-                    ..bare.with(|family, matches| matches.funneled(family, *sport, *dport))
-                };
-                sent.push((rule, arrives.clone(), arrives));
+            action if action.is_bypass() => faults.push(bypasses(rule)),
+            action if action.ports() == Fate::Kept => {
+                far.note(rule, "an exception of the other end, nothing to undo");
             }
-            Action::Alias { end, port } => match unalias(rule, &bare, *end, *port) {
+            _ => match undone(rule, &bare, written) {
                 Ok(Some((arrives, restores))) => sent.push((rule, arrives, restores)),
                 Ok(None) => far.note(rule, "renames nothing"),
                 Err(fault) => faults.push(fault),
             },
-            Action::Unfunnel { .. } => faults.push(unguarded(rule, written)),
-            Action::Unalias { end, ports } => {
-                if let Some(alias) = alias(&bare, *end, ports) {
-                    sent.push((rule, alias.clone(), alias));
-                }
-            }
         }
     }
     let (mut groups, members) = grouped(sent);
@@ -57,6 +45,27 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
     }
     groups.into_iter().for_each(|(_, restores)| far.push(restores));
     Ok(far)
+}
+
+/// What a rule that hides or restores ports sends, and the rule that undoes it at the far end. `None`: nothing.
+fn undone(rule: &Rule, bare: &Rule, written: Role) -> Result<Option<(Rule, Rule)>, Diagnostic> {
+    match &rule.action {
+        Action::Funnel(Funnel { outer, sport, dport, .. }) => {
+            let guard = Guard { sport: rule.ports(End::Sport), dport: rule.ports(End::Dport) };
+            let arrives = Rule {
+                proto: *outer,
+                action: Action::Unfunnel { inner: rule.proto, guard },
+                ..bare.clone().with(|family, matches| matches.funneled(family, *sport, *dport))
+            };
+            Ok(Some((arrives.clone(), arrives)))
+        }
+        Action::Alias { end, port } => unalias(rule, bare, *end, *port),
+        Action::Unfunnel { .. } => Err(unguarded(rule, written)),
+        Action::Unalias { end, ports } => Ok(alias(bare, *end, ports).map(|alias| (alias.clone(), alias))),
+        other => {
+            Err(Diagnostic::error(format!("`{other}` cannot be mirrored"), rule.span, "nothing undoes it"))
+        }
+    }
 }
 
 /// A rule that restores, and the first of those that it restores from.
