@@ -11,6 +11,8 @@ mod cluster;
 mod manifest;
 #[path = "examples/schemas.rs"]
 mod schemas;
+#[path = "examples/use_cases.rs"]
+mod use_cases;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
