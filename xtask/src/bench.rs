@@ -22,9 +22,13 @@ const FOLDER: &str = "docs/performance";
 /// The benches that print tables of their own.
 const TEXTS: [&str; 3] = ["cost", "throughput", "funnel"];
 
+/// Kept beside the page, not on it.
+const ASIDE: [&str; 1] = ["peers"];
+
 pub fn run(names: &[&str]) -> Result<()> {
     match names {
         [] => ["cost", "scale", "throughput", "funnel"].into_iter().try_for_each(bench)?,
+        ["peers"] => return bench("peers"),
         ["page"] => {}
         ["scale", shapes @ ..] if !shapes.is_empty() => return only(shapes),
         _ => names.iter().try_for_each(|name| bench(name))?,
@@ -49,8 +53,8 @@ fn bench(name: &str) -> Result<()> {
     if name == "scale" {
         return crate::exec(command(name).env("SFUNNEL_SCALE", folder.join("scale.json")));
     }
-    if !TEXTS.contains(&name) {
-        bail!("there is no bench `{name}`: cost, scale, throughput, funnel or page");
+    if !TEXTS.contains(&name) && !ASIDE.contains(&name) {
+        bail!("there is no bench `{name}`: cost, scale, throughput, funnel, peers or page");
     }
     eprintln!("> {:?}", command(name));
     let output = command(name).stderr(Stdio::inherit()).output()?;
