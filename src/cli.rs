@@ -38,6 +38,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 pub use args::{Cli, Command, LogFormat};
+pub use log::Level;
 
 use crate::explain::capture;
 use crate::{demo, kernel, net, paint, system};
@@ -53,6 +54,8 @@ pub struct Console<'a> {
     pub out_is_terminal: bool,
     /// Of what is said on `talk`.
     pub log: LogFormat,
+    /// What matters less is not said.
+    pub least: Level,
 }
 
 impl std::fmt::Debug for Console<'_> {
@@ -81,6 +84,9 @@ impl Console<'_> {
     /// The same, and what it is about, where that is asked for.
     fn say_about(&mut self, about: &[(&str, &str)], line: impl AsRef<str>) {
         let line = line.as_ref().trim_end_matches('\n');
+        if Level::of(line) < self.least {
+            return;
+        }
         let _ = match self.log {
             LogFormat::Text => writeln!(self.talk, "{}", paint::printable(line)),
             LogFormat::Json => writeln!(self.talk, "{}", log::json(about, line)),

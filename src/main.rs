@@ -4,7 +4,7 @@ use std::env;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use sfunnel::cli::{self, Console, LogFormat};
+use sfunnel::cli::{self, Console, Level, LogFormat};
 use sfunnel::kernel;
 
 fn main() -> ExitCode {
@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     let mut talk = io::stderr().lock();
     let color = talk.is_terminal() && !no_color;
     let out_is_terminal = io::stdout().is_terminal();
-    let log = LogFormat::Text;
-    let mut console = Console { out: &mut out, talk: &mut talk, env: &env, color, out_is_terminal, log };
+    let (log, least) = (LogFormat::Text, Level::default());
+    let (out, talk) = (&mut out, &mut talk);
+    let mut console = Console { out, talk, env: &env, color, out_is_terminal, log, least };
     ExitCode::from(cli::run(env::args_os(), &mut console))
 }

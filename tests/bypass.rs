@@ -2,8 +2,12 @@
 
 mod support;
 
+// The bench uses more of it.
+#[allow(dead_code)]
 #[path = "bypass/cluster.rs"]
 mod cluster;
+#[path = "bypass/operating.rs"]
+mod operating;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -279,6 +283,11 @@ fn one_direction_alone_works() {
         transfer(cluster.pod(client, 0), None, cluster.pod(server, 0), to(server, 0, 7000), 1 << 20);
     }
     cluster.no_checksum_errors();
+}
+
+/// Of `status`: hashes, rules and peers, whichever programs have them.
+fn attached_rules(status: &str) -> Vec<&str> {
+    status.lines().filter_map(|line| line.split(", program ").next()).collect()
 }
 
 /// How many packets of a short exchange are bypassed, as the server's node sees it; and how many are not.

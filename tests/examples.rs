@@ -5,10 +5,18 @@
 
 mod support;
 
+#[path = "examples/bypass.rs"]
+mod bypass;
 #[path = "examples/cluster.rs"]
 mod cluster;
 #[path = "examples/manifest.rs"]
 mod manifest;
+// Other tests use more of it.
+#[allow(dead_code)]
+#[path = "bypass/cluster.rs"]
+mod overlay;
+#[path = "examples/runtime.rs"]
+mod runtime;
 #[path = "examples/schemas.rs"]
 mod schemas;
 #[path = "examples/use_cases.rs"]
@@ -18,8 +26,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cluster::{Cluster, clean, run, start};
+use cluster::Cluster;
 use manifest::{Manifest, Pod};
+use runtime::{clean, run, start};
 use serde_json::Value;
 use support::lab::{DEADLINE, Ns};
 use support::world::NEEDS;
@@ -284,7 +293,7 @@ fn the_originals_example_with_another_image() {
     flows_arrive(client, pod, "1.1.1.1", &[80, 8080], &[]);
     // `CLEAN=1` of the original: of each container, its own direction.
     for container in &nginx.init {
-        assert!(cluster::run_with(pod, container, &[("CLEAN", "1")]).status.success());
+        assert!(runtime::run_with(pod, container, &[("CLEAN", "1")]).status.success());
     }
     assert_eq!(hooks(pod), Vec::<String>::new());
 }

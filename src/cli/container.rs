@@ -10,7 +10,7 @@ use super::attach::{attach_to, interfaces, open};
 use super::detach::detach_from;
 use super::how::How;
 use super::settings::{self, Direction, Target};
-use super::{Console, Failure};
+use super::{Console, Failure, bypass};
 use crate::net::detach::Whose;
 use crate::net::{self, Hook};
 use crate::policy;
@@ -34,7 +34,20 @@ const VARIABLES: [(&str, &str); 14] = [
 ];
 
 pub fn run(console: &mut Console<'_>) -> Result<(), Failure> {
-    banner(console);
+    let bypasses = bypass::is_wanted(console);
+    if bypasses {
+        bypass::log_level(console)?;
+    }
+    banner(bypasses, console);
+    if bypasses {
+        if console.variable("IFACES").is_some() {
+            return Err(Failure::Usage(
+                "IFACES and OVERLAY_IF are both set: the first is for rules on any interfaces, the second for a bypass"
+                    .to_owned(),
+            ));
+        }
+        return bypass::run_in_container(console);
+    }
     let target = Target::read(&Place::default(), policy::DEFAULT_SIDE.into(), console).inspect_err(|_| {
         let direction = console.variable("DIRECTION").unwrap_or_default();
         if !direction.is_empty() && <Direction as clap::ValueEnum>::from_str(&direction, true).is_err() {
@@ -123,12 +136,13 @@ fn one_line(value: &str) -> String {
     value.replace('\n', " ")
 }
 
-fn banner(console: &mut Console<'_>) {
+fn banner(bypasses: bool, console: &mut Console<'_>) {
     let kernel = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
     console.say(format!("[INFO] sfunnel {}", env!("CARGO_PKG_VERSION")));
     console.say("[INFO] ENVs:");
-    for (name, default) in VARIABLES {
-        let value = console.variable(name).unwrap_or_else(|| default.to_owned());
+    let of_bypass = if bypasses { &bypass::VARIABLES[..] } else { &[] };
+    for (name, default) in VARIABLES.iter().chain(of_bypass) {
+        let value = console.variable(name).unwrap_or_else(|| (*default).to_owned());
         console.say(format!("  ${name}='{}'", one_line(&value)));
     }
     console.say("[INFO] Container info:");

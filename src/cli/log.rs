@@ -1,6 +1,6 @@
-//! `--log-format json`: what is said, as one object a line.
+//! What is said: how much it matters, and `--log-format json`, one object a line.
 //!
-//! Input: a text of one line or several. Output: JSON without a line end in it. Reads the clock and nothing else.
+//! Input: a text of one line or several. Output: its level; JSON without a line end in it. Reads the clock and nothing else.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -12,19 +12,51 @@ pub(super) fn json(about: &[(&str, &str)], message: &str) -> String {
     let millis = Value::from(since.as_secs_f64());
     let mut object = Map::from_iter([
         ("ts".to_owned(), millis),
-        ("level".to_owned(), level(message).into()),
+        ("level".to_owned(), Level::of(message).name().into()),
         ("message".to_owned(), message.into()),
     ]);
     object.extend(about.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))));
     Value::Object(object).to_string()
 }
 
-/// Everything that is more than a message says so in its first word.
-fn level(message: &str) -> &'static str {
-    match message.split_once(':').map(|(word, _)| word) {
-        Some("error") => "error",
-        Some("warning") => "warning",
-        Some("debug") => "debug",
-        _ => "info",
+/// How much it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Level {
+    #[default]
+    Debug,
+    Info,
+    Warning,
+    Error,
+}
+
+impl Level {
+    /// Everything that is more than a message says so in its first word.
+    pub fn of(message: &str) -> Self {
+        match message.split_once([':', ']']).map(|(word, _)| word) {
+            Some("error" | "[ERROR" | "FATAL") => Level::Error,
+            Some("warning" | "[WARNING") => Level::Warning,
+            Some("debug") => Level::Debug,
+            _ => Level::Info,
+        }
+    }
+
+    /// As Python's `logging` calls them.
+    pub fn read(name: &str) -> Option<Self> {
+        match name.to_ascii_uppercase().as_str() {
+            "DEBUG" => Some(Level::Debug),
+            "INFO" => Some(Level::Info),
+            "WARNING" => Some(Level::Warning),
+            "ERROR" => Some(Level::Error),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        }
     }
 }

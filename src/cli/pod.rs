@@ -14,7 +14,7 @@ use super::args::{self, End, GsoArg, LogFormat};
 use super::attach::attach_to;
 use super::how::How;
 use super::settings::{self, Direction, Target};
-use super::{Console, Failure};
+use super::{Console, Failure, Level};
 use crate::diag::Source;
 use crate::policy;
 
@@ -154,5 +154,6 @@ pub(super) fn deaf<T>(
         color,
         out_is_terminal: false,
         log: LogFormat::Text,
+        least: Level::default(),
     })
 }

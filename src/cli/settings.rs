@@ -16,7 +16,7 @@ use super::{Console, Failure};
 use crate::diag::{PieceKind, Source};
 use crate::net::{Gso, Hook};
 
-const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
+pub const RULESET_FILE: &str = "/etc/sfunnel/ruleset";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Direction {
@@ -242,7 +242,7 @@ pub fn input_source(input: &Input) -> Result<Source, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::LogFormat;
+    use crate::cli::{Level, LogFormat};
 
     fn with<T>(variables: &[(&str, &str)], test: impl FnOnce(&Console<'_>) -> T) -> T {
         let env =
@@ -255,6 +255,7 @@ mod tests {
             color: false,
             out_is_terminal: false,
             log: LogFormat::Text,
+            least: Level::default(),
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Input: names. Output: interface numbers and the kind of link header. Never changes an interface.
 
+use std::net::Ipv4Addr;
+
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkMessage;
 
@@ -62,6 +64,9 @@ pub struct Device {
     pub gso_max_segs: Option<u32>,
     /// A tunnel that is told with each packet where to send it.
     pub per_packet: bool,
+    /// The number of the interface that a VXLAN sends by, and the address it sends from; as far as it was told.
+    pub sends_by: Option<u32>,
+    pub sends_from: Option<Ipv4Addr>,
     /// It hands packets to other interfaces of the namespace, or may do so.
     pub stacked: bool,
     /// `vrf`, `veth`, ...; hardware says none.
@@ -103,6 +108,8 @@ impl Device {
             carrier: false,
             gso_max_segs: None,
             per_packet: false,
+            sends_by: None,
+            sends_from: None,
             stacked: false,
             kind: None,
             group: 0,
@@ -158,6 +165,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
                 IFLA_OPERSTATE => device.running = value.first() == Some(&IF_OPER_UP),
                 IFLA_LINKINFO => {
                     device.per_packet = is_per_packet(&value);
+                    (device.sends_by, device.sends_from) = vxlan(&value);
                     device.stacked = is_stacked(&value);
                     device.kind = kind_of(&value);
                     device.ipvlan_l3s = is_ipvlan_l3s(&value);
@@ -192,13 +200,28 @@ fn kind_of(info: &[u8]) -> Option<String> {
     attributes.find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, value)| netlink::text(&value))
 }
 
+/// What a VXLAN sends by, and from.
+fn vxlan(info: &[u8]) -> (Option<u32>, Option<Ipv4Addr>) {
+    const IFLA_VXLAN_LINK: u16 = 3;
+    const IFLA_VXLAN_LOCAL: u16 = 4;
+    let data = if kind_of(info).as_deref() == Some("vxlan") { data_of(info) } else { Vec::new() };
+    let of = |wanted| netlink::attributes(&data).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let from = of(IFLA_VXLAN_LOCAL).and_then(|value| <[u8; 4]>::try_from(value).ok());
+    (of(IFLA_VXLAN_LINK).and_then(|value| netlink::word(&value)), from.map(Ipv4Addr::from))
+}
+
+/// What there is to know of its kind.
+fn data_of(info: &[u8]) -> Vec<u8> {
+    const IFLA_INFO_DATA: u16 = 2;
+    let data = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_DATA);
+    data.map(|(_, value)| value).unwrap_or_default()
+}
+
 /// Whether it takes packets at the local input of another interface (`IPVLAN_MODE_L3S`).
 fn is_ipvlan_l3s(info: &[u8]) -> bool {
-    const IFLA_INFO_DATA: u16 = 2;
     const IFLA_IPVLAN_MODE: u16 = 1;
     const L3S: u16 = 2;
-    let data = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_DATA);
-    let data = data.map(|(_, value)| value).unwrap_or_default();
+    let data = data_of(info);
     let mut data = netlink::attributes(&data);
     kind_of(info).as_deref() == Some("ipvlan")
         && data.any(|(kind, value)| kind == IFLA_IPVLAN_MODE && value == L3S.to_ne_bytes())
@@ -206,7 +229,6 @@ fn is_ipvlan_l3s(info: &[u8]) -> bool {
 
 /// Whether it is a tunnel in "external" (collect metadata) mode. Flags are either empty attributes or a byte.
 fn is_per_packet(info: &[u8]) -> bool {
-    const IFLA_INFO_DATA: u16 = 2;
     let collect_metadata = match kind_of(info).as_deref() {
         Some("vxlan") => 25,
         Some("geneve") => 6,
@@ -215,9 +237,8 @@ fn is_per_packet(info: &[u8]) -> bool {
         Some("xfrm") => 3,
         _ => return false,
     };
-    let data = netlink::attributes(info).find(|(kind, _)| *kind == IFLA_INFO_DATA);
-    let data = data.map(|(_, value)| value).unwrap_or_default();
-    netlink::attributes(&data).any(|(kind, value)| kind == collect_metadata && value.first() != Some(&0))
+    netlink::attributes(&data_of(info))
+        .any(|(kind, value)| kind == collect_metadata && value.first() != Some(&0))
 }
 
 /// The interfaces with these names, in this order, each once; every missing one is named in the error.

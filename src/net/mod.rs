@@ -78,6 +78,9 @@ pub enum Error {
     )]
     Probe { host: std::net::Ipv4Addr, source: Errno },
 
+    #[error("no overlay to bypass: {why}")]
+    NoOverlay { why: String },
+
     #[error("{interface} {why}")]
     Unfit { interface: String, why: String },
 

@@ -1,10 +1,11 @@
 //! The two interfaces of a bypass: which can be one, and why others cannot.
 //!
-//! Input: devices and two names. Output: both interfaces, and what programs on them have to know of each other; or
-//! what is in the way. Never changes an interface.
+//! Input: devices, and names as far as somebody has said them. Output: both interfaces, and what programs on them have to
+//! know of each other; or what is in the way. Never changes an interface, and never guesses which of several is meant.
 
 use super::links::{Device, Interface};
-use super::{Error, Link, Result};
+use super::netlink::Netlink;
+use super::{Error, Link, Result, peers};
 use crate::codegen::Onward;
 use crate::ir::Side;
 
@@ -18,7 +19,28 @@ pub struct Ends {
     kind: Option<String>,
 }
 
+const OVERLAYS: [&str; 2] = ["vxlan", "geneve"];
+
 impl Ends {
+    /// What nobody has named is found: the one overlay that there is, and the interface that it sends by.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or more than one; or it is not what it would have to be.
+    pub fn choose(
+        netlink: &mut Netlink,
+        devices: &[Device],
+        overlay: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<Self> {
+        let overlay = overlay.map_or_else(|| only_overlay(devices), |name| Ok(name.to_owned()))?;
+        let host = match host {
+            Some(name) => name.to_owned(),
+            None => host_of(netlink, devices, &overlay)?,
+        };
+        Self::find(devices, &overlay, &host)
+    }
+
     /// # Errors
     ///
     /// One of them is not there, or not what it would have to be.
@@ -57,7 +79,6 @@ impl Ends {
 
     /// What is no obstacle, but may be a mistake.
     pub fn notes(&self) -> Vec<String> {
-        const OVERLAYS: [&str; 2] = ["vxlan", "geneve"];
         match self.kind.as_deref() {
             Some(kind) if OVERLAYS.contains(&kind) => Vec::new(),
             kind => vec![format!(
@@ -68,6 +89,56 @@ impl Ends {
             )],
         }
     }
+}
+
+/// The name of the one that can be bypassed, or why there is none.
+fn only_overlay(devices: &[Device]) -> Result<String> {
+    let is_overlay = |device: &&Device| device.kind.as_deref().is_some_and(|kind| OVERLAYS.contains(&kind));
+    let all: Vec<&Device> = devices.iter().filter(is_overlay).collect();
+    let fit: Vec<&str> = all
+        .iter()
+        .filter(|device| against_overlay(device, devices).is_none())
+        .map(|device| device.interface.name.as_str())
+        .collect();
+    match (&fit[..], &all[..]) {
+        ([one], _) => Ok((*one).to_owned()),
+        ([], []) => Err(Error::NoOverlay { why: "there is no interface of vxlan or geneve".to_owned() }),
+        ([], unfit) => {
+            let why = |device: &&Device| {
+                format!("{} {}", device.interface.name, against_overlay(device, devices).unwrap_or_default())
+            };
+            Err(Error::NoOverlay { why: unfit.iter().map(why).collect::<Vec<_>>().join("; ") })
+        }
+        (several, _) => Err(Error::NoOverlay {
+            why: format!(
+                "there are several, {}: say which, with --overlay-if or in OVERLAY_IF",
+                several.join(", ")
+            ),
+        }),
+    }
+}
+
+/// The name of the interface that an overlay's packets leave by.
+fn host_of(netlink: &mut Netlink, devices: &[Device], overlay: &str) -> Result<String> {
+    let Some(over) = devices.iter().find(|device| device.interface.name == overlay) else {
+        return Err(Error::NoSuchInterface {
+            missing: vec![overlay.to_owned()],
+            present: devices.iter().map(|device| device.interface.name.clone()).collect(),
+        });
+    };
+    let told = devices.iter().find(|device| Some(device.interface.number()) == over.sends_by);
+    if let Some(device) = told {
+        return Ok(device.interface.name.clone());
+    }
+    if let Some(from) = over.sends_from {
+        for device in devices {
+            if peers::addresses(netlink, &device.interface)?.contains(&from) {
+                return Ok(device.interface.name.clone());
+            }
+        }
+    }
+    let why = "does not say which interface it sends by: name that, with --host-if or in HOST_IF".to_owned();
+    Err(Error::Unfit { interface: overlay.to_owned(), why })
 }
 
 /// The kind of what an interface is in.
@@ -154,5 +225,13 @@ mod tests {
             assert!(refused(overlay, host).contains(part), "{}", refused(overlay, host));
         }
         assert!(Ends::find(&devices, "veth9", "eth0").unwrap().notes()[0].contains("of kind veth"));
+
+        // Of all these, one could be meant.
+        assert_eq!(only_overlay(&devices).unwrap(), "flannel.1");
+        let none = |devices: &[Device]| only_overlay(devices).unwrap_err().to_string();
+        assert!(none(&devices[2..6]).contains("vx1 is in the bridge br0"), "{}", none(&devices[2..6]));
+        assert!(none(&devices[..1]).contains("no interface of vxlan or geneve"));
+        let two = [&devices[..], &[device(10, "vxlan.calico", "vxlan")]].concat();
+        assert!(none(&two).contains("several, flannel.1, vxlan.calico"), "{}", none(&two));
     }
 }

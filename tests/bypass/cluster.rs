@@ -3,7 +3,9 @@
 //! In: how many nodes, and how many pods on each. Out: a [`Cluster`] in which all pods reach each other through the
 //! overlay, with connection tracking and NAT as kube-proxy has it. Everything goes with it.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,11 +27,13 @@ pub const NEEDS: [Need; 5] = [
 /// A service of which every node sends port 80 to the first pod of the second node, port 7000.
 pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
+#[derive(Debug)]
 pub struct Node {
     pub host: Ns,
     pub pods: Vec<Ns>,
 }
 
+#[derive(Debug)]
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub switch: Ns,
@@ -41,8 +45,20 @@ impl Cluster {
         let switch = Ns::new("switch");
         switch.tool("ip", "link add br0 type bridge");
         switch.tool("ip", "link set br0 up");
-        let nodes: Vec<Node> = (1..=nodes).map(|n| node(n, nodes, pods, &switch)).collect();
-        Cluster { nodes, switch }
+        let hosts: Vec<Ns> = (1..=nodes).map(|_| Ns::new("host")).collect();
+        for (host, n) in hosts.iter().zip(1..) {
+            let port = format!("port{n}");
+            link((host, "eth0", &format!("192.168.77.{n}/24")), (&switch, &port, "0.0.0.0"));
+            switch.tool("ip", &format!("link set {port} master br0"));
+        }
+        Cluster { nodes: all(hosts, pods), switch }
+    }
+
+    /// Two nodes with one wire between them.
+    pub fn pair(pods: usize) -> Cluster {
+        let hosts = [Ns::new("host"), Ns::new("host")];
+        link((&hosts[0], "eth0", "192.168.77.1/24"), (&hosts[1], "eth0", "192.168.77.2/24"));
+        Cluster { nodes: all(hosts.into(), pods), switch: Ns::new("nothing") }
     }
 
     /// The nodes as they are written, and rules.
@@ -102,6 +118,25 @@ impl Cluster {
         Watch(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("sfunnel"))
     }
 
+    /// The same with rules in a file; what it says goes to another one.
+    pub fn watch_file(&self, node: usize, rules: &Path, log: &Path) -> Watch {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
+        command.args([
+            "bypass",
+            "watch",
+            "--overlay-if",
+            "vx0",
+            "--host-if",
+            "eth0",
+            "--every",
+            "0.2",
+            "--rules",
+        ]);
+        command.arg(rules).arg("--netns").arg(self.nodes[node].host.path());
+        let log = File::create(log).expect("a file");
+        Watch(command.stdin(Stdio::null()).stderr(log).spawn().expect("sfunnel"))
+    }
+
     pub fn host(&self, node: usize) -> &Ns {
         &self.nodes[node].host
     }
@@ -119,6 +154,7 @@ impl Cluster {
 }
 
 /// `sfunnel bypass watch`, told to stop when this is dropped.
+#[derive(Debug)]
 pub struct Watch(Child);
 
 impl Watch {
@@ -146,14 +182,15 @@ pub fn to(node: usize, pod: usize, port: u16) -> SocketAddr {
     (address(node, pod), port).into()
 }
 
-fn node(n: usize, nodes: usize, pods: usize, switch: &Ns) -> Node {
-    let host = Ns::new("host");
+fn all(hosts: Vec<Ns>, pods: usize) -> Vec<Node> {
+    let nodes = hosts.len();
+    hosts.into_iter().zip(1..).map(|(host, n)| node(host, n, nodes, pods)).collect()
+}
+
+fn node(host: Ns, n: usize, nodes: usize, pods: usize) -> Node {
     for name in ["ip_forward", "conf/all/rp_filter", "conf/default/rp_filter"] {
         host.sysctl(&format!("ipv4/{name}"), "1");
     }
-    let port = format!("port{n}");
-    link((&host, "eth0", &format!("192.168.77.{n}/24")), (switch, &port, "0.0.0.0"));
-    switch.tool("ip", &format!("link set {port} master br0"));
     let mac = |n: usize| format!("02:00:00:00:77:{n:02x}");
     let vxlan = "type vxlan id 42 dev eth0 dstport 4789 nolearning";
     host.tool("ip", &format!("link add vx0 mtu 1450 address {} {vxlan} local 192.168.77.{n}", mac(n)));

@@ -34,9 +34,15 @@ Needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW.";
 pub const WATCH: &str = "\
 Does what `sfunnel bypass attach` does, again and again: a node that no longer
 receives is sent to by the overlay, and one that joins past it. With --peers
-kernel, the nodes are those that the kernel knows each time.
+kernel, the nodes are those that the kernel knows each time. Files with rules or
+pods are read each time as well: new rules replace the attached ones; what cannot
+be read, or is wrong, is reported and changes nothing.
 
 Ends with SIGTERM or SIGINT, and takes away what sends; what receives stays.";
+
+pub const STATUS: &str = "\
+Asks every node whether it receives, and compares with what is attached. Takes
+what `sfunnel bypass attach` takes, and changes nothing. Needs CAP_NET_RAW.";
 
 #[derive(Debug, Args)]
 pub struct Bypass {
@@ -49,18 +55,23 @@ pub enum Command {
     /// Attach the rules to the overlay's interface, and what undoes them to the host's
     #[command(after_help = ATTACH)]
     Attach(BypassAttach),
-    /// Attach, and follow which nodes receive until told to stop
+    /// Attach, and follow which nodes receive, and files that change, until told to stop
     #[command(after_help = WATCH)]
     Watch(BypassWatch),
+    /// Show which nodes are bypassed, which stay on the overlay, and why
+    #[command(after_help = STATUS)]
+    Status(BypassStatus),
 }
 
 /// The interfaces, and the rules between them.
 #[derive(Debug, Default, Args)]
-pub struct BypassAttach {
-    /// Interface that pods' packets to other nodes leave by, such as flannel.1 or vxlan.calico [variable: OVERLAY_IF]
+pub struct BypassGiven {
+    /// Interface that pods' packets to other nodes leave by, such as flannel.1 or vxlan.calico; `auto`: the only one
+    /// of vxlan or geneve that can be bypassed [variable: OVERLAY_IF]
     #[arg(long, value_name = "NAME")]
     pub overlay_if: Option<String>,
-    /// Interface with the address that the other nodes know this one by [variable: HOST_IF]
+    /// Interface with the address that the other nodes know this one by; `auto`: the one that the overlay sends by
+    /// [variable: HOST_IF]
     #[arg(long, value_name = "NAME")]
     pub host_if: Option<String>,
     /// TCP port at which nodes are asked whether they receive; nothing has to listen there
@@ -108,18 +119,38 @@ pub struct BypassAttach {
 pub enum PeersArg {
     /// Routes of the overlay's interface, their neighbours, and the VXLAN's forwarding entries
     Kernel,
+    /// The same, unless the rules have nodes
+    Auto,
+}
+
+#[derive(Debug, Args)]
+pub struct BypassAttach {
+    #[command(flatten)]
+    pub given: BypassGiven,
+    /// Change nothing; report whether exactly this is attached, for the nodes that receive now, with exit code 3 if not
+    #[arg(long)]
+    pub check: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BypassStatus {
+    #[command(flatten)]
+    pub given: BypassGiven,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct BypassWatch {
     #[command(flatten)]
-    pub attach: BypassAttach,
+    pub given: BypassGiven,
     /// How long to wait before the nodes are asked again
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     pub every: f64,
 }
 
-impl BypassAttach {
+impl BypassGiven {
     /// What it has in common with `attach`.
     pub fn attach(&self) -> Attach {
         Attach {

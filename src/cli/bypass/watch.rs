@@ -1,7 +1,8 @@
 //! `bypass watch`: asks the other nodes again and again, and sends past the overlay to those that receive.
 //!
-//! Input: what `bypass attach` takes. Output: programs that follow what the nodes answer and, if the kernel is
-//! asked for them, which nodes there are. Told to stop, it takes away what sends, which nobody would watch any more.
+//! Input: what `bypass attach` takes. Output: programs that follow what the nodes answer, what the files with the rules
+//! say and, if the kernel is asked for them, which nodes there are. Rules that cannot be read change nothing. Told to
+//! stop, it takes away what sends, which nobody would watch any more.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,45 +10,122 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::{Bypass, Seen};
+use super::Seen;
+use super::given::Given;
 use crate::cli::{Console, Failure, args, attach};
+use crate::diag::Source;
 use crate::net::detach::Whose;
 use crate::net::{self, Hook, Netlink, links};
 
+/// How long to wait before nodes are asked again, unless it is said.
+pub(super) const EVERY: Duration = Duration::from_secs(2);
+
 pub(super) fn run(args: &args::BypassWatch, console: &mut Console<'_>) -> Result<(), Failure> {
-    let bypass = Bypass::read(&args.attach, console)?;
+    let given = Given::read(&args.given, console)?;
     let every = Duration::try_from_secs_f64(args.every)
         .ok()
         .filter(|every| *every >= Duration::from_millis(100))
         .ok_or_else(|| Failure::Usage("`--every` takes seconds, 0.1 or more".to_owned()))?;
+    follow(&given, every, console)
+}
+
+pub(super) fn follow(given: &Given, every: Duration, console: &mut Console<'_>) -> Result<(), Failure> {
     let stop = Stop::new()?;
-    let mut netlink = attach::open(&bypass.target)?;
+    let mut netlink = attach::open(&given.target)?;
+    let mut rules = Following { good: None, bad: None, last: Ok(given.source()?) };
     let mut seen = Seen::default();
     let mut failed = String::new();
     loop {
-        match bypass.apply(&mut netlink, &mut seen, console) {
+        match rules.apply(given, &mut netlink, &mut seen, console) {
             Ok(()) => failed.clear(),
-            // Another try would find the same text.
-            Err(failure @ (Failure::Rules | Failure::Usage(_) | Failure::NotText(_))) => return Err(failure),
+            // There are no others to go on with.
+            Err(failure) if is_about_rules(&failure) => return Err(failure),
             Err(failure) => {
                 let text = failure.to_string();
                 if text != failed {
-                    console.say(format!("not done, trying again: {text}"));
+                    console.say(format!("error: {text}; not done, trying again"));
                 }
                 failed = text;
             }
         }
         if stop.within(every) {
-            return leave(&bypass, &mut netlink, console);
+            return leave(given, &mut netlink, console);
+        }
+        rules.read_again(given, console);
+    }
+}
+
+/// Another try would find the same text.
+fn is_about_rules(failure: &Failure) -> bool {
+    matches!(failure, Failure::Rules | Failure::Usage(_) | Failure::NotText(_))
+}
+
+const KEPT: &str = "the rules that are attached stay";
+
+/// Rules that may change.
+struct Following {
+    /// Those that were right the last time, and those that have been refused since.
+    good: Option<Source>,
+    bad: Option<Source>,
+    /// What was read last, or why it could not be.
+    last: Result<Source, String>,
+}
+
+impl Following {
+    /// Says what cannot be read, once.
+    fn read_again(&mut self, given: &Given, console: &mut Console<'_>) {
+        let now = given.source().map_err(|failure| failure.to_string());
+        if now == self.last {
+            return;
+        }
+        match &now {
+            Ok(source) => console.say(format!("{} has changed", source.name)),
+            Err(why) => console.say(format!("error: {why}; {KEPT}")),
+        }
+        self.last = now;
+    }
+
+    /// The newest rules that are right.
+    fn apply(
+        &mut self,
+        given: &Given,
+        netlink: &mut Netlink,
+        seen: &mut Seen,
+        console: &mut Console<'_>,
+    ) -> Result<(), Failure> {
+        let known = [&self.good, &self.bad];
+        let new =
+            self.last.as_ref().ok().filter(|source| !known.iter().any(|one| one.as_ref() == Some(*source)));
+        if let Some(new) = new.cloned() {
+            match given.apply(&new, netlink, seen, console) {
+                Err(failure) if is_about_rules(&failure) && self.good.is_some() => {
+                    if !matches!(failure, Failure::Rules) {
+                        console.say(format!("error: {failure}"));
+                    }
+                    console.say(format!("error: {} is wrong; {KEPT}", new.name));
+                    self.bad = Some(new);
+                }
+                // Anything else may go away, and whether these are right is not known yet.
+                Err(failure) => return Err(failure),
+                Ok(()) => {
+                    (self.good, self.bad) = (Some(new), None);
+                    return Ok(());
+                }
+            }
+        }
+        match self.good.clone() {
+            Some(good) => given.apply(&good, netlink, seen, console),
+            None => Ok(()),
         }
     }
 }
 
 /// Nothing is sent past the overlay any more. What receives stays: others may still send.
-fn leave(bypass: &Bypass, netlink: &mut Netlink, console: &mut Console<'_>) -> Result<(), Failure> {
-    let overlay = links::find(netlink, std::slice::from_ref(&bypass.overlay))?;
-    if !net::detach(netlink, &overlay, &[Hook::Egress], Whose::Ours)?.is_empty() {
-        console.say(format!("{}: nothing is sent past the overlay", bypass.overlay));
+fn leave(given: &Given, netlink: &mut Netlink, console: &mut Console<'_>) -> Result<(), Failure> {
+    let devices = links::devices(netlink)?;
+    let overlay = given.ends(netlink, &devices)?.overlay;
+    if !net::detach(netlink, std::slice::from_ref(&overlay), &[Hook::Egress], Whose::Ours)?.is_empty() {
+        console.say(format!("{}: nothing is sent past the overlay", overlay.name));
     }
     Ok(())
 }

@@ -1,0 +1,193 @@
+//! What the user wants of `bypass`: flags, variables and rules, whatever the other nodes do.
+//!
+//! Input: arguments and the environment. Output: settings that are checked, and rules as often as they are asked for:
+//! files are read again each time. Never attaches anything.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use crate::cli::args::{BypassGiven, Defines, PeersArg};
+use crate::cli::how::How;
+use crate::cli::settings::{self, Direction, Target};
+use crate::cli::{Console, Failure, files};
+use crate::diag::Source;
+use crate::net::links::Device;
+use crate::net::overlay::Ends;
+use crate::net::{self, Netlink};
+use crate::{router_rules, syntax};
+
+/// More rules than a kernel takes have fewer bytes.
+const LONGEST: u64 = 64 << 20;
+
+pub(super) struct Given {
+    pub(super) target: Target,
+    /// `None`: it is found.
+    overlay: Option<String>,
+    host: Option<String>,
+    pub(super) port: u16,
+    pub(super) receive_only: bool,
+    peers: Option<PeersArg>,
+    pub(super) how: How,
+    origin: Origin,
+    defines: Defines,
+}
+
+/// Where rules are from.
+enum Origin {
+    /// They stay as they are.
+    Text(Source),
+    File(PathBuf),
+    Router {
+        folder: PathBuf,
+        pods: Option<PathBuf>,
+    },
+}
+
+impl Given {
+    pub(super) fn read(args: &BypassGiven, console: &Console<'_>) -> Result<Self, Failure> {
+        let overlay = interface(args.overlay_if.as_deref(), "--overlay-if", "OVERLAY_IF", console)?;
+        let host = interface(args.host_if.as_deref(), "--host-if", "HOST_IF", console)?;
+        let shared = args.attach();
+        let names = overlay.iter().chain(&host).cloned().collect();
+        let target = Target {
+            interfaces: (overlay.is_some() && host.is_some()).then_some(names),
+            said: None,
+            ..Target::read(&shared.place, Direction::Both, console)?
+        };
+        let origin = match &args.router_rules {
+            Some(folder) => Origin::Router { folder: folder.clone(), pods: args.pods.clone() },
+            None => {
+                let source = settings::source(&shared, console)?;
+                match &args.rules {
+                    Some(file) if file != Path::new("-") => Origin::File(file.clone()),
+                    None if source.name == settings::RULESET_FILE => Origin::File(source.name.into()),
+                    _ => Origin::Text(source),
+                }
+            }
+        };
+        let given = Self {
+            target,
+            overlay,
+            host,
+            port: port(args.port, console)?,
+            receive_only: args.receive_only,
+            peers: args.peers,
+            how: How::read(&shared, console)?,
+            origin,
+            defines: args.defines.clone(),
+        };
+        given.source()?;
+        Ok(given)
+    }
+
+    /// The rules as they are now.
+    pub(super) fn source(&self) -> Result<Source, Failure> {
+        match &self.origin {
+            Origin::Text(source) => Ok(source.clone()),
+            Origin::File(path) => {
+                let bytes = contents(path)?;
+                if bytes.trim_ascii().is_empty() {
+                    return Err(unreadable(path)(io::Error::other("it is empty")));
+                }
+                files::text(&path.display().to_string(), bytes)
+            }
+            Origin::Router { folder, pods } => from_router_rules(folder, pods.as_deref()),
+        }
+    }
+
+    pub(super) fn defined(&self, source: Source) -> Source {
+        settings::defined(source, &self.defines)
+    }
+
+    /// Whether the kernel is to be asked which nodes there are.
+    pub(super) fn asks_kernel(&self, source: &Source) -> bool {
+        match self.peers {
+            None => false,
+            Some(PeersArg::Kernel) => true,
+            Some(PeersArg::Auto) => syntax::recover(source).0.nodes.is_empty(),
+        }
+    }
+
+    /// Both interfaces.
+    pub(super) fn ends(&self, netlink: &mut Netlink, devices: &[Device]) -> net::Result<Ends> {
+        Ends::choose(netlink, devices, self.overlay.as_deref(), self.host.as_deref())
+    }
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Failure {
+    let what = format!("cannot read {}", path.display());
+    move |source| Failure::File { what, source }
+}
+
+/// What a file holds, if that can be rules or pods. A pipe must not keep us waiting for who writes to it.
+fn contents(path: &Path) -> Result<Vec<u8>, Failure> {
+    let read = || -> io::Result<Vec<u8>> {
+        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
+            return Err(io::Error::other("it is longer than 64 MiB"));
+        }
+        Ok(bytes)
+    };
+    read().map_err(unreadable(path))
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    let not_text = |_| Failure::NotText(format!("{} is not UTF-8", path.display()));
+    String::from_utf8(contents(path)?).map_err(not_text)
+}
+
+/// The rules of a folder, as a ConfigMap is mounted: hidden names are its own.
+fn from_router_rules(folder: &Path, pods: Option<&Path>) -> Result<Source, Failure> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).map_err(unreadable(folder))? {
+        let path = entry.map_err(unreadable(folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with('.') || !path.is_file() {
+            continue;
+        }
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            return Err(Failure::Usage(format!("{}: not a name of a rule", path.display())));
+        }
+        files.insert(name, text(&path)?);
+    }
+    let pods = pods.map(text).transpose()?;
+    let rules =
+        router_rules::ruleset(&files, pods.as_deref()).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Source::new(folder.display().to_string(), rules))
+}
+
+/// A name; `auto` is none.
+fn interface(
+    flag: Option<&str>,
+    name: &str,
+    variable: &str,
+    console: &Console<'_>,
+) -> Result<Option<String>, Failure> {
+    let given = flag.map(str::to_owned).or_else(|| console.variable(variable));
+    let given = given.filter(|name| !name.trim().is_empty()).ok_or_else(|| {
+        Failure::Usage(format!(
+            "which interface? Say it with {name}, or in the variable {variable}; `auto` finds it"
+        ))
+    })?;
+    Ok((given != "auto").then_some(given))
+}
+
+/// Where nodes answer probes.
+fn port(flag: Option<u16>, console: &Console<'_>) -> Result<u16, Failure> {
+    const DEFAULT: u16 = 1234;
+    let (None, Some(text)) = (flag, console.variable("ROUTER_PORT")) else {
+        return Ok(flag.unwrap_or(DEFAULT));
+    };
+    let port = text.trim().parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| Failure::Usage(format!("ROUTER_PORT is `{text}`; it must be a port, 1 to 65535")))
+}

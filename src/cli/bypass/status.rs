@@ -1,0 +1,180 @@
+//! `bypass status`: to which nodes this one sends past the overlay, which are left on it, and why.
+//!
+//! Input: what `bypass attach` takes. Output: a line for each node. Asks the nodes, and compares with what is attached:
+//! a program does not say which nodes it is for, but the same nodes make the same program. Changes nothing.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use super::given::Given;
+use super::known::{APART, Known};
+use super::{Seen, drift, received, why_not};
+use crate::cli::{Console, Failure, args, attach};
+use crate::ir::Side;
+use crate::net::probe::Answer;
+use crate::net::{self, Hook, Mark};
+use crate::{paint, rule_text};
+
+#[derive(Debug, Serialize)]
+struct Report {
+    host_interface: String,
+    overlay_interface: String,
+    /// What other nodes send is taken as these rules say.
+    receives: bool,
+    nodes: Vec<NodeReport>,
+    /// Prefixes that stay on the overlay, and why.
+    left_out: Vec<(String, String)>,
+}
+
+#[derive(Debug, Serialize)]
+struct NodeReport {
+    host: Ipv4Addr,
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Own,
+    Bypassed,
+    Overlay,
+    /// Something is attached, and not for nodes that can be told from here.
+    Unknown,
+    /// Sent past the overlay, and nobody is there to receive it.
+    Lost,
+}
+
+impl State {
+    fn text(self) -> &'static str {
+        match self {
+            State::Own => "this node",
+            State::Bypassed => "bypassed",
+            State::Overlay => "on the overlay",
+            State::Unknown => "not known",
+            State::Lost => "LOST",
+        }
+    }
+}
+
+/// More candidates than this are not compiled.
+const MOST_TRIED: usize = 256;
+
+pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Result<(), Failure> {
+    let given = Given::read(&args.given, console)?;
+    let mut netlink = attach::open(&given.target)?;
+    let mut quiet = Seen::default();
+    let known = given.known(&given.source()?, &mut netlink, &mut quiet, console)?;
+    let interfaces = [known.ends.host.clone(), known.ends.overlay.clone()];
+    let ours = net::status(&mut netlink, &interfaces, &Hook::ALL)?;
+    let there = |side| drift::on(&ours, &known, side).and_then(|filter| Mark::read(filter.name.as_deref()?));
+    let receives = match there(Side::Ingress) {
+        Some(mark) => drift::is_of(&known, &known.receiving, None, Side::Ingress, &mark)?,
+        None => false,
+    };
+    let answers = known.ask(given.port)?;
+    let sent = match drift::on(&ours, &known, Side::Egress) {
+        None => Some(BTreeSet::new()),
+        Some(_) => match there(Side::Egress) {
+            Some(mark) => sent_to(&known, &received(&answers), &mark)?,
+            None => None,
+        },
+    };
+    let node = |host: &Ipv4Addr| {
+        let (state, why) = match answers.get(host) {
+            None => (State::Own, None),
+            Some(answer) => judged(sent.as_ref().map(|sent| sent.contains(host)), *answer, given.port),
+        };
+        NodeReport { host: *host, state, why }
+    };
+    let report = Report {
+        host_interface: known.ends.host.name.clone(),
+        overlay_interface: known.ends.overlay.name.clone(),
+        receives,
+        nodes: known.nodes.hosts().keys().map(node).collect(),
+        left_out: left_out(&known),
+    };
+    if args.json {
+        serde_json::to_writer_pretty(&mut *console.out, &report)
+            .map_err(|error| Failure::Output(error.into()))?;
+        return Ok(writeln!(console.out)?);
+    }
+    write(&report, console)
+}
+
+/// What becomes of packets for a node that is sent to, or not, and that answers like this.
+fn judged(sent: Option<bool>, answer: Answer, port: u16) -> (State, Option<String>) {
+    const ATTACH: &str = "`sfunnel bypass attach` or `watch` would change that";
+    match (sent, why_not(answer, port)) {
+        (Some(true), None) => (State::Bypassed, None),
+        (Some(true), Some(why)) => {
+            (State::Lost, Some(format!("it is sent past the overlay, and {why}; {ATTACH}")))
+        }
+        (Some(false), Some(why)) => (State::Overlay, Some(why)),
+        (Some(false), None) => (
+            State::Overlay,
+            Some(format!("it receives, but nothing is sent to it past the overlay; {ATTACH}")),
+        ),
+        (None, why) => {
+            let attached = "what is attached was made from other rules, or for other nodes";
+            let why = why.map_or(format!("{attached}; it receives"), |why| format!("{attached}; {why}"));
+            (State::Unknown, Some(why))
+        }
+    }
+}
+
+/// Whom the program with this name sends to, if that can be found out: those that receive now, all, or one more or less.
+fn sent_to(
+    known: &Known,
+    received: &[Ipv4Addr],
+    there: &Mark,
+) -> Result<Option<BTreeSet<Ipv4Addr>>, Failure> {
+    let now: BTreeSet<Ipv4Addr> = received.iter().copied().collect();
+    let others: BTreeSet<Ipv4Addr> =
+        known.nodes.hosts().into_keys().filter(|host| *host != known.own).collect();
+    let toggled =
+        others.iter().map(|host| now.symmetric_difference(&BTreeSet::from([*host])).copied().collect());
+    let candidates = [now.clone(), others.clone()].into_iter().chain(toggled);
+    let right_size =
+        |hosts: &BTreeSet<Ipv4Addr>| there.reach.is_none_or(|reach| reach.reached == hosts.len());
+    for hosts in candidates.filter(right_size).take(MOST_TRIED) {
+        let list: Vec<Ipv4Addr> = hosts.iter().copied().collect();
+        let Some((rules, reach)) = known.sending(&list) else { continue };
+        if drift::is_of(known, &rules, Some(reach), Side::Egress, there)? {
+            return Ok(Some(hosts));
+        }
+    }
+    Ok(None)
+}
+
+fn left_out(known: &Known) -> Vec<(String, String)> {
+    let unknown =
+        known.unknown.iter().map(|prefix| (prefix.clone(), "the kernel does not know its host".to_owned()));
+    let apart = known.left_out.iter().map(|node| (rule_text::node(node), APART.to_owned()));
+    unknown.chain(apart).collect()
+}
+
+fn write(report: &Report, console: &mut Console<'_>) -> Result<(), Failure> {
+    let Report { host_interface, overlay_interface, receives, nodes, left_out } = report;
+    let count = |wanted: State| nodes.iter().filter(|node| node.state == wanted).count();
+    let receives = if *receives { "receives" } else { "does not receive what these rules say: attach them" };
+    writeln!(console.out, "{} ingress: {receives}", paint::printable(host_interface))?;
+    writeln!(
+        console.out,
+        "{} egress: {} of {} nodes bypassed",
+        paint::printable(overlay_interface),
+        count(State::Bypassed),
+        nodes.len() - 1
+    )?;
+    for NodeReport { host, state, why } in nodes {
+        let why = why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        writeln!(console.out, "  {host} {}{why}", state.text())?;
+    }
+    for (what, why) in left_out {
+        writeln!(console.out, "  {} on the overlay: {why}", paint::printable(what))?;
+    }
+    Ok(())
+}

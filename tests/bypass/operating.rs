@@ -1,0 +1,199 @@
+//! What operators ask: does it stand as it should, which nodes are bypassed, and does it follow files?
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::cluster::{Cluster, NEEDS};
+use super::support::lab::DEADLINE;
+use super::support::require;
+use super::{RULES, attached_rules};
+
+/// Exit code and what was said, on both streams.
+fn run(cluster: &Cluster, node: usize, args: &[&str]) -> (Option<i32>, String) {
+    let output = cluster.sfunnel(node, args);
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    (output.status.code(), out + &err)
+}
+
+fn with<'a>(command: &'a str, rules: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let all = ["bypass", command, "--overlay-if", "auto", "--host-if", "auto", "--ruleset", rules];
+    [&all[..], more].concat()
+}
+
+#[test]
+fn drift_is_what_attaching_would_change() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(3, 1);
+    let rules = cluster.rules(RULES);
+    let check = |rules: &str, more: &[&str]| {
+        run(&cluster, 0, &[&with("attach", rules, &["--check"])[..], more].concat())
+    };
+    let (code, said) = check(&rules, &[]);
+    assert!(code == Some(3) && said.contains("eth0 ingress: nothing of sfunnel's is attached"), "{said}");
+    // Nobody receives, so nothing is to be sent.
+    assert!(!said.contains("vx0"), "{said}");
+
+    cluster.attach(1, RULES, &["--receive-only"]);
+    cluster.attach(0, RULES, &[]);
+    let before = cluster.status(0);
+    assert_eq!(check(&rules, &[]), (Some(0), String::new()));
+    // Another node receives now, which a look at this one's programs does not say.
+    cluster.attach(2, RULES, &["--receive-only"]);
+    let (code, said) = check(&rules, &[]);
+    assert!(
+        code == Some(3) && said.contains("vx0 egress: it sends to 1 of 2 nodes, and 2 of 2 receive"),
+        "{said}"
+    );
+    assert_eq!(check(&rules, &["--receive-only"]).0, Some(0));
+    // Other rules: the same nodes.
+    let other = cluster.rules("tcp dport 7000 actions bypass\n");
+    let (code, said) = check(&other, &[]);
+    assert!(code == Some(3) && said.contains("vx0 egress"), "{said}");
+    let (code, said) = check(&rules, &["--counters"]);
+    assert!(code == Some(3) && said.contains("2 hooks are not"), "{said}");
+    // Nobody receives any more.
+    for node in [1, 2] {
+        assert!(cluster.sfunnel(node, &["detach"]).status.success());
+    }
+    let (code, said) = check(&rules, &[]);
+    assert!(
+        code == Some(3) && said.contains("vx0 egress: it sends past the overlay, and no other node receives"),
+        "{said}"
+    );
+    assert_eq!(cluster.status(0), before, "nothing was changed");
+    let (code, said) = check("tcp actions bypass", &[]);
+    assert!(code == Some(2) && said.contains("between which nodes?"), "{said}");
+}
+
+#[test]
+fn status_says_which_nodes_are_bypassed_and_why_others_are_not() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(4, 1);
+    let rules = cluster.rules(RULES);
+    let status = || {
+        let (code, said) = run(&cluster, 0, &with("status", &rules, &[]));
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    let said = status();
+    assert!(said.contains("eth0 ingress: does not receive what these rules say"), "{said}");
+    assert!(said.contains("vx0 egress: 0 of 3 nodes bypassed"), "{said}");
+    for node in [1, 2] {
+        cluster.attach(node, RULES, &["--receive-only"]);
+    }
+    cluster.attach(0, RULES, &[]);
+    let said = status();
+    for line in [
+        "eth0 ingress: receives\n",
+        "vx0 egress: 2 of 3 nodes bypassed\n",
+        "  192.168.77.1 this node\n",
+        "  192.168.77.2 bypassed\n",
+        "  192.168.77.3 bypassed\n",
+        "  192.168.77.4 on the overlay: no program there takes what is sent past it",
+    ] {
+        assert!(said.contains(line), "{line}{said}");
+    }
+    // One stops receiving, one starts: what is attached is for those before.
+    assert!(cluster.sfunnel(2, &["detach"]).status.success());
+    let said = status();
+    assert!(said.contains("  192.168.77.3 LOST: it is sent past the overlay, and no program"), "{said}");
+    assert!(said.contains("  192.168.77.2 bypassed\n"), "{said}");
+    cluster.attach(2, RULES, &["--receive-only"]);
+    cluster.attach(3, RULES, &["--receive-only"]);
+    let (_, said) = run(&cluster, 0, &with("status", &rules, &["--json"]));
+    let json: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&json["receives"], &json["overlay_interface"]), (&Value::Bool(true), &Value::from("vx0")));
+    let states: Vec<&str> = json["nodes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|node| node["state"].as_str().expect("a word"))
+        .collect();
+    assert_eq!(states, ["own", "bypassed", "bypassed", "overlay"]);
+    let why = json["nodes"][3]["why"].as_str().expect("a reason");
+    assert!(why.starts_with("it receives, but nothing is sent to it"), "{why}");
+    // With other rules, nobody can tell.
+    let other = cluster.rules("tcp dport 7001 actions bypass\n");
+    let (_, said) = run(&cluster, 0, &with("status", &other, &[]));
+    assert!(said.contains("192.168.77.2 not known: what is attached was made from other rules"), "{said}");
+}
+
+/// The kernel's nodes: one whose host nobody knows is said as well.
+#[test]
+fn status_says_what_the_kernel_does_not_know() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(3, 1);
+    cluster.host(0).tool("ip", "neigh del 10.244.3.0 dev vx0");
+    let (code, said) = run(&cluster, 0, &with("status", RULES, &["--peers", "auto"]));
+    assert!(code == Some(0) && said.contains("0 of 1 nodes bypassed"), "{said}");
+    assert!(
+        said.contains("  10.244.3.0/24 by 10.244.3.0 on the overlay: the kernel does not know its host"),
+        "{said}"
+    );
+}
+
+#[test]
+fn watch_follows_files_and_keeps_what_is_attached_while_they_are_wrong() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [rules, log] = ["rules.sf", "log"].map(|name| folder.path().join(name));
+    // As an editor does, and a ConfigMap: another file in its place.
+    let write = |text: &str| {
+        let new = folder.path().join("new");
+        fs::write(&new, text).expect("a file");
+        fs::rename(&new, &rules).expect("another name");
+    };
+    write(&cluster.rules(RULES));
+    let _second = cluster.watch(1, &cluster.rules(RULES), &[]);
+    let _first = cluster.watch_file(0, &rules, &log);
+    cluster.wait_for_status(0, |status| status.contains("2 rules, 1 of 1 peers"));
+    let status = cluster.status(0);
+    let standing = attached_rules(&status);
+
+    let mut said = 0;
+    for (wrong, why) in [
+        (cluster.rules("tcp dport 7000 actions bypas\n"), "is wrong; the rules that are attached stay"),
+        (cluster.rules("tcp dport 7000 actions accept\n"), "no rule says `bypass`"),
+        (String::new(), "it is empty; the rules that are attached stay"),
+    ] {
+        write(&wrong);
+        wait_for_log(&log, why, said);
+        said = fs::read_to_string(&log).expect("a log").len();
+        assert_eq!(attached_rules(&cluster.status(0)), standing, "{why}");
+    }
+    fs::remove_file(&rules).expect("a file");
+    wait_for_log(&log, "No such file", said);
+    // Meanwhile nodes are followed.
+    assert!(cluster.sfunnel(1, &["detach", "-i", "eth0"]).status.success());
+    cluster.wait_for_status(1, |status| status.contains("eth0 ingress"));
+    cluster.wait_for_status(0, |status| attached_rules(status) == standing);
+
+    write(
+        &cluster.rules("tcp dport 7000 actions bypass\ntcp sport 7000 actions bypass\ntcp actions accept\n"),
+    );
+    cluster.wait_for_status(0, |status| status.contains("3 rules, 1 of 1 peers"));
+}
+
+/// What was said after so many bytes.
+fn wait_for_log(log: &Path, wanted: &str, after: usize) {
+    let start = Instant::now();
+    let said = || fs::read_to_string(log).unwrap_or_default();
+    while !said().get(after..).unwrap_or_default().contains(wanted) {
+        assert!(start.elapsed() < DEADLINE, "`{wanted}`: {}", said());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
