@@ -1,7 +1,11 @@
 //! The nodes of a cluster as `bypass` sees them: the host's address, and the addresses of its pods.
 //!
 //! A list goes in, as somebody has written it or a kernel has told it; a table comes out in which every pod has one
-//! host, and is told from the others of its host by its last byte. Never knows where the list is from.
+//! host, and is told from the others of its host by a number of one byte. Never knows where the list is from.
+//!
+//! The pods of a host that differ in nothing but the last byte of their addresses have that for their number. Else they are
+//! numbered in the order of their addresses: from 1, or from 0 if there are 256. So what a number means follows
+//! from the pods of its own host, whatever others there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -9,7 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-/// Some pods of a node: from `first` to `last`, all but their last byte the same.
+/// Some pods of a node: from `first` to `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Node {
     pub host: Ipv4Addr,
@@ -17,8 +21,24 @@ pub struct Node {
     pub last: Ipv4Addr,
 }
 
-/// What is left of an address once its last byte travels elsewhere.
-pub const KEPT: u32 = !0xff;
+/// Some pods of a node, and the number of the first; each of the others has one more than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    pub node: Node,
+    pub number: u32,
+}
+
+/// As many pods as a byte tells apart.
+pub const MOST: u32 = 256;
+/// What is left of an address without its last byte.
+const KEPT: u32 = !0xff;
+
+impl Node {
+    /// One less than there are addresses.
+    fn more(&self) -> u32 {
+        self.last.to_bits().saturating_sub(self.first.to_bits())
+    }
+}
 
 /// Any number of nodes, by the addresses of their pods.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -27,12 +47,10 @@ pub struct Nodes(Arc<[Node]>);
 /// What is wrong with an entry of a list, by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// More pods than a byte can tell apart.
-    Wide(usize),
+    /// With these, its host has more pods than a byte can tell apart.
+    Crowded(usize),
     /// Both have some of the same addresses.
     Overlap(usize, usize),
-    /// One host, and prefixes that differ in more than the last byte: it would take more than that to tell them apart.
-    Apart(usize, usize),
     /// The host of the first is among the pods of the second: its own packets would look like theirs.
     Pod(usize, usize),
 }
@@ -43,8 +61,6 @@ impl Nodes {
     /// All that is wrong with the list, in its order.
     pub fn new(list: &[Node]) -> Result<Self, Vec<Fault>> {
         let mut faults: Vec<Fault> = Vec::new();
-        let wide = |node: &Node| (node.first.to_bits() ^ node.last.to_bits()) & KEPT != 0;
-        faults.extend((0..list.len()).filter(|at| wide(&list[*at])).map(Fault::Wide));
         let mut order: Vec<usize> = (0..list.len()).collect();
         order.sort_by_key(|at| (list[*at].first, *at));
         // Of those in front, the one that reaches farthest.
@@ -56,10 +72,13 @@ impl Nodes {
             reach = reach.filter(|before| list[*before].last >= list[at].last).or(Some(at));
         }
         let mut hosts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
+        let mut counts: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
         for (at, node) in list.iter().enumerate() {
-            let first = *hosts.entry(node.host).or_insert(at);
-            if (list[first].first.to_bits() ^ node.first.to_bits()) & KEPT != 0 {
-                faults.push(Fault::Apart(first, at));
+            hosts.entry(node.host).or_insert(at);
+            let count = counts.entry(node.host).or_default();
+            match count.saturating_add(node.more()) {
+                most if most >= MOST => faults.push(Fault::Crowded(at)),
+                more => *count = more + 1,
             }
         }
         for (host, at) in &hosts {
@@ -94,10 +113,26 @@ impl Nodes {
         self.0.iter()
     }
 
-    /// Each host, with what the addresses of its pods have in common, and 0 for their last byte.
-    pub fn hosts(&self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
-        let common = |node: &Node| Ipv4Addr::from(node.first.to_bits() & KEPT);
-        self.0.iter().map(|node| (node.host, common(node))).collect()
+    /// Each host, and its pods in the order of their addresses.
+    pub fn hosts(&self) -> BTreeMap<Ipv4Addr, Vec<Numbered>> {
+        let mut hosts: BTreeMap<Ipv4Addr, Vec<Numbered>> = BTreeMap::new();
+        for node in self.iter() {
+            hosts.entry(node.host).or_default().push(Numbered { node: *node, number: 0 });
+        }
+        for pods in hosts.values_mut() {
+            let alike = is_alike(pods);
+            let mut next = u32::from(pods.iter().map(|pods| pods.node.more() + 1).sum::<u32>() < MOST);
+            for Numbered { node, number } in pods {
+                *number = if alike { node.first.to_bits() & !KEPT } else { next };
+                next = next.saturating_add(node.more()).saturating_add(1);
+            }
+        }
+        hosts
+    }
+
+    /// Whether the number of every pod is the last byte of its address.
+    pub fn are_alike(&self) -> bool {
+        self.hosts().values().all(|pods| is_alike(pods))
     }
 
     /// For each host a number that is another one, in all likelihood, where something else is known of its pods.
@@ -126,9 +161,17 @@ impl Fault {
     /// The entry that it is told at: the last of those that it is about.
     pub fn entry(self) -> usize {
         match self {
-            Fault::Wide(at) | Fault::Pod(at, _) | Fault::Overlap(_, at) | Fault::Apart(_, at) => at,
+            Fault::Crowded(at) | Fault::Pod(at, _) | Fault::Overlap(_, at) => at,
         }
     }
+}
+
+/// Whether the pods of a host differ in their last byte only.
+fn is_alike(pods: &[Numbered]) -> bool {
+    let mut all =
+        pods.iter().flat_map(|pods| [pods.node.first, pods.node.last]).map(|pod| pod.to_bits() & KEPT);
+    let first = all.next();
+    all.all(|kept| Some(kept) == first)
 }
 
 #[cfg(test)]
@@ -141,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pod_has_one_host_and_a_byte_of_its_own() {
+    fn every_pod_has_one_host() {
         let a = node("192.0.2.1", "10.0.1.0", "10.0.1.255");
         let b = node("192.0.2.2", "10.0.2.0", "10.0.2.63");
         let more_of_b = node("192.0.2.2", "10.0.2.128", "10.0.2.255");
@@ -150,7 +193,13 @@ mod tests {
         assert_eq!(nodes.hosts().len(), 2);
 
         let wrong = |list: &[Node]| Nodes::new(list).unwrap_err();
-        assert_eq!(wrong(&[node("192.0.2.1", "10.0.0.0", "10.0.1.255")]), [Fault::Wide(0)]);
+        assert_eq!(wrong(&[node("192.0.2.1", "10.0.0.0", "10.0.1.255")]), [Fault::Crowded(0)]);
+        assert_eq!(wrong(&[node("192.0.2.1", "10.0.0.0", "10.255.255.255")]), [Fault::Crowded(0)]);
+        // What would fit comes first, and what does not is not counted.
+        let more = node("192.0.2.1", "10.0.3.0", "10.0.3.0");
+        let other = node("192.0.2.4", "10.0.4.0", "10.0.4.255");
+        assert_eq!(wrong(&[a, more, other]), [Fault::Crowded(1)]);
+        assert_eq!(Nodes::most(&[a, more, other]).1, [more]);
         let inside = node("192.0.2.3", "10.0.1.7", "10.0.1.7");
         assert_eq!(wrong(&[a, b, inside]), [Fault::Overlap(0, 2)]);
         assert_eq!(wrong(&[inside, a]), [Fault::Overlap(0, 1)]);
@@ -158,7 +207,24 @@ mod tests {
         let (first, last) =
             (node("192.0.2.4", "10.0.1.8", "10.0.1.8"), node("192.0.2.5", "10.0.1.9", "10.0.1.9"));
         assert_eq!(wrong(&[a, first, last]), [Fault::Overlap(0, 1), Fault::Overlap(0, 2)]);
-        assert_eq!(wrong(&[b, node("192.0.2.2", "10.0.3.0", "10.0.3.63")]), [Fault::Apart(0, 1)]);
         assert_eq!(wrong(&[a, node("10.0.1.255", "10.0.9.0", "10.0.9.255")]), [Fault::Pod(1, 0)]);
+    }
+
+    #[test]
+    fn a_number_is_the_last_byte_where_that_will_do() {
+        let numbers = |list: &[Node]| {
+            let nodes = Nodes::new(list).unwrap();
+            let hosts = nodes.hosts().into_values().flatten();
+            (nodes.are_alike(), hosts.map(|pods| pods.number).collect::<Vec<_>>())
+        };
+        let a = node("192.0.2.1", "10.0.1.64", "10.0.1.127");
+        assert_eq!(numbers(&[a, node("192.0.2.1", "10.0.1.5", "10.0.1.5")]), (true, vec![5, 64]));
+        let apart = node("192.0.2.1", "10.0.0.192", "10.0.0.255");
+        assert_eq!(numbers(&[a, apart]), (false, vec![1, 65]));
+        // Of another host: it is not its pods' affair.
+        let other = node("192.0.2.2", "10.0.2.7", "10.0.2.9");
+        assert_eq!(numbers(&[a, apart, other]), (false, vec![1, 65, 7]));
+        let across = node("192.0.2.1", "10.0.0.128", "10.0.1.127");
+        assert_eq!(numbers(&[across]), (false, vec![0]));
     }
 }

@@ -415,6 +415,62 @@ fn nodes_are_those_that_the_kernel_knows() {
     cluster.no_checksum_errors();
 }
 
+/// As Calico has it: blocks of addresses that were free, each with a route to nowhere on its own node.
+#[test]
+fn a_node_with_several_blocks_has_all_its_pods_bypassed() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let cluster = Cluster::new(3, 2);
+    // The second pods of the first two nodes get addresses elsewhere, with the same last byte as the first's.
+    let blocks = [("10.244.77.0/26", "10.244.77.2"), ("10.244.199.0/27", "10.244.199.2")];
+    for (node, (block, pod)) in blocks.into_iter().enumerate() {
+        let host = cluster.host(node);
+        let gateway = format!("{}.1", pod.rsplit_once('.').expect("an address").0);
+        host.tool("ip", &format!("addr add {gateway}/26 dev br0"));
+        host.tool("ip", &format!("route del {}/26 dev br0", block.split('/').next().expect("an address")));
+        host.tool("ip", &format!("route add blackhole {block}"));
+        host.tool("ip", &format!("route add {pod} dev br0"));
+        let n = node + 1;
+        host.tool("ip", &format!("route del 10.244.{n}.0/24 dev br0"));
+        host.tool("ip", &format!("route add blackhole 10.244.{n}.0/26"));
+        host.tool("ip", &format!("route add 10.244.{n}.2 dev br0"));
+        let ns = cluster.pod(node, 1);
+        ns.tool("ip", "addr flush dev eth0");
+        ns.tool("ip", &format!("addr add {pod}/26 dev eth0"));
+        ns.tool("ip", &format!("route add default via {gateway}"));
+        for other in (0..3).filter(|other| *other != node) {
+            let other = cluster.host(other);
+            other.tool("ip", &format!("route del 10.244.{n}.0/24"));
+            for block in [format!("10.244.{n}.0/26"), block.to_owned()] {
+                other.tool("ip", &format!("route add {block} via 10.244.{n}.0 dev vx0 onlink"));
+            }
+        }
+    }
+    let _watches = [0, 1, 2].map(|node| cluster.watch(node, "tcp actions bypass", &["--peers", "kernel"]));
+    (0..3).for_each(|node| cluster.wait_for_status(node, |status| status.contains("2 of 2 peers")));
+    let second = |node: usize| match blocks.get(node) {
+        Some((_, pod)) => pod.parse().expect("an address"),
+        None => address(node, 1),
+    };
+    for (client, server) in [(0, 1), (1, 0), (0, 2), (2, 1)] {
+        let on = [address(server, 0), second(server)];
+        for (pod, at) in on.into_iter().enumerate() {
+            let listener = cluster.pod(server, pod).run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
+            let capture = Capture::start(cluster.host(server), "eth0");
+            for (from, source) in [address(client, 0), second(client)].into_iter().enumerate() {
+                let to = SocketAddr::from((at, 7000));
+                let peer = transfer_to(cluster.pod(client, from), None, &listener, to, 1 << 16);
+                assert_eq!(peer, IpAddr::from(source));
+            }
+            let frames = capture.stop(20, bypassed).frames;
+            let overlaid = |frame: &&Vec<u8>| inside(frame).is_some_and(|inner| is_tcp(inner, 7000));
+            assert_eq!(frames.iter().filter(overlaid).count(), 0, "{client} to pod {pod} of {server}");
+        }
+    }
+    cluster.no_checksum_errors();
+}
+
 #[test]
 fn interfaces_that_cannot_be_the_ends_of_a_bypass_are_refused() {
     if !require(&NEEDS) {

@@ -71,8 +71,10 @@ fn the_normal_form_is_read_back_to_the_same_rule() {
     assert_variety(&rules);
     for rule in &rules {
         let normal = rule_text::rule(rule);
-        let bypasses = matches!(rule.action, Action::Bypass { .. } | Action::Unbypass { .. });
-        let nodes = if bypasses { rules::nodes() } else { String::new() };
+        let nodes = match &rule.action {
+            Action::Bypass { nodes } | Action::Unbypass { nodes, .. } => rule_text::nodes(nodes),
+            _ => String::new(),
+        };
         let checked = sfunnel::read(&Source::new("normal", nodes + &normal));
         let read = checked.unwrap_or_else(|faults| panic!("{faults:#?}\n{}\n{normal}", rule.text)).ruleset;
         let [read] = read.rules.as_slice() else { panic!("not one rule: {normal}") };

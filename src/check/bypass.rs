@@ -56,17 +56,13 @@ fn v4(item: Item<IpAddr>) -> Result<(Ipv4Addr, Ipv4Addr), Diagnostic> {
 fn told(fault: Fault, written: &[&Node]) -> Diagnostic {
     let node = written[fault.entry()];
     match fault {
-        Fault::Wide(_) => Diagnostic::error("too many pods for one node", node.pods.span, "more than 256 addresses")
-            .help("prefixes of 24 bits or more can be bypassed: a packet has 16 bits for the last bytes of both addresses"),
+        Fault::Crowded(_) => Diagnostic::error("too many pods for one node", node.pods.span, "more than 256 addresses with these")
+            .help("at most 256 addresses of a node can be bypassed, in any prefixes: a packet has 16 bits for the numbers of both pods. \
+                   Leave the others out: they stay on the overlay"),
         Fault::Overlap(first, _) => {
             Diagnostic::error("two nodes with the same pods", node.pods.span, "second one")
                 .with(written[first].pods.span, "first one")
                 .help("write each pod's address once, or the prefix that it is in")
-        }
-        Fault::Apart(first, _) => {
-            Diagnostic::error("pods of one node that a byte cannot tell apart", node.pods.span, "differs before its last byte")
-                .with(written[first].pods.span, "first prefix of this node")
-                .help("keep the one with the most pods: those of the other stay on the overlay")
         }
         Fault::Pod(_, pods) => Diagnostic::error("the host is among the pods", node.host.span, "its own packets would look like a pod's")
             .with(written[pods].pods.span, "the pods")

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! before   pod     > pod    URG clear, urgent pointer 0
-//! bypass   host    > host   URG clear, urgent pointer: the last byte of the source, that of the destination
+//! bypass   host    > host   URG clear, urgent pointer: the number of the source, that of the destination
 //! ```
 //!
-//! and back: what the addresses of a host's pods have in common is known from the nodes. No byte is pushed. A packet
-//! whose urgent pointer is in use, or both of whose last bytes are 0, goes on as it was, by the overlay.
+//! and back: which pod of a host has which number is known from the nodes. In most clusters, it is the last byte of its
+//! address. No byte is pushed. A packet whose urgent pointer is in use, or both of whose numbers are 0, goes on as it was,
+//! by the overlay.
 //!
 //! On egress of the overlay's device, after all that netfilter and routing have done for the pod's packet, it goes
 //! straight to the host's interface (`bpf_redirect_neigh`: the kernel's route and neighbour, not netfilter again). On ingress
@@ -16,8 +17,6 @@
 //!
 //! The sum of the TCP header changes by the urgent pointer, that of the pseudo-header by the addresses; the kernel is told
 //! of both, since a checksum that is still to be finished has only the second one in it (`BPF_F_PSEUDO_HDR`).
-
-use std::net::Ipv4Addr;
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*};
 
@@ -29,11 +28,11 @@ use super::frame::Offset;
 use super::inplace::{self, Headers};
 use super::mtu;
 use super::nat::New;
-use super::search::{Run, Search, search};
 use super::segment::BPF_F_INGRESS;
+use super::whereabouts::{Leaf, find, find_pods, pods, runs};
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
-use crate::packet::{ethernet, ipv4, l4, skb, tcp};
+use crate::packet::{Field, ethernet, ipv4, l4, skb, tcp};
 
 /// Where packets that are taken off their way go on: the host's interface for `bypass`, the overlay's for `unbypass`. Known
 /// where a program is attached, and all zeros elsewhere.
@@ -45,23 +44,45 @@ pub struct Onward {
 }
 
 /// An address that is looked for.
-const KEY: Reg = R2;
+pub(super) const KEY: Reg = R2;
 /// What is found for the source and for the destination. Neither survives a helper call as that.
 const SOURCE: Reg = R5;
 const DESTINATION: Reg = PORTS;
+/// The numbers of both, where they are not the last bytes of their addresses.
+const SOURCE_NUMBER: Reg = R4;
+const DESTINATION_NUMBER: Reg = R3;
+
+/// What is looked for, in which field, and where it is to be.
+const ENDS: [(&str, Field, Reg); 2] = [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)];
 
 pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
     let change = |e: &mut Emit, Headers { ip, tcp, kind }: &Headers<'_>| {
         inplace::pass_unless_free(e, tcp);
-        for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
+        let alike = nodes.are_alike();
+        for (end, field, found, number) in [
+            ("daddr", ipv4::DADDR, DESTINATION, DESTINATION_NUMBER),
+            ("saddr", ipv4::SADDR, SOURCE, SOURCE_NUMBER),
+        ] {
             e.load(KEY, ip, field);
-            find(e, &format!("{end}_host{kind}"), found, &pods(nodes), address);
+            find(e, &format!("{end}_host{kind}"), found, &pods(nodes, alike), Leaf::host);
+            if !alike {
+                e.op_note(Insn::mov32(number, KEY), "the pod's number");
+            }
         }
-        e.load(R1, ip, ipv4::SADDR_LAST);
-        e.op(Insn::lsh32(R1, 8_u32));
-        e.load(R2, ip, ipv4::DADDR_LAST);
-        e.op(Insn::or32(R1, R2));
-        e.pass_if(Cond::eq32(R1, 0_u32), Reason::NoPeer, "would hide nothing");
+        if alike {
+            e.load(R1, ip, ipv4::SADDR_LAST);
+            e.op(Insn::lsh32(R1, 8_u32));
+            e.load(R2, ip, ipv4::DADDR_LAST);
+            e.op(Insn::or32(R1, R2));
+        } else {
+            e.op(Insn::mov32(R1, SOURCE_NUMBER));
+            e.op(Insn::lsh32(R1, 8_u32));
+            e.op(Insn::or32(R1, DESTINATION_NUMBER));
+        }
+        // The verifier knows where numbers start that it has seen computed.
+        if alike || nodes.hosts().values().flatten().any(|pods| pods.number == 0) {
+            e.pass_if(Cond::eq32(R1, 0_u32), Reason::NoPeer, "would hide nothing");
+        }
         e.store(tcp, tcp::URGENT, R1);
         for found in [DESTINATION, SOURCE] {
             e.op_note(Insn::be32(found), "a host's address");
@@ -94,13 +115,16 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Opti
         if let Some(port) = probe.filter(|_| kind.is_empty()) {
             answer(e, nodes, ip, tcp, port);
         }
-        for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
+        let numbers = [tcp::URGENT_SECOND, tcp::URGENT_FIRST];
+        for (at, (end, field, found)) in ENDS.into_iter().enumerate() {
             e.load(KEY, ip, field);
-            find(e, &format!("{end}_pods{kind}"), found, &hosts(nodes), address);
+            find_pods(e, &format!("{end}_pods{kind}"), found, nodes, (tcp, numbers[at]));
         }
-        for (last, found) in [(tcp::URGENT_SECOND, DESTINATION), (tcp::URGENT_FIRST, SOURCE)] {
-            e.load(R1, tcp, last);
-            e.op_note(Insn::or32(found, R1), "a pod's address");
+        let alike = nodes.are_alike();
+        for (at, (_, _, found)) in ENDS.into_iter().enumerate() {
+            e.load(R1, tcp, numbers[at]);
+            let whole = if alike { Insn::or32(found, R1) } else { Insn::add32(found, R1) };
+            e.op_note(whole, "a pod's address");
             e.op(Insn::be32(found));
         }
         e.change_words(
@@ -177,11 +201,11 @@ fn unless_probe(
 ) {
     e.load(R1, tcp, tcp::FLAGS);
     e.jump_if(Cond::ne32(R1, flags), none);
-    let digests = nodes.digests().into_iter().map(|(host, digest)| (host.to_bits(), host.to_bits(), digest));
-    let digests = runs(digests);
-    for (end, field, found) in [("daddr", ipv4::DADDR, DESTINATION), ("saddr", ipv4::SADDR, SOURCE)] {
+    let digests = nodes.digests().into_iter();
+    let digests = runs(digests.map(|(host, digest)| (host.to_bits(), host.to_bits(), Leaf::of(digest))));
+    for (end, field, found) in ENDS {
         e.load(KEY, ip, field);
-        find(e, &format!("{name}_{end}"), found, &digests, |digest| format!("its pods: {digest:08x}"));
+        find(e, &format!("{name}_{end}"), found, &digests, |leaf| format!("its pods: {:08x}", leaf.value));
     }
     e.op_note(Insn::xor32(SOURCE, DESTINATION), "what is known of both");
     e.load(R1, tcp, tcp::SEQUENCE);
@@ -194,88 +218,4 @@ fn finish(e: &mut Emit, tcp: Offset) {
     e.update_tcp(tcp, PORTS);
     e.count(0);
     e.write_settings();
-}
-
-/// Where an address leads: to what is loaded for it, or nowhere.
-type Place = Option<u32>;
-
-/// From the addresses of pods to that of their host.
-fn pods(nodes: &Nodes) -> Vec<Run<Place>> {
-    runs(nodes.iter().map(|node| (node.first.to_bits(), node.last.to_bits(), node.host.to_bits())))
-}
-
-/// From the address of a host to what those of its pods have in common.
-fn hosts(nodes: &Nodes) -> Vec<Run<Place>> {
-    runs(nodes.hosts().into_iter().map(|(host, pods)| (host.to_bits(), host.to_bits(), pods.to_bits())))
-}
-
-/// Ranges in ascending order, and the gaps between them. Neighbours that lead to one place are one run.
-fn runs(ranges: impl Iterator<Item = (u32, u32, u32)>) -> Vec<Run<Place>> {
-    let mut runs: Vec<Run<Place>> = Vec::new();
-    let mut next = Some(0);
-    for (first, last, to) in ranges {
-        if let Some(before) = first.checked_sub(1).filter(|_| next != Some(first)) {
-            runs.push(Run { last: before, then: None });
-        }
-        match runs.last_mut().filter(|run| run.then == Some(to)) {
-            Some(run) => run.last = last,
-            None => runs.push(Run { last, then: Some(to) }),
-        }
-        next = last.checked_add(1);
-    }
-    if next.is_some() {
-        runs.push(Run { last: u32::MAX, then: None });
-    }
-    runs
-}
-
-fn address(bits: u32) -> String {
-    Ipv4Addr::from(bits).to_string()
-}
-
-/// `found =` what `KEY` leads to, or `pass`.
-fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(u32) -> String) {
-    let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
-    search(&mut Find { e, name, found, known, unknown, show }, KEY, 0, runs);
-    e.bind(known);
-}
-
-struct Find<'a> {
-    e: &'a mut Emit,
-    name: &'a str,
-    found: Reg,
-    known: Label,
-    unknown: Label,
-    show: fn(u32) -> String,
-}
-
-impl Search for Find<'_> {
-    type Place = Place;
-
-    fn emit(&mut self) -> &mut Emit {
-        self.e
-    }
-
-    fn go(&mut self, place: Place) {
-        match place {
-            Some(value) => {
-                self.e.op_note(Insn::mov32(self.found, value), &(self.show)(value));
-                self.e.goto(self.known);
-            }
-            None => self.e.goto(self.unknown),
-        }
-    }
-
-    fn label(&mut self, place: Place) -> Option<Label> {
-        place.is_none().then_some(self.unknown)
-    }
-
-    fn note(&self, op: &str, value: u32) -> String {
-        format!("{op} {}", Ipv4Addr::from(value))
-    }
-
-    fn other(&mut self, word: &str, value: u32) -> Label {
-        let name = format!("{}_{word}_{}", self.name, Ipv4Addr::from(value));
-        self.e.label(name)
-    }
 }

@@ -70,6 +70,7 @@ mod segment;
 mod target;
 mod unfunnel;
 mod validate;
+mod whereabouts;
 
 use asm::Program;
 

@@ -60,7 +60,7 @@ pub fn of(netlink: &mut Netlink, ends: &Ends) -> Result<Peers> {
     }
     let own = addresses(netlink, &ends.overlay)?;
     // The route to this node's own pods has the address of the overlay's interface in it: through a bridge with
-    // flannel, to nowhere (more precise routes lead to each pod) with Calico.
+    // flannel, to nowhere (more precise routes lead to each pod) with Calico, which has one such for each block.
     let home = |route: &&Route| {
         let others = [Some(ends.overlay.number()), Some(ends.host.number())];
         let inside = own.iter().any(|address| route.first <= *address && *address <= route.last);
@@ -69,7 +69,9 @@ pub fn of(netlink: &mut Netlink, ends: &Ends) -> Result<Peers> {
     let host = addresses(netlink, &ends.host)?;
     let home = routes.iter().filter(home).max_by_key(|route| route.length);
     if let (Some(home), Some(host)) = (home, host.first()) {
-        peers.nodes.push(Node { host: *host, first: home.first, last: home.last });
+        let block = |route: &&Route| route.to_nowhere && home.to_nowhere && (24..32).contains(&route.length);
+        let blocks = routes.iter().filter(block).chain([home]);
+        peers.nodes.extend(blocks.map(|route| Node { host: *host, first: route.first, last: route.last }));
     }
     peers.nodes.sort_by_key(|node| (node.first, node.host));
     peers.nodes.dedup();
@@ -83,6 +85,8 @@ struct Route {
     length: u8,
     gateway: Option<Ipv4Addr>,
     interface: Option<u32>,
+    /// What has no route of its own in it is dropped.
+    to_nowhere: bool,
 }
 
 impl Route {
@@ -98,11 +102,12 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>> {
     const RTA_GATEWAY: u16 = 5;
     const RTA_TABLE: u16 = 15;
     const MAIN: u32 = 254;
+    const RTN_BLACKHOLE: u8 = 6;
     let mut message = [0; HEADER];
     message[0] = AF_INET;
     let answers = dump(netlink, "list the routes", RTM_GETROUTE, &message)?;
     let read = |answer: &Answer| {
-        let [family, length, _, _, table, ..] = answer.header::<HEADER>()?;
+        let [family, length, _, _, table, _, _, kind, ..] = answer.header::<HEADER>()?;
         let of = |wanted| answer.attributes(HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         let table = of(RTA_TABLE).and_then(|value| netlink::word(&value)).unwrap_or(table.into());
         let first = of(RTA_DST).and_then(|value| v4(&value))?;
@@ -116,6 +121,7 @@ fn routes(netlink: &mut Netlink) -> Result<Vec<Route>> {
             length,
             gateway: of(RTA_GATEWAY).and_then(|value| v4(&value)),
             interface: of(RTA_OIF).and_then(|value| netlink::word(&value)),
+            to_nowhere: kind == RTN_BLACKHOLE,
         })
     };
     Ok(answers.iter().filter_map(read).collect())

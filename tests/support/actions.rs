@@ -40,7 +40,7 @@ pub enum Action {
     Unalias {
         ports: Vec<u16>,
     },
-    /// Between [`NODES`](super::rules::NODES).
+    /// Between [`nodes_of`](super::rules::nodes_of) the ruleset.
     Bypass,
     Unbypass {
         probe: Option<u16>,

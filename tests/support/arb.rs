@@ -16,7 +16,7 @@ use super::actions::{Action, repair};
 use super::case::{Case, Sample};
 use super::fields::{FIELDS, Notation, Numbers, Other, SKB};
 use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
-use super::rules::{Addr, Cidr, Extra, Match, Ports, Rule, address, bits, probe};
+use super::rules::{Addr, Cidr, Extra, Match, Ports, Rule, address, bits, nodes_of, probe};
 use super::testrun::{LONGEST, shortest};
 
 pub const PACKETS: usize = 64;
@@ -591,11 +591,13 @@ impl Pick {
     }
 
     /// Half of the packets between hosts that some rule answers probes of are probes or answers, or nearly.
-    fn probe(&self, rule: &Rule, packet: &mut Packet) {
+    fn probe(&self, rules: &[Rule], rule: &Rule, packet: &mut Packet) {
         let Action::Unbypass { probe: Some(port) } = rule.action else { return };
         let (IpAddr::V4(from), IpAddr::V4(to)) = (packet.ip.src, packet.ip.dst) else { return };
         let choice = self.rule.index(usize::MAX);
-        let Some(sequence) = probe(from.octets(), to.octets()).filter(|_| choice.is_multiple_of(2)) else {
+        let Some(sequence) =
+            probe(nodes_of(rules), from.octets(), to.octets()).filter(|_| choice.is_multiple_of(2))
+        else {
             return;
         };
         let l4 = &mut packet.layers[0];
@@ -620,7 +622,8 @@ impl Pick {
             }
             (Nested::AsTheRuleSays, Action::Unbypass { .. }) => {
                 // The end of either half, or anything.
-                layers[0].urg = [0x0100, 0x0001, 0xff00, 0x00ff, 0][self.rule.index(usize::MAX) % 5];
+                layers[0].urg = [0x0100, 0x0001, 0xff00, 0x00ff, 0, 0x0406, 0x0605, 0x0007]
+                    [self.rule.index(usize::MAX) % 8];
             }
             (Nested::AsTheRuleSays, &Action::Unfunnel { inner }) | (Nested::Always(inner), _) => {
                 let (_, dport) = (0, &rule.extra.guard[1]);
@@ -639,7 +642,7 @@ impl Pick {
         for other in &rule.others {
             (other.row().write)(&mut packet, self.other.number(other, which));
         }
-        self.probe(rule, &mut packet);
+        self.probe(rules, rule, &mut packet);
         let mut late = Vec::new();
         for change in &self.changes {
             match change {

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::actions::Action;
 use super::fields::{self, Skb, View};
-use super::rules::{Key, NODES, Rule};
+use super::rules::{Key, Node, Rule, nodes_of};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -73,6 +73,7 @@ pub fn run_known(rules: &[Rule], frame: &[u8], gso_size: u32, skb: &Skb, link: L
     outcome.key = Some(key);
     outcome.rule = rules.iter().position(|rule| rule.matches(&key));
     let Some(rule) = outcome.rule.map(|index| &rules[index]) else { return outcome };
+    let packet = Packet { nodes: nodes_of(rules), ..packet };
     let (changed, verdict) = Action::carry_out(rule, &packet, frame, gso_size);
     outcome.verdict = verdict;
     if changed.is_some() || rule.action == Action::Accept {
@@ -162,6 +163,8 @@ pub(super) struct Packet {
     /// Where the IP packet ends; padding may follow.
     end: usize,
     pub(super) proto: u8,
+    /// Those that the rules are about.
+    nodes: &'static [Node],
 }
 
 impl Packet {
@@ -203,7 +206,7 @@ impl Packet {
             }
             let end = l4 + length;
             let whole = length >= smallest(proto)? && end <= frame.len();
-            return whole.then_some(Packet { six, ip, l4, end, proto });
+            return whole.then_some(Packet { six, ip, l4, end, proto, nodes: &[] });
         }
         if frame.len() < ip + 28 {
             return None;
@@ -220,7 +223,7 @@ impl Packet {
             return None;
         }
         let (l4, end) = (ip + header, ip + total);
-        (end <= frame.len()).then_some(Packet { six, ip, l4, end, proto })
+        (end <= frame.len()).then_some(Packet { six, ip, l4, end, proto, nodes: &[] })
     }
 
     /// Both, one after the other.
@@ -379,21 +382,23 @@ impl Packet {
         frame
     }
 
-    /// From a node's pod to a node's pod becomes from host to host; the last bytes of both go to the urgent pointer, if
+    /// From a node's pod to a node's pod becomes from host to host; the numbers of both go to the urgent pointer, if
     /// that is free and they are not both 0.
     pub(super) fn bypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let segment = &frame[self.l4..self.end];
-        let host = |address: &[u8]| {
-            let of = NODES.iter().find(|(_, first, last)| &first[..] <= address && address <= &last[..]);
-            of.map(|(host, ..)| *host)
+        let of = |address: &[u8]| {
+            let (host, ..) =
+                self.nodes.iter().find(|(_, first, last)| &first[..] <= address && address <= &last[..])?;
+            let number = pods(self.nodes, host).iter().find(|(_, pod)| pod[..] == *address)?.0;
+            Some((*host, number))
         };
         let (source, destination) = self.addresses(frame).split_at(4);
-        let hosts = [host(source)?, host(destination)?].concat();
-        let urgent = [source[3], destination[3]];
+        let ((from, source), (to, destination)) = (of(source)?, of(destination)?);
+        let urgent = [source, destination];
         let free = segment[13] & 0x20 == 0 && be16(segment, 18) == 0 && urgent != [0, 0];
         free.then(|| {
             self.readdress(frame.to_vec(), |addresses, segment| {
-                addresses.copy_from_slice(&hosts);
+                addresses.copy_from_slice(&[from, to].concat());
                 segment[18..20].copy_from_slice(&urgent);
             })
         })
@@ -404,8 +409,8 @@ impl Packet {
         let segment = &frame[self.l4..self.end];
         let (source, destination) = self.addresses(frame).split_at(4);
         let hosts = [source, destination].map(|host| host.try_into().expect("4 bytes"));
-        let is_probe =
-            be16(segment, 18) != 0 && Some(be32(segment, 4)) == super::rules::probe(hosts[0], hosts[1]);
+        let is_probe = be16(segment, 18) != 0
+            && Some(be32(segment, 4)) == super::rules::probe(self.nodes, hosts[0], hosts[1]);
         if !is_probe || self.l4 != self.ip + 20 {
             return None;
         }
@@ -429,9 +434,12 @@ impl Packet {
     /// And back. The kernel has to take the frame for its own: tests give the overlay's device no address but zeros.
     pub(super) fn unbypass(&self, frame: &[u8]) -> Option<Vec<u8>> {
         let segment = &frame[self.l4..self.end];
-        let pod = |address: &[u8], last| {
-            let (_, first, _) = NODES.iter().find(|(host, ..)| host == address)?;
-            Some([first[0], first[1], first[2], last])
+        let pod = |host: &[u8], number| {
+            let known = pods(self.nodes, host);
+            let listed = known.iter().find(|(known, _)| *known == number).map(|(_, pod)| *pod);
+            let (_, [a, b, c, _]) = known.first()?;
+            // Where the last byte is the number, nobody asks whether there is such a pod.
+            listed.or(known.iter().all(|(_, pod)| pod[..3] == [*a, *b, *c]).then_some([*a, *b, *c, number]))
         };
         let (source, destination) = self.addresses(frame).split_at(4);
         let pods = [pod(source, segment[18])?, pod(destination, segment[19])?].concat();
@@ -465,6 +473,19 @@ impl Packet {
         header[10..12].copy_from_slice(&(checksum as u16).to_be_bytes());
         [&frame[..self.ip], &header, segment, &frame[self.end..]].concat()
     }
+}
+
+/// Every pod of a host and its number: the last byte of its address, if they differ in nothing else; or one after the
+/// other, from 1 if there are less than 256.
+fn pods(nodes: &[Node], host: &[u8]) -> Vec<(u8, [u8; 4])> {
+    let of_host = nodes.iter().filter(|(of, ..)| of[..] == *host);
+    let each = of_host.flat_map(|(_, first, last)| u32::from_be_bytes(*first)..=u32::from_be_bytes(*last));
+    let mut all: Vec<u32> = each.collect();
+    all.sort_unstable();
+    let alike = all.iter().all(|pod| pod >> 8 == all[0] >> 8);
+    let start = u32::from(all.len() < 256);
+    let number = |at: u32, pod: u32| if alike { pod as u8 } else { (at + start) as u8 };
+    (0..).zip(all).map(|(at, pod)| (number(at, pod), pod.to_be_bytes())).collect()
 }
 
 /// The sum of 16-bit words, not folded. Modulo 0xffff it is the Internet checksum's sum (RFC 1071).

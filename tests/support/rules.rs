@@ -86,20 +86,29 @@ pub struct Cidr {
     pub masked: bool,
 }
 
-/// The nodes of all rulesets that have rules about any: a host, and the first and the last of its pods.
-pub const NODES: [([u8; 4], [u8; 4], [u8; 4]); 6] = [
+/// A host, and the first and the last of its pods.
+pub type Node = ([u8; 4], [u8; 4], [u8; 4]);
+
+const NODES: [Node; 7] = [
     ([192, 168, 254, 1], [10, 0, 0, 0], [10, 0, 0, 255]),
     ([192, 168, 0, 1], [10, 255, 0, 128], [10, 255, 0, 255]),
     ([192, 168, 0, 1], [10, 255, 0, 0], [10, 255, 0, 63]),
     ([172, 16, 0, 1], [127, 255, 255, 254], [127, 255, 255, 255]),
     ([10, 255, 0, 64], [128, 0, 0, 0], [128, 0, 0, 0]),
     ([10, 1, 0, 1], [128, 0, 1, 0], [128, 0, 1, 255]),
+    // With these, that host's differ in more than the last byte: they are numbered.
+    ([172, 16, 0, 1], [10, 255, 1, 0], [10, 255, 1, 3]),
 ];
 
+/// Those of a ruleset that has rules about any. Every other one has pods that are numbered.
+pub fn nodes_of(rules: &[Rule]) -> &'static [Node] {
+    if rules.len().is_multiple_of(2) { &NODES } else { &NODES[..6] }
+}
+
 /// What a probe between two hosts has for its sequence number.
-pub fn probe(a: [u8; 4], b: [u8; 4]) -> Option<u32> {
+pub fn probe(nodes: &[Node], a: [u8; 4], b: [u8; 4]) -> Option<u32> {
     let digest = |wanted: [u8; 4]| {
-        let mut of_host: Vec<_> = NODES.iter().filter(|(host, ..)| *host == wanted).collect();
+        let mut of_host: Vec<_> = nodes.iter().filter(|(host, ..)| *host == wanted).collect();
         of_host.sort_by_key(|(_, first, _)| *first);
         let bytes: Vec<u8> = of_host.iter().flat_map(|(a, b, c)| [*a, *b, *c].concat()).collect();
         let hash = Sha256::digest(&bytes);
@@ -109,13 +118,13 @@ pub fn probe(a: [u8; 4], b: [u8; 4]) -> Option<u32> {
 }
 
 /// As they are written.
-pub fn nodes() -> String {
-    let node = |(host, first, last): ([u8; 4], [u8; 4], [u8; 4])| {
-        let [host, first, last] = [host, first, last].map(Ipv4Addr::from);
+fn written(nodes: &[Node]) -> String {
+    let node = |(host, first, last): &Node| {
+        let [host, first, last] = [host, first, last].map(|address| Ipv4Addr::from(*address));
         let size = u32::from(last) - u32::from(first) + 1;
         format!("node {host} {first}/{}\n", 32 - size.ilog2())
     };
-    NODES.into_iter().map(node).collect()
+    nodes.iter().map(node).collect()
 }
 
 /// The address as a number.
@@ -503,7 +512,7 @@ impl fmt::Display for Extra {
 /// What stands in front of the rules.
 pub fn head(rules: &[Rule]) -> String {
     let bypasses = rules.iter().any(|rule| rule.action.is_bypass());
-    if bypasses { nodes() } else { String::new() }
+    if bypasses { written(nodes_of(rules)) } else { String::new() }
 }
 
 /// The ruleset's text, one rule a line.

@@ -1,0 +1,255 @@
+//! Where are the pods? Addresses to hosts and numbers, hosts and numbers to addresses, as compares and jumps.
+//!
+//! Takes nodes and an address in a register, emits what leads to the host or to the pod; a packet of which it is not known
+//! goes to `pass`. Knows nothing of what is done with it.
+
+use std::net::Ipv4Addr;
+
+use asm::{Insn, Label, Reg};
+
+use super::bypass::KEY;
+use super::counters::Reason;
+use super::emit::{Emit, Window};
+use super::search::{Run, Search, search};
+use crate::nodes::{MOST, Nodes, Numbered};
+use crate::packet::Field;
+
+/// What an address leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leaf {
+    /// This is loaded.
+    pub value: u32,
+    /// And this is added to the key.
+    plus: u32,
+}
+
+impl Leaf {
+    pub(super) fn of(value: u32) -> Self {
+        Self { value, plus: 0 }
+    }
+
+    pub(super) fn host(self) -> String {
+        address(self.value)
+    }
+}
+
+/// Where an address leads, or nowhere.
+pub(super) type Place = Option<Leaf>;
+
+/// From the addresses of pods to that of their host, and, unless they are alike, to their numbers.
+pub(super) fn pods(nodes: &Nodes, alike: bool) -> Vec<Run<Place>> {
+    let mut pods: Vec<(u32, u32, Leaf)> = Vec::new();
+    for Numbered { node, number } in nodes.hosts().into_values().flatten() {
+        let first = node.first.to_bits();
+        let plus = if alike { 0 } else { number.wrapping_sub(first) };
+        pods.push((first, node.last.to_bits(), Leaf { value: node.host.to_bits(), plus }));
+    }
+    pods.sort_by_key(|(first, ..)| *first);
+    runs(pods.into_iter())
+}
+
+/// Ranges in ascending order, and the gaps between them. Neighbours that lead to one place are one run.
+pub(super) fn runs<T: Copy + PartialEq>(ranges: impl Iterator<Item = (u32, u32, T)>) -> Vec<Run<Option<T>>> {
+    let mut runs: Vec<Run<Option<T>>> = Vec::new();
+    let mut next = Some(0);
+    for (first, last, to) in ranges {
+        if let Some(before) = first.checked_sub(1).filter(|_| next != Some(first)) {
+            runs.push(Run { last: before, then: None });
+        }
+        match runs.last_mut().filter(|run| run.then == Some(to)) {
+            Some(run) => run.last = last,
+            None => runs.push(Run { last, then: Some(to) }),
+        }
+        next = last.checked_add(1);
+    }
+    if next.is_some() {
+        runs.push(Run { last: u32::MAX, then: None });
+    }
+    runs
+}
+
+fn address(bits: u32) -> String {
+    Ipv4Addr::from(bits).to_string()
+}
+
+/// `found =` what `KEY` leads to, or `pass`.
+pub(super) fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(Leaf) -> String) {
+    let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
+    search(&mut Find { e, name, found, known, unknown, show }, KEY, 0, runs);
+    e.bind(known);
+}
+
+struct Find<'a> {
+    e: &'a mut Emit,
+    name: &'a str,
+    found: Reg,
+    known: Label,
+    unknown: Label,
+    show: fn(Leaf) -> String,
+}
+
+impl Search for Find<'_> {
+    type Place = Place;
+
+    fn emit(&mut self) -> &mut Emit {
+        self.e
+    }
+
+    fn go(&mut self, place: Place) {
+        match place {
+            Some(leaf) => {
+                self.e.op_note(Insn::mov32(self.found, leaf.value), &(self.show)(leaf));
+                if leaf.plus != 0 {
+                    self.e.op(Insn::add32(KEY, leaf.plus));
+                }
+                self.e.goto(self.known);
+            }
+            None => self.e.goto(self.unknown),
+        }
+    }
+
+    fn label(&mut self, place: Place) -> Option<Label> {
+        place.is_none().then_some(self.unknown)
+    }
+
+    fn note(&self, op: &str, value: u32) -> String {
+        format!("{op} {}", Ipv4Addr::from(value))
+    }
+
+    fn other(&mut self, word: &str, value: u32) -> Label {
+        let name = format!("{}_{word}_{}", self.name, Ipv4Addr::from(value));
+        self.e.label(name)
+    }
+}
+
+/// `found +` a pod's number `=` its address, for the host whose address is in `KEY`; or `pass`.
+pub(super) fn find_pods(e: &mut Emit, name: &str, found: Reg, nodes: &Nodes, number: (&Window, Field)) {
+    let hosts = nodes.hosts();
+    let tables: Vec<Table> = hosts.values().map(|pods| Table::of(pods)).collect();
+    let each = hosts.keys().zip(&tables).map(|(host, table)| (host.to_bits(), host.to_bits(), table));
+    let runs = runs(each);
+    let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
+    search(&mut FindPods { e, name: name.to_owned(), found, known, unknown, number }, KEY, 0, &runs);
+    e.bind(known);
+}
+
+/// From the number of a pod to what its address is more than that.
+#[derive(Debug, PartialEq)]
+enum Table {
+    /// The same for all, those that nobody has among them.
+    One(u32),
+    Several(Vec<Run<Option<u32>>>),
+}
+
+impl Table {
+    fn of(pods: &[Numbered]) -> Self {
+        let base = |pods: &Numbered| pods.node.first.to_bits().wrapping_sub(pods.number);
+        let bases: Vec<u32> = pods.iter().map(base).collect();
+        match bases.first() {
+            Some(one) if bases.iter().all(|base| base == one) && one & 0xff == 0 => Table::One(*one),
+            _ => {
+                let last =
+                    |pods: &Numbered| pods.number + (pods.node.last.to_bits() - pods.node.first.to_bits());
+                let mut runs =
+                    runs(pods.iter().zip(bases).map(|(pods, base)| (pods.number, last(pods), base)));
+                // A number is a byte, as the verifier knows.
+                if let Some(run) = runs.last_mut() {
+                    run.last = run.last.min(MOST - 1);
+                }
+                if runs.len() > 1 && runs[runs.len() - 2].last == MOST - 1 {
+                    runs.pop();
+                }
+                Table::Several(runs)
+            }
+        }
+    }
+}
+
+struct FindPods<'a> {
+    e: &'a mut Emit,
+    name: String,
+    found: Reg,
+    known: Label,
+    unknown: Label,
+    number: (&'a Window, Field),
+}
+
+impl<'a> Search for FindPods<'a> {
+    type Place = Option<&'a Table>;
+
+    fn emit(&mut self) -> &mut Emit {
+        self.e
+    }
+
+    fn go(&mut self, place: Self::Place) {
+        match place {
+            Some(Table::One(base)) => {
+                self.e.op_note(Insn::mov32(self.found, *base), &address(*base));
+                self.e.goto(self.known);
+            }
+            Some(Table::Several(runs)) => {
+                let (tcp, number) = self.number;
+                self.e.load(KEY, tcp, number);
+                let Self { found, known, unknown, .. } = *self;
+                // Of this host alone: no other has these bases.
+                let host = runs.iter().find_map(|run| run.then).unwrap_or_default();
+                let name = format!("{}_{}", self.name, address(host));
+                search(&mut FindBase { e: self.e, name, found, known, unknown }, KEY, 0, runs);
+            }
+            None => self.e.goto(self.unknown),
+        }
+    }
+
+    fn label(&mut self, place: Self::Place) -> Option<Label> {
+        place.is_none().then_some(self.unknown)
+    }
+
+    fn note(&self, op: &str, value: u32) -> String {
+        format!("{op} {}", Ipv4Addr::from(value))
+    }
+
+    fn other(&mut self, word: &str, value: u32) -> Label {
+        let name = format!("{}_{word}_{}", self.name, Ipv4Addr::from(value));
+        self.e.label(name)
+    }
+}
+
+/// Within the numbers of one host's pods.
+struct FindBase<'a> {
+    e: &'a mut Emit,
+    name: String,
+    found: Reg,
+    known: Label,
+    unknown: Label,
+}
+
+impl Search for FindBase<'_> {
+    type Place = Option<u32>;
+
+    fn emit(&mut self) -> &mut Emit {
+        self.e
+    }
+
+    fn go(&mut self, place: Self::Place) {
+        match place {
+            Some(base) => {
+                self.e.op_note(Insn::mov32(self.found, base), &address(base));
+                self.e.goto(self.known);
+            }
+            None => self.e.goto(self.unknown),
+        }
+    }
+
+    fn label(&mut self, place: Self::Place) -> Option<Label> {
+        place.is_none().then_some(self.unknown)
+    }
+
+    fn note(&self, op: &str, value: u32) -> String {
+        format!("number {op} {value}")
+    }
+
+    fn other(&mut self, word: &str, value: u32) -> Label {
+        let name = format!("{}_{word}_{value}", self.name);
+        self.e.label(name)
+    }
+}
