@@ -6,6 +6,8 @@ mod support;
 #[allow(dead_code)]
 #[path = "bypass/cluster.rs"]
 mod cluster;
+#[path = "bypass/lives.rs"]
+mod lives;
 #[path = "bypass/operating.rs"]
 mod operating;
 
@@ -155,37 +157,6 @@ fn large_transfers_come_through_whatever_the_offloads() {
         assert_eq!(peer, IpAddr::from(address(0, 0)), "{of_host}");
         cluster.no_checksum_errors();
     }
-}
-
-#[test]
-fn pods_of_one_node_may_have_one_source_port_at_once() {
-    if !require(&NEEDS) {
-        return;
-    }
-    let cluster = Cluster::new(3, 2);
-    cluster.attach_all(RULES);
-    // On the wire, all of those between two nodes have the same addresses and ports.
-    let servers: Vec<_> = (0..3).flat_map(|node| [(node, 0), (node, 1)]).collect();
-    let listeners: Vec<TcpListener> = servers
-        .iter()
-        .map(|(node, pod)| cluster.pod(*node, *pod).run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind"))
-        .collect();
-    thread::scope(|scope| {
-        for (client_node, client) in servers.iter().copied() {
-            let (cluster, listeners, servers) = (&cluster, &listeners, &servers);
-            scope.spawn(move || {
-                for ((server_node, server), listener) in servers.iter().copied().zip(listeners) {
-                    if server_node == client_node || (server_node + server + client) % 2 == 0 {
-                        continue;
-                    }
-                    let from = SocketAddr::from((address(client_node, client), 40_000));
-                    let to = to(server_node, server, 7000);
-                    transfer_to(cluster.pod(client_node, client), Some(from), listener, to, 1 << 20);
-                }
-            });
-        }
-    });
-    cluster.no_checksum_errors();
 }
 
 #[test]
