@@ -20,14 +20,14 @@ use crate::cargo;
 const PAGE: &str = "docs/performance.md";
 const FOLDER: &str = "docs/performance";
 /// The benches that print tables of their own.
-const TEXTS: [&str; 3] = ["cost", "throughput", "funnel"];
+const TEXTS: [&str; 4] = ["cost", "throughput", "funnel", "bypass"];
 
 /// Kept beside the page, not on it.
 const ASIDE: [&str; 1] = ["peers"];
 
 pub fn run(names: &[&str]) -> Result<()> {
     match names {
-        [] => ["cost", "scale", "throughput", "funnel"].into_iter().try_for_each(bench)?,
+        [] => ["cost", "scale", "throughput", "funnel", "bypass"].into_iter().try_for_each(bench)?,
         ["peers"] => return bench("peers"),
         ["page"] => {}
         ["scale", shapes @ ..] if !shapes.is_empty() => return only(shapes),
@@ -54,7 +54,7 @@ fn bench(name: &str) -> Result<()> {
         return crate::exec(command(name).env("SFUNNEL_SCALE", folder.join("scale.json")));
     }
     if !TEXTS.contains(&name) && !ASIDE.contains(&name) {
-        bail!("there is no bench `{name}`: cost, scale, throughput, funnel, peers or page");
+        bail!("there is no bench `{name}`: cost, scale, throughput, funnel, bypass, peers or page");
     }
     eprintln!("> {:?}", command(name));
     let output = command(name).stderr(Stdio::inherit()).output()?;

@@ -27,7 +27,7 @@ cargo xtask COMMAND
   dist [--target ARCH]  the static binary (for aarch64 or x86_64; this machine's by default) and its size; manual pages
                   and completions for packages
   pages BINARY    the latter, by that binary
-  bench [NAME]    what the programs cost (root): cost, scale, throughput, funnel, or all of them;
+  bench [NAME]    what the programs cost (root): cost, scale, throughput, funnel, bypass, or all;
                   writes docs/performance/ and docs/performance.md. `page` makes the page anew
 ";
 
