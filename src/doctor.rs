@@ -3,9 +3,11 @@
 //! Input: interfaces, a ruleset if there is one. Output: findings. Asks the kernel by trying, never by its
 //! version. Changes nothing: what it attaches to try it, it attaches in a network namespace of its own.
 
+mod overlay;
 mod programs;
 pub mod size;
 
+pub use self::overlay::overlay;
 pub use self::programs::{of_rules, programs};
 
 use std::fmt;

@@ -5,6 +5,7 @@
 //! probe since, by the program that receives there.
 
 mod contained;
+mod doctor;
 mod drift;
 mod given;
 mod known;
@@ -46,6 +47,7 @@ pub fn run(args: &args::Bypass, console: &mut Console<'_>) -> Result<(), Failure
         }
         args::BypassCommand::Watch(args) => watch::run(args, console),
         args::BypassCommand::Status(args) => status::run(args, console),
+        args::BypassCommand::Doctor(args) => doctor::run(args, console),
     }
 }
 

@@ -45,9 +45,14 @@ pub fn run(args: &Doctor, console: &mut Console<'_>) -> Result<(), Failure> {
     }
     found.extend(doctor::wholeness(&mut netlink, &wanted, &devices)?);
     found.extend(doctor::left_behind(&mut netlink, &devices)?);
+    report(&found, console)
+}
+
+/// Findings, and an error if some are bad.
+pub(super) fn report(found: &[Finding], console: &mut Console<'_>) -> Result<(), Failure> {
     let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
     let width = found.iter().map(|finding| finding.about.len()).max().unwrap_or(0);
-    for Finding { level, about, text } in &found {
+    for Finding { level, about, text } in found {
         let level_text = format!("{level:<4}");
         let level_text = match level {
             Level::Good => paint.pushed(&level_text),

@@ -21,7 +21,7 @@ use crate::policy::{self, Choices, Gso, Needs};
 use crate::{check, codegen, elf, kernel, system};
 
 /// One ruleset for each kind of action, since what they ask of a kernel differs.
-const SAMPLES: [(&str, &str); 5] = [
+const SAMPLES: [(&str, &str); 6] = [
     (
         "funnel",
         "udp dport 1 actions funnel tcp sport 2 dport 3\ntcp dport 1 actions funnel udp sport 2 dport 3\n",
@@ -29,6 +29,11 @@ const SAMPLES: [(&str, &str); 5] = [
     ("unfunnel", "tcp sport 2 dport 3 actions unfunnel tcp\nudp sport 2 dport 3 actions unfunnel udp\n"),
     ("alias", "tcp dport 1 actions alias dport 2\ntcp dport 2 actions unalias { 1, 3 }\n"),
     ("nat", "ip udp dport 1 actions dnat 192.0.2.1:2\nip6 tcp dport 1 actions snat [2001:db8::1]:2\n"),
+    (
+        "bypass",
+        "node 192.0.2.1 10.244.1.0/24\nnode 192.0.2.2 10.244.2.0/24\ntcp dport 1 actions bypass\n\
+         ip saddr 192.0.2.1 daddr 192.0.2.2 tcp actions unbypass probe 2\n",
+    ),
     ("counter", "udp dport 1 actions funnel tcp sport 2 dport 3 counter\ntcp dport 4 actions counter drop\n"),
 ];
 const PROGRAM: &str = "sfunnel_doctor";

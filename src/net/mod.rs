@@ -30,6 +30,7 @@ pub mod tcx;
 pub mod turn;
 pub mod unseen;
 pub mod veth;
+pub mod xfrm;
 
 use std::io;
 use std::path::PathBuf;

@@ -78,8 +78,9 @@ pub fn of(netlink: &mut Netlink, ends: &Ends) -> Result<Peers> {
     Ok(peers)
 }
 
+/// A route of the main table.
 #[derive(Debug)]
-struct Route {
+pub struct Route {
     first: Ipv4Addr,
     last: Ipv4Addr,
     length: u8,
@@ -95,8 +96,14 @@ impl Route {
     }
 }
 
-/// Those of the main table.
-fn routes(netlink: &mut Netlink) -> Result<Vec<Route>> {
+/// The interface that packets for an address leave by: of the most precise route. Some routes have none.
+pub fn way(routes: &[Route], address: Ipv4Addr) -> Option<Option<u32>> {
+    let has = |route: &&Route| route.first <= address && address <= route.last;
+    routes.iter().filter(has).max_by_key(|route| route.length).map(|route| route.interface)
+}
+
+/// Those of the main table, but for the default.
+pub fn routes(netlink: &mut Netlink) -> Result<Vec<Route>> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTA_GATEWAY: u16 = 5;

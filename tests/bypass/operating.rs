@@ -197,3 +197,66 @@ fn wait_for_log(log: &Path, wanted: &str, after: usize) {
         thread::sleep(Duration::from_millis(20));
     }
 }
+
+#[test]
+fn doctor_says_what_is_in_the_way() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(3, 1);
+    let rules = cluster.rules(RULES);
+    let args = ["bypass", "doctor", "--overlay-if", "auto", "--host-if", "eth0", "--ruleset", &rules];
+    let doctor = || run(&cluster, 0, &args);
+    cluster.attach(1, RULES, &["--receive-only"]);
+    let (code, said) = doctor();
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<String> =
+        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for line in [
+        "ok bypass the kernel takes its programs",
+        "ok vx0 vxlan, which sends by eth0",
+        "note vx0 MTU 1450; eth0 would take 50 bytes more of what is bypassed",
+        "ok vx0 rp_filter is strict; the routes to pods of 2 prefixes lead by it",
+        "ok 192.168.77.2 it receives, and the way to it and back keeps the urgent pointer",
+        "note 192.168.77.3 stays on the overlay: no program there takes what is sent past it, or something on the way \
+         clears the urgent pointer",
+    ] {
+        assert!(lines.iter().any(|known| known == line), "{line}\n{said}");
+    }
+    assert!(!said.contains("IPsec"), "{said}");
+
+    let host = cluster.host(0);
+    let bad = |change: &dyn Fn(), back: &dyn Fn(), text: &str| {
+        change();
+        let (code, said) = doctor();
+        assert!(code == Some(1) && said.contains(text), "{text}\n{said}");
+        back();
+    };
+    let ip = |args: &'static str| move || drop(host.tool("ip", args));
+    bad(
+        &ip("link set eth0 mtu 1400"),
+        &ip("link set eth0 mtu 1500"),
+        "MTU 1450, and eth0 has 1400: what is longer would be lost past the overlay",
+    );
+    bad(
+        &ip("route replace 10.244.3.0/24 via 192.168.77.3"),
+        &ip("route replace 10.244.3.0/24 via 10.244.3.0 dev vx0 onlink"),
+        "the route to it leads elsewhere, and rp_filter is strict: what comes from there is dropped",
+    );
+    bad(
+        &|| host.sysctl("ipv4/ip_forward", "0"),
+        &|| host.sysctl("ipv4/ip_forward", "1"),
+        "net.ipv4.ip_forward is 0",
+    );
+    // The overlay goes through something else, which may encrypt.
+    host.tool("ip", "link add tun9 type veth peer name tun8");
+    bad(
+        &|| {
+            host.tool("ip", "link del vx0");
+            host.tool("ip", "link add vx0 mtu 1450 type vxlan id 42 dev tun9 dstport 4789");
+            host.tool("ip", "link set vx0 up");
+        },
+        &|| (),
+        "vxlan, which sends by tun9, and not by eth0",
+    );
+}

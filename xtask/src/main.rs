@@ -32,13 +32,14 @@ cargo xtask COMMAND
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 11] = [
+const KERNEL_TESTS: [&str; 12] = [
     "kernel",
     "vectors",
     "traps",
     "attach",
     "e2e",
     "gso",
+    "bypass",
     "demo",
     "mirror",
     "tools",

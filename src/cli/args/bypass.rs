@@ -44,6 +44,12 @@ pub const STATUS: &str = "\
 Asks every node whether it receives, and compares with what is attached. Takes
 what `sfunnel bypass attach` takes, and changes nothing. Needs CAP_NET_RAW.";
 
+pub const DOCTOR: &str = "\
+Looks at both interfaces, their MTUs, routes and rp_filter, at what encrypts, and
+asks every node whether it receives: an answer says that the way keeps the urgent
+pointer. Takes what `sfunnel bypass attach` takes, and changes nothing. Exit code
+1 if something would not work.";
+
 #[derive(Debug, Args)]
 pub struct Bypass {
     #[command(subcommand)]
@@ -61,6 +67,9 @@ pub enum Command {
     /// Show which nodes are bypassed, which stay on the overlay, and why
     #[command(after_help = STATUS)]
     Status(BypassStatus),
+    /// Check whether a bypass can work here, and report what prevents it
+    #[command(after_help = DOCTOR)]
+    Doctor(BypassGiven),
 }
 
 /// The interfaces, and the rules between them.

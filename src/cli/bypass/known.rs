@@ -32,9 +32,9 @@ pub(super) struct Known {
     /// For what leaves by the overlay's, towards all nodes.
     rules: Rules,
     /// Prefixes by the overlay that no host is known of.
-    pub(super) unknown: Vec<String>,
+    unknown: Vec<String>,
     /// Nodes whose pods the field cannot tell apart.
-    pub(super) left_out: Vec<Node>,
+    left_out: Vec<Node>,
 }
 
 impl Given {
@@ -92,7 +92,7 @@ impl Given {
 }
 
 /// Why the kernel's nodes are not all taken.
-pub(super) const APART: &str = "a byte tells 256 pods of a node apart, and with these there are more";
+const APART: &str = "a byte tells 256 pods of a node apart, and with these there are more";
 
 impl Known {
     /// How the program of a hook is compiled for this kernel.
@@ -114,6 +114,14 @@ impl Known {
         let peers: Vec<Peer> = others.map(|(host, digest)| Peer { host, digest: digest ^ ours }).collect();
         let answers = probe::ask(self.own, &peers, port)?;
         Ok(peers.iter().map(|peer| peer.host).zip(answers).collect())
+    }
+
+    /// Prefixes that stay on the overlay whatever nodes answer, and why.
+    pub(super) fn stay(&self) -> Vec<(String, String)> {
+        const NO_HOST: &str = "the kernel does not know its host";
+        let unknown = self.unknown.iter().map(|prefix| (prefix.clone(), NO_HOST.to_owned()));
+        let apart = self.left_out.iter().map(|node| (rule_text::node(node), APART.to_owned()));
+        unknown.chain(apart).collect()
     }
 
     /// The rules towards these nodes, if there are any.

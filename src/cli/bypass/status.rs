@@ -9,13 +9,13 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 
 use super::given::Given;
-use super::known::{APART, Known};
+use super::known::Known;
 use super::{Seen, drift, received, why_not};
 use crate::cli::{Console, Failure, args, attach};
 use crate::ir::Side;
 use crate::net::probe::Answer;
 use crate::net::{self, Hook, Mark};
-use crate::{paint, rule_text};
+use crate::paint;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -95,7 +95,7 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
         overlay_interface: known.ends.overlay.name.clone(),
         receives,
         nodes: known.nodes.hosts().keys().map(node).collect(),
-        left_out: left_out(&known),
+        left_out: known.stay(),
     };
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &report)
@@ -148,13 +148,6 @@ fn sent_to(
         }
     }
     Ok(None)
-}
-
-fn left_out(known: &Known) -> Vec<(String, String)> {
-    let unknown =
-        known.unknown.iter().map(|prefix| (prefix.clone(), "the kernel does not know its host".to_owned()));
-    let apart = known.left_out.iter().map(|node| (rule_text::node(node), APART.to_owned()));
-    unknown.chain(apart).collect()
 }
 
 fn write(report: &Report, console: &mut Console<'_>) -> Result<(), Failure> {
