@@ -125,6 +125,9 @@ fn mpi(run: &Run<'_>, ranks: usize, folder: &Path) -> Result<Command> {
         "--mca",
         "pml",
         "ob1",
+        "--mca",
+        "mpi_yield_when_idle",
+        "1",
         "--map-by",
         "node",
     ]);
