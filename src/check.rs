@@ -58,6 +58,8 @@ pub struct Checked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lists {
     pub rulesets: ir::Rulesets,
+    /// The diagram of each list, in their order, where one had to be built.
+    pub diagrams: Vec<Option<Diagram>>,
     pub warnings: Vec<Diagnostic>,
     /// Valid but suspicious: reported by `check` only.
     pub advice: Vec<Diagnostic>,
@@ -129,17 +131,19 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
         advice.extend(missing_guard::services(&checked));
     }
     let lists = chains::split(ast, checked);
+    let mut diagrams = Vec::new();
     for (_, rules) in &lists {
         let meaning = Meaning::of(rules);
         faults.extend(refunnel::funneled_again(rules, &meaning));
         faults.extend(refunnel::ambiguous(rules));
         faults.extend(shadowing::shadowed(&meaning));
+        diagrams.push(meaning.diagram.into_inner());
     }
     sort(&mut faults);
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(faults);
     }
-    Ok(Lists { rulesets: chains::rulesets(ast, lists), warnings: faults, advice })
+    Ok(Lists { rulesets: chains::rulesets(ast, lists), diagrams, warnings: faults, advice })
 }
 
 /// What is odd about a name.

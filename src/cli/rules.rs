@@ -65,13 +65,18 @@ impl Lists {
                     }
                 }
                 let service = matches!(lists.rulesets, Rulesets::Service(_));
-                let lists = match lists.rulesets {
+                let check::Lists { rulesets, diagrams, .. } = lists;
+                let lists = match rulesets {
                     Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => vec![(None, ruleset)],
                     Rulesets::Chains(chains) => {
                         chains.into_iter().map(|(side, ruleset)| (Some(side), ruleset)).collect()
                     }
                 };
-                let list = |(side, ruleset)| (side, Rules::new(source.clone(), ruleset));
+                let mut diagrams = diagrams.into_iter();
+                let list = |(side, ruleset)| {
+                    let diagram = diagrams.next().flatten().unwrap_or_else(|| diagram::build(&ruleset));
+                    (side, Rules { source: source.clone(), ruleset, diagram })
+                };
                 Ok(Self { lists: lists.into_iter().map(list).collect(), service })
             }
             Err(diagnostics) => {
