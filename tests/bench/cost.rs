@@ -184,7 +184,7 @@ fn start_up() -> Result<()> {
         Ok(median(times))
     });
     let time = time.join().map_err(|_| anyhow::anyhow!("the thread panicked"))??;
-    println!("\nfrom exec to attached, 100 rules: {time:.1} ms (this build: {binary})");
+    println!("\nfrom exec to attached, 100 rules: {time:.1} ms");
     Ok(())
 }
 
