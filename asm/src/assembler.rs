@@ -55,6 +55,7 @@ pub struct Assembler {
     pub(crate) labels: Vec<LabelDef>,
     pub(crate) notes: Texts,
     pub(crate) sections: Texts,
+    pub(crate) places: Vec<(usize, Option<u32>)>,
     pub(crate) reach: i16,
     pub(crate) long_jumps: bool,
     origin: Option<u32>,
@@ -78,6 +79,7 @@ impl Assembler {
             labels: Vec::new(),
             notes: Vec::new(),
             sections: Vec::new(),
+            places: Vec::new(),
             reach: i16::MAX,
             long_jumps: true,
             origin: None,
@@ -173,6 +175,16 @@ impl Assembler {
     /// Stamps the instructions from here on with an opaque tag, or with none.
     pub fn origin(&mut self, origin: Option<u32>) {
         self.origin = origin;
+    }
+
+    /// Stamps the instructions from here on with a second tag, or with none: which question they belong to.
+    pub fn place(&mut self, place: Option<u32>) {
+        let (next, last) = (self.items.len(), self.places.last().and_then(|(_, last)| *last));
+        match self.places.last_mut() {
+            _ if last == place => {}
+            Some((at, last)) if *at == next => *last = place,
+            _ => self.places.push((next, place)),
+        }
     }
 
     /// Whether the next instruction can be reached: false directly after a `goto` or an `exit`,

@@ -196,6 +196,24 @@ impl Cond {
         Set "&": set32 set64;
     }
 
+    /// Whether it holds of a register with this in its lower half; none if it compares two registers.
+    pub(crate) fn holds(self, value: u32) -> Option<bool> {
+        let (value, with) = match self.with {
+            Src::Narrow(Src32::Imm(with)) => (u64::from(value), u64::from(with)),
+            Src::Wide(Src64::Imm(with)) => (u64::from(value), i64::from(with).cast_unsigned()),
+            Src::Narrow(Src32::Reg(_)) | Src::Wide(Src64::Reg(_)) => return None,
+        };
+        Some(match self.cmp {
+            Cmp::Eq => value == with,
+            Cmp::Ne => value != with,
+            Cmp::Gt => value > with,
+            Cmp::Ge => value >= with,
+            Cmp::Lt => value < with,
+            Cmp::Le => value <= with,
+            Cmp::Set => value & with != 0,
+        })
+    }
+
     /// The condition that holds exactly when this one does not; `r & m` has none.
     pub(crate) fn inverse(self) -> Option<Cond> {
         let cmp = match self.cmp {

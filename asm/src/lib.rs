@@ -50,6 +50,7 @@ mod resolve;
 
 pub use assembler::{Assembler, Label};
 pub use insn::{Cond, Helper, Insn};
+pub use listing::Line;
 pub use operand::{Reg, Size, Src32, Src64};
 pub use program::Program;
 pub use resolve::Error;

@@ -57,21 +57,16 @@ impl Program {
         line: impl Fn(&mut String, &Placed, &str),
     ) -> String {
         let mut out = String::new();
-        let mut sections = self.sections.iter().peekable();
-        let mut bound = self.bound.iter().peekable();
         let (mut origin, mut noted) = (None, None);
-        for placed in &self.steps {
-            // What stands before an item left out moves on to the next that is not.
-            while let Some((_, text)) = sections.next_if(|(item, _)| *item <= placed.item) {
-                comment(&mut out, text);
-            }
+        for (placed, before) in self.walk() {
+            before.sections.iter().for_each(|(_, text)| comment(&mut out, text));
             if placed.origin != origin {
                 origin = placed.origin;
                 if let Some(title) = origin.and_then(title_of_origin) {
                     comment(&mut out, &title);
                 }
             }
-            while let Some((_, label)) = bound.next_if(|(item, _)| *item <= placed.item) {
+            for (_, label) in before.bound {
                 let _ = writeln!(out, "{}:", self.label_names[*label]);
             }
             let mut text = step_text(&placed.step, &self.label_names);
@@ -84,12 +79,66 @@ impl Program {
         out
     }
 
+    /// The listing, instruction by instruction.
+    pub fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        let mut noted = None;
+        self.walk().map(move |(placed, before)| Line {
+            slot: placed.slot,
+            origin: placed.origin,
+            labels: before.bound.iter().map(|(_, label)| self.label_names[*label].as_str()).collect(),
+            text: step_text(&placed.step, &self.label_names),
+            note: (noted.replace(placed.item) != Some(placed.item))
+                .then(|| self.note_of(placed.item))
+                .flatten(),
+        })
+    }
+
+    /// Each step, and what stands before it. What stands before an item left out moves on to the next that is not.
+    fn walk(&self) -> impl Iterator<Item = (&Placed, Before<'_>)> {
+        let (mut sections, mut bound) = (self.sections.as_slice(), self.bound.as_slice());
+        self.steps.iter().map(move |placed| {
+            let before = Before {
+                sections: until(&mut sections, |(item, _)| *item <= placed.item),
+                bound: until(&mut bound, |(item, _)| *item <= placed.item),
+            };
+            (placed, before)
+        })
+    }
+
     fn add_note(&self, text: &mut String, item: usize, column: usize) {
-        if let Ok(found) = self.notes.binary_search_by_key(&item, |(at, _)| *at) {
-            let (_, note) = &self.notes[found];
+        if let Some(note) = self.note_of(item) {
             let _ = write!(text, "{:1$}; {note}", "", column.saturating_sub(text.len()).max(1));
         }
     }
+}
+
+/// An instruction as the listing shows it.
+#[derive(Clone, Debug)]
+pub struct Line<'a> {
+    /// Where it is; one of two slots takes the next one, too.
+    pub slot: usize,
+    /// The tag that it was stamped with.
+    pub origin: Option<u32>,
+    /// The labels before it.
+    pub labels: Vec<&'a str>,
+    /// The instruction, labels in place of distances.
+    pub text: String,
+    /// What stands beside it.
+    pub note: Option<&'a str>,
+}
+
+/// What stands before a step.
+struct Before<'a> {
+    sections: &'a [(usize, String)],
+    bound: &'a [(usize, usize)],
+}
+
+/// Takes what comes first in the slice, as far as `is_before` holds.
+fn until<'a, T>(rest: &mut &'a [T], is_before: impl Fn(&T) -> bool) -> &'a [T] {
+    let count = rest.iter().take_while(|item| is_before(item)).count();
+    let (taken, left) = rest.split_at(count);
+    *rest = left;
+    taken
 }
 
 /// One instruction with its note, for use outside the listing.

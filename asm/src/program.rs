@@ -52,6 +52,8 @@ pub struct Program {
     pub(crate) bound: Vec<(usize, usize)>,
     pub(crate) notes: Texts,
     pub(crate) sections: Texts,
+    /// Items from which on another second tag holds, in order.
+    pub(crate) places: Vec<(usize, Option<u32>)>,
 }
 
 impl Program {
@@ -93,6 +95,52 @@ impl Program {
     /// The tag the instruction at a slot was stamped with.
     pub fn origin_at(&self, slot: usize) -> Option<u32> {
         self.step_at(slot)?.origin
+    }
+
+    /// The second tag of the instruction at a slot.
+    pub fn place_at(&self, slot: usize) -> Option<u32> {
+        let item = self.step_at(slot)?.item;
+        let behind = self.places.partition_point(|(at, _)| *at <= item);
+        self.places[..behind].last()?.1
+    }
+
+    /// What stands beside the instruction at a slot.
+    pub fn note_at(&self, slot: usize) -> Option<&str> {
+        self.note_of(self.step_at(slot)?.item)
+    }
+
+    pub(crate) fn note_of(&self, item: usize) -> Option<&str> {
+        let found = self.notes.binary_search_by_key(&item, |(at, _)| *at).ok()?;
+        Some(&self.notes[found].1)
+    }
+
+    /// Whether the instruction at a slot stores to memory.
+    pub fn stores_at(&self, slot: usize) -> bool {
+        let stores = |insn| matches!(insn, Op::Store { .. } | Op::StoreImm { .. } | Op::AtomicAdd { .. });
+        matches!(self.step_at(slot), Some(Placed { step: Step::Op(Insn(op)), .. }) if stores(*op))
+    }
+
+    /// Whether the instruction at a slot loads from memory.
+    pub fn loads_at(&self, slot: usize) -> bool {
+        let load = self.step_at(slot);
+        matches!(load, Some(Placed { step: Step::Op(Insn(Op::Load { .. })), .. }))
+    }
+
+    /// The slot that control goes on to, if the register that a conditional jump looks at holds `value`: none after
+    /// `exit`, and none of a jump that compares two registers.
+    pub fn next(&self, slot: usize, value: u32) -> Option<usize> {
+        let placed = self.step_at(slot)?;
+        let behind = |insn: Insn| placed.slot + insn.slots();
+        let (cond, off) = match placed.step {
+            Step::Op(Insn(Op::Exit)) => return None,
+            Step::Op(insn) => return Some(behind(insn)),
+            Step::Jump { cond, off, .. } => (cond, i64::from(off)),
+            Step::Island { off, .. } => (None, i64::from(off)),
+            Step::Long { off, .. } => (None, i64::from(off)),
+        };
+        let taken = cond.map_or(Some(true), |cond| cond.holds(value))?;
+        let next = placed.slot + 1;
+        if taken { usize::try_from(i64::try_from(next).ok()? + off).ok() } else { Some(next) }
     }
 
     /// The listing's text of the instruction at a slot, with its note. Either slot of a two-slot

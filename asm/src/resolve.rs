@@ -103,6 +103,7 @@ pub(crate) fn resolve(asm: Assembler) -> Result<Program, Error> {
         bound,
         notes: asm.notes,
         sections: asm.sections,
+        places: asm.places,
     })
 }
 

@@ -192,3 +192,51 @@ fn a_slot_leads_to_its_text_and_origin() {
     let origins = [0, 1, 2, 3].map(|slot| program.origin_at(slot));
     assert_eq!(origins, [Some(7), Some(7), None, None]);
 }
+
+#[test]
+fn lines_say_what_the_listing_says_and_jumps_are_followed() {
+    let mut asm = Assembler::new();
+    let pass = asm.label("pass");
+    asm.note("udp.dport");
+    asm.push(Insn::load(Size::H, Reg::R2, Reg::R8, 2));
+    asm.place(Some(7));
+    asm.origin(Some(1));
+    asm.note("dport == 4739");
+    asm.jump_if(Cond::ne32(Reg::R2, 4739u16), pass);
+    asm.push(Insn::store_imm(Size::H, Reg::R8, 2, 1));
+    asm.place(None);
+    asm.push(Insn::ld_imm64(Reg::R3, 1));
+    asm.place(Some(8));
+    asm.place(Some(9));
+    asm.jump_if(Cond::eq64(Reg::R3, Reg::R2), pass);
+    asm.push(Insn::mov32(Reg::R0, 2));
+    asm.bind(pass);
+    asm.push(Insn::exit());
+    let program = asm.finish().unwrap();
+    let lines: Vec<String> = program
+        .lines()
+        .map(|line| {
+            let labels = line.labels.join(",");
+            let place = program.place_at(line.slot);
+            format!("{labels}|{}|{}|{:?}|{:?}|{:?}", line.slot, line.text, line.note, line.origin, place)
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "|0|r2 = *(u16 *)(r8 + 2)|Some(\"udp.dport\")|None|None",
+            "|1|if w2 != 4739 goto pass|Some(\"dport == 4739\")|Some(1)|Some(7)",
+            "|2|*(u16 *)(r8 + 2) = 1|None|Some(1)|Some(7)",
+            "|3|r3 = 0x1 ll|None|Some(1)|None",
+            "|5|if r3 == r2 goto pass|None|Some(1)|Some(9)",
+            "|6|w0 = 2|None|Some(1)|Some(9)",
+            "pass|7|exit|None|Some(1)|Some(9)",
+        ]
+    );
+    assert_eq!((program.next(1, 4739), program.next(1, 80)), (Some(2), Some(7)));
+    assert_eq!((program.next(0, 0), program.next(3, 0), program.next(7, 0)), (Some(1), Some(5), None));
+    assert_eq!(program.next(5, 1), None, "it compares two registers");
+    assert_eq!((program.loads_at(0), program.stores_at(0)), (true, false));
+    assert_eq!((program.loads_at(2), program.stores_at(2)), (false, true));
+    assert_eq!((program.note_at(1), program.note_at(2)), (Some("dport == 4739"), None));
+}

@@ -15,6 +15,7 @@ use super::bits;
 use super::emit::{Emit, UNSPEC};
 use super::fetch;
 use super::routine::Routines;
+use super::runs::{Towards, by_word, low, whole};
 use super::search::{Run, Search, search};
 use crate::diagram::{Diagram, Node, NodeId, Span, spans};
 use crate::field::{Field, Notation};
@@ -52,6 +53,8 @@ pub(super) fn emit(
         walk.node(*part);
         walk.copy_leaves(0);
     }
+    e.place(None);
+    e.origin(None);
 }
 
 struct Walk<'a> {
@@ -134,6 +137,7 @@ impl Walk<'_> {
         if let Some(label) = self.awaited[id.index()].take() {
             self.e.bind(label);
         }
+        self.e.place(place(id));
         let node = self.diagram.node(id);
         match node {
             Node::Miss => {
@@ -145,11 +149,11 @@ impl Walk<'_> {
                 let min = field.smallest(self.family);
                 let spans: Vec<Span> = spans(min, arms).collect();
                 match field.row().place[self.family.index()] {
-                    Some(place) if place.words.len() > 1 => self.words(*field, place.words, 0, &spans),
+                    Some(place) if place.words.len() > 1 => self.words(id, *field, (place.words, 0), &spans),
                     Some(place) => {
                         self.e.origin(None);
                         fetch::emit(self.e, KEY, self.family, place, field.keyword());
-                        self.search(*field, None, low(min), &whole(&spans));
+                        self.search(id, *field, None, low(min), &whole(&spans));
                     }
                     None => self.e.exit(UNSPEC), // no rule about this family matches on it
                 }
@@ -174,20 +178,15 @@ impl Walk<'_> {
     }
 
     /// A field of several words, from the most significant on: what these are decides, or the next one does.
-    fn words(&mut self, field: Field, words: &'static [packet::Field], skip: usize, spans: &[Span]) {
+    fn words(&mut self, id: NodeId, field: Field, (words, skip): Word, spans: &[Span]) {
         let Some(word) = words.get(skip) else { return };
         self.e.origin(None);
+        self.e.place(place(id));
         fetch::word(self.e, KEY, self.family, *word);
-        self.search(field, Some((words, skip)), 0, &by_word(spans, 32 * (words.len() - skip - 1)));
+        self.search(id, field, Some((words, skip)), 0, &by_word(spans, 32 * (words.len() - skip - 1)));
     }
 
-    fn search(
-        &mut self,
-        field: Field,
-        word: Option<(&'static [packet::Field], usize)>,
-        first: u32,
-        runs: &[(u32, Towards)],
-    ) {
+    fn search(&mut self, id: NodeId, field: Field, word: Option<Word>, first: u32, runs: &[(u32, Towards)]) {
         // The search wants places that it can compare; those that need more words are told apart by number.
         let mut deeper = Vec::new();
         let mut place = |(last, towards): &(u32, Towards)| {
@@ -202,7 +201,7 @@ impl Walk<'_> {
         };
         let runs: Vec<Run<Goal>> = runs.iter().map(&mut place).collect();
         self.e.origin(None);
-        let mut test = Test { walk: self, field, word, deeper };
+        let mut test = Test { walk: self, id, field, word, deeper };
         match field.row().notation {
             Notation::Flags => bits::search(&mut test, KEY, &runs),
             Notation::Address | Notation::Number(_) => search(&mut test, KEY, first, &runs),
@@ -215,6 +214,14 @@ impl Walk<'_> {
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
         self.routines.leaf(self.e, (self.family, self.proto), number, rule);
     }
+}
+
+/// The words of a field, and how many of them have been looked at.
+type Word = (&'static [packet::Field], usize);
+
+/// The tag of a node's instructions.
+fn place(id: NodeId) -> Option<u32> {
+    u32::try_from(id.index()).ok()
 }
 
 fn is_test(node: &Node) -> bool {
@@ -231,55 +238,6 @@ fn children(node: &Node) -> impl Iterator<Item = NodeId> + use<> {
     children.into_iter().rev()
 }
 
-/// Where a run of a word's values leads.
-#[derive(Debug, Clone)]
-enum Towards {
-    Node(NodeId),
-    /// The next words decide: what is left of the spans.
-    Next(Vec<Span>),
-}
-
-/// The spans of a field that is one word.
-fn whole(spans: &[Span]) -> Vec<(u32, Towards)> {
-    spans.iter().map(|span| (low(span.last), Towards::Node(span.then))).collect()
-}
-
-/// The spans by the word that is above `shift` other bits.
-fn by_word(spans: &[Span], shift: usize) -> Vec<(u32, Towards)> {
-    let rest = (1_u128 << shift) - 1;
-    let mut runs: Vec<(u32, Towards)> = Vec::new();
-    for span in spans {
-        let (first, last) = (span.first >> shift, span.last >> shift);
-        let (from, to) = (span.first & rest, span.last & rest);
-        let mut part = |word: u128, first: u128, last: u128| {
-            let span = Span { first, last, then: span.then };
-            match runs.last_mut() {
-                Some((known, Towards::Next(spans))) if *known == low(word) => spans.push(span),
-                _ => runs.push((low(word), Towards::Next(vec![span]))),
-            }
-        };
-        if first == last && (from, to) != (0, rest) {
-            part(first, from, to);
-            continue;
-        }
-        if from != 0 {
-            part(first, from, rest);
-        }
-        let inside = first + u128::from(from != 0)..last + u128::from(to == rest);
-        if !inside.is_empty() {
-            runs.push((low(inside.end - 1), Towards::Node(span.then)));
-        }
-        if to != rest {
-            runs.push((low(last), Towards::Next(vec![Span { first: 0, last: to, then: span.then }])));
-        }
-    }
-    runs
-}
-
-fn low(value: u128) -> u32 {
-    u32::try_from(value).unwrap_or(u32::MAX)
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Goal {
     Node(NodeId),
@@ -290,9 +248,10 @@ enum Goal {
 /// A test of one word of a field.
 struct Test<'a, 'b> {
     walk: &'a mut Walk<'b>,
+    id: NodeId,
     field: Field,
     /// Of a field of several words: which one.
-    word: Option<(&'static [packet::Field], usize)>,
+    word: Option<Word>,
     deeper: Vec<Vec<Span>>,
 }
 
@@ -316,6 +275,9 @@ impl Search for Test<'_, '_> {
     type Place = Goal;
 
     fn emit(&mut self) -> &mut Emit {
+        // Between two compares of a test stands what the first of them leads to.
+        self.walk.e.place(place(self.id));
+        self.walk.e.origin(None);
         self.walk.e
     }
 
@@ -324,7 +286,7 @@ impl Search for Test<'_, '_> {
             (Goal::Node(id), _) => self.walk.go(id),
             (Goal::Next(at), Some((words, skip))) => {
                 let spans = std::mem::take(&mut self.deeper[at]);
-                self.walk.words(self.field, words, skip + 1, &spans);
+                self.walk.words(self.id, self.field, (words, skip + 1), &spans);
             }
             (Goal::Next(_), None) => {}
         }

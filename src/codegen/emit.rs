@@ -203,6 +203,11 @@ impl Emit {
         self.asm.origin(rule.and_then(|rule| u32::try_from(rule).ok()));
     }
 
+    /// The node of the diagram that what follows is about.
+    pub(super) fn place(&mut self, place: Option<u32>) {
+        self.asm.place(place);
+    }
+
     pub(super) fn op(&mut self, insn: Insn) {
         self.asm.push(insn);
     }
@@ -319,12 +324,6 @@ impl Emit {
         assert!(field.end() <= window.len, "{} is outside its window", field.name);
         let note = format!("{} = {value:#x}", field.name);
         self.op_note(Insn::store_imm(field.size, window.base, window.offset + field.offset, wire), &note);
-    }
-
-    /// `dst = &slot`
-    pub(super) fn address_of(&mut self, dst: Reg, slot: Slot) {
-        self.op(Insn::mov64(dst, FP));
-        self.op(Insn::add64(dst, i32::from(slot.offset)));
     }
 
     /// `R0 = helper(skb, ...)`, the other arguments being set already.

@@ -80,6 +80,12 @@ pub(super) struct Offset {
 }
 
 impl Emit {
+    /// `dst = &slot`
+    pub(super) fn address_of(&mut self, dst: Reg, slot: Slot) {
+        self.op(Insn::mov64(dst, FP));
+        self.op(Insn::add64(dst, i32::from(slot.offset)));
+    }
+
     /// Bytes from the packet's start to `after` bytes after the IP header's fixed part.
     pub(super) fn offset(&self, family: Family, after: i16, plus: Option<Reg>) -> Offset {
         Offset { bytes: self.link.header_len() + family.header_len() + after, plus }

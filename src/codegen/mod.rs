@@ -65,6 +65,7 @@ mod payload;
 mod port_set;
 mod prologue;
 mod routine;
+mod runs;
 mod search;
 mod segment;
 mod target;
