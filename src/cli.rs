@@ -22,6 +22,7 @@ mod how;
 mod log;
 mod mirror;
 mod oci;
+mod page;
 mod pod;
 mod point;
 mod programs;

@@ -135,6 +135,19 @@ impl Diagram {
         }
     }
 
+    /// The nodes that a packet passes, from the root to a leaf.
+    pub fn way(&self, key: &Key) -> Vec<NodeId> {
+        let mut way: Vec<NodeId> = self.root(key.family, key.proto).into_iter().collect();
+        while let Some(Node::Test { field, arms }) = way.last().map(|id| self.node(*id)) {
+            let value = key.get(*field);
+            match arms.get(arms.partition_point(|arm| arm.last < value)) {
+                Some(arm) => way.push(arm.then),
+                None => break,
+            }
+        }
+        way
+    }
+
     /// The rules that are leaves of a family's first parts.
     pub fn first_leaves(&self, family: Family) -> BTreeSet<usize> {
         let mut leaves = BTreeSet::new();

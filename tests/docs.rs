@@ -277,3 +277,22 @@ fn files_that_are_named_exist() {
     }
     assert!(seen >= 50, "the code map has gone: {seen}");
 }
+
+#[test]
+fn pictures_are_what_the_program_draws() {
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("docs/pictures")).unwrap() {
+        let rules = entry.unwrap().path();
+        if rules.extension().is_none_or(|extension| extension != "sf") {
+            continue;
+        }
+        let text = fs::read_to_string(&rules).unwrap();
+        let checked = sfunnel::read(&Source::new("rules", text.as_str())).unwrap();
+        let diagram = sfunnel::diagram::build(&checked.ruleset);
+        let drawn = sfunnel::drawing::svg(&sfunnel::drawing::drawings(&diagram, &checked.ruleset));
+        let stored = fs::read_to_string(rules.with_extension("svg")).unwrap();
+        assert!(drawn == stored, "{}: make it anew with `cargo xtask docs`", rules.display());
+        seen += 1;
+    }
+    assert!(seen >= 1, "there are no pictures");
+}

@@ -93,7 +93,8 @@ The clsact qdisc goes with the last filter on it.")]
 Examples:
   sfunnel status
   sfunnel status -i eth0 --json | jq '.[].rules'
-  sfunnel status --prometheus > sfunnel.prom")]
+  sfunnel status --prometheus > sfunnel.prom
+  sfunnel status --html > status.html")]
     Status(Status),
     /// Report errors and weaknesses of a ruleset; needs no privilege
     #[command(after_help = "\
@@ -107,6 +108,8 @@ Examples:
 Examples:
   sfunnel compile rules.sf
   sfunnel compile rules.sf --emit diagram
+  sfunnel compile rules.sf --emit html -o rules.html
+  sfunnel compile rules.sf --emit svg -o rules.svg
   sfunnel compile rules.sf --emit json | jq '.rules[].normal'
   sfunnel compile rules.sf --emit elf -o rules.o && llvm-objdump -d rules.o
   sfunnel compile rules.sf --emit hex -o rules.hex
@@ -230,6 +233,9 @@ pub struct Status {
     /// As metrics, in the text format of Prometheus
     #[arg(long, conflicts_with = "json")]
     pub prometheus: bool,
+    /// Write a page for a browser to standard output: docs/page.md
+    #[arg(long, conflicts_with_all = ["json", "prometheus"])]
+    pub html: bool,
 }
 
 #[derive(Debug, Args)]
@@ -335,6 +341,12 @@ pub enum Emit {
     /// The decision diagram
     #[value(alias = "tree")]
     Diagram,
+    /// The decision diagram for Graphviz
+    Dot,
+    /// The decision diagram as a drawing; what is too large for one is folded
+    Svg,
+    /// Everything on one page, for a browser: docs/page.md
+    Html,
     /// Everything, for other tools: docs/tools.md
     Json,
 }

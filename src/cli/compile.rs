@@ -3,16 +3,18 @@
 use std::fs;
 use std::path::Path;
 
+use asm::Program;
+
 use super::args::{Check, Chosen, Compile, Emit, End, FeatureArg};
 use super::files::{apart, file_source};
 use super::rules::{Lists, Rules};
 use super::settings::defined;
-use super::{Console, Failure};
+use super::{Console, Failure, page};
 use crate::codegen::Features;
 use crate::ir::Side;
 use crate::policy::{self, Choices};
 use crate::stored::{self, Answer, Form};
-use crate::{json, system};
+use crate::{drawing, json, system};
 
 pub fn check(args: &Check, console: &mut Console<'_>) -> Result<(), Failure> {
     let source = defined(file_source(&args.file)?, &args.defines);
@@ -56,23 +58,20 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
     apart(Some(&args.file), args.output.as_deref())?;
     let stored = args.check.as_deref().map(|file| Stored::read(file, args)).transpose()?;
     let wanted = args.direction.map(Side::from);
-    let (side, rules) = Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?
-        .at(args.end, console)?
-        .one(wanted)?;
-    let choices = chosen(args.chosen)?;
-    let side = side.or(wanted).unwrap_or(policy::DEFAULT_SIDE);
-    let features = Features {
-        check_mtu: !args.without.contains(&FeatureArg::CheckMtu),
-        long_jumps: !args.without.contains(&FeatureArg::LongJumps),
-    };
-    let target = policy::target(features, side, &rules.ruleset, None);
-    let compile = || rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, choices).on(target));
+    let lists = Lists::read(defined(file_source(&args.file)?, &args.defines), args.strict, console)?;
+    if args.emit == Emit::Html {
+        return write(args, page::of_rules(args, lists, console)?.as_bytes(), console);
+    }
+    let (side, rules) = lists.at(args.end, console)?.one(wanted)?;
+    let compile = || program(args, side, &rules);
     if args.emit == Emit::Elf && rules.ruleset.counts() {
         return Err(Failure::Usage("an object file has no maps to count in: leave `counter` out".to_owned()));
     }
     let titles = |rule: u32| rules.title(rule);
     let data = match args.emit {
         Emit::Diagram => rules.diagram.to_string().into_bytes(),
+        Emit::Dot => drawing::dot(&rules.diagram, &rules.ruleset).into_bytes(),
+        Emit::Svg => drawing::svg(&drawing::drawings(&rules.diagram, &rules.ruleset)).into_bytes(),
         Emit::Asm => compile()?.listing(&titles).into_bytes(),
         Emit::Hex => compile()?.hex(&titles).into_bytes(),
         Emit::Json => {
@@ -84,14 +83,30 @@ pub fn compile(args: &Compile, console: &mut Console<'_>) -> Result<(), Failure>
             text
         }
         Emit::Elf => rules.object(&[("sfunnel", &compile()?)])?,
+        Emit::Html => return Err(Failure::Internal("a page is made of all lists".to_owned())),
     };
     if let Some(stored) = stored {
         return stored.compare(&String::from_utf8_lossy(&data), console);
     }
-    match &args.output {
-        Some(file) if !to_stdout => fs::write(file, data)
+    write(args, &data, console)
+}
+
+/// The program that the arguments ask for.
+pub fn program(args: &Compile, side: Option<Side>, rules: &Rules) -> Result<Program, Failure> {
+    let side = side.or(args.direction.map(Side::from)).unwrap_or(policy::DEFAULT_SIDE);
+    let features = Features {
+        check_mtu: !args.without.contains(&FeatureArg::CheckMtu),
+        long_jumps: !args.without.contains(&FeatureArg::LongJumps),
+    };
+    let target = policy::target(features, side, &rules.ruleset, None);
+    rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, chosen(args.chosen)?).on(target))
+}
+
+fn write(args: &Compile, data: &[u8], console: &mut Console<'_>) -> Result<(), Failure> {
+    match args.output.as_deref().filter(|file| *file != Path::new("-")) {
+        Some(file) => fs::write(file, data)
             .map_err(|source| Failure::File { what: format!("cannot write {}", file.display()), source }),
-        _ => Ok(console.out.write_all(&data)?),
+        None => Ok(console.out.write_all(data)?),
     }
 }
 
@@ -107,7 +122,7 @@ impl Stored {
         let form = match args.emit {
             Emit::Asm => Form::Asm,
             Emit::Hex => Form::Hex,
-            Emit::Elf | Emit::Diagram | Emit::Json => {
+            Emit::Elf | Emit::Diagram | Emit::Json | Emit::Dot | Emit::Svg | Emit::Html => {
                 return Err(Failure::Usage(
                     "`--check` compares listings: `--emit asm` or `--emit hex`".to_owned(),
                 ));

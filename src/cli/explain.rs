@@ -6,6 +6,7 @@ use std::path::Path;
 use super::args::{Explain, Strict};
 use super::compile::chosen;
 use super::files::apart;
+use super::page::{self, Lives};
 use super::rules::{Lists, Rules};
 use super::settings::{defined, input_source};
 use super::{Console, Failure};
@@ -35,6 +36,7 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
         .at(args.end, console)?;
     let wanted = args.direction.map(Side::from);
     // What is written is one hook's.
+    let remarks = lists.remarks().to_vec();
     let lists = match (wanted, &args.write) {
         (None, None) => lists.all(),
         _ => vec![lists.one(wanted)?],
@@ -55,13 +57,15 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
     }
     let paint = Paint(console.out_is_terminal && console.variable("NO_COLOR").is_none());
     let several = lists.len() > 1;
+    let mut shown = Vec::new();
     for (index, (side, rules)) in lists.iter().enumerate() {
-        if let (true, Some(side)) = (several, side) {
+        if let (true, false, Some(side)) = (several, args.html, side) {
             let apart = if index > 0 { "\n" } else { "" };
             writeln!(console.out, "{apart}{}", paint.title(&format!("{side}:")))?;
         }
         let side = side.or(wanted).unwrap_or(policy::DEFAULT_SIDE);
-        let frames = hook(rules, side, &samples, args, paint, console)?;
+        let (frames, lives) = hook(rules, side, &samples, args, paint, console)?;
+        shown.extend(lives);
         if let Some(file) = &args.write {
             let data = capture::write(frames.iter().map(|(frame, time)| (frame.as_slice(), *time)), link);
             fs::write(file, data).map_err(|source| Failure::File {
@@ -70,10 +74,14 @@ pub fn run(args: &Explain, console: &mut Console<'_>) -> Result<(), Failure> {
             })?;
         }
     }
+    if args.html {
+        let page = page::of_packets(&lists, &remarks, args.end.is_some(), &samples, shown)?;
+        console.out.write_all(page.as_bytes())?;
+    }
     Ok(())
 }
 
-/// Reports what the rules of one hook do to all packets. Gives what is passed on.
+/// Reports what the rules of one hook do to all packets. Gives what is passed on, and what a page shows.
 fn hook(
     rules: &Rules,
     side: Side,
@@ -81,10 +89,11 @@ fn hook(
     args: &Explain,
     paint: Paint,
     console: &mut Console<'_>,
-) -> Result<Vec<Passed>, Failure> {
+) -> Result<(Vec<Passed>, Option<Lives>), Failure> {
     let target = policy::target(kernel::features(), side, &rules.ruleset, None);
     let options = policy::usual(Header::Ethernet, side, &rules.ruleset, chosen(args.chosen)?).on(target);
     let mut run = Run::load(rules, options, args, console)?;
+    let mut lives = args.html.then(|| Lives::new(rules, options)).transpose()?;
     let (mut frames, mut counts) = (Vec::new(), [0usize; 5]);
     for (index, sample) in samples.iter().enumerate() {
         let explained = explain(rules, run.as_mut(), sample, index + 1)?;
@@ -96,7 +105,9 @@ fn hook(
             Fate::Unknown => 3,
             Fate::Answered => 4,
         }] += 1;
-        if args.brief {
+        if let Some(lives) = &mut lives {
+            lives.push(rules, &explained);
+        } else if args.brief {
             writeln!(console.out, "{}", explained.line(&rules.ruleset))?;
         } else {
             if index > 0 {
@@ -123,7 +134,7 @@ fn hook(
             samples.len()
         ));
     }
-    Ok(frames)
+    Ok((frames, lives))
 }
 
 fn read(file: &Path) -> Result<(Vec<Sample>, Link), Failure> {

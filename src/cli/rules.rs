@@ -30,6 +30,8 @@ pub struct Lists {
     lists: Vec<(Option<Side>, Rules)>,
     /// The only list is what a client sends.
     service: bool,
+    /// All that is odd about them, whether it has been said or not.
+    remarks: Vec<Diagnostic>,
 }
 
 impl Lists {
@@ -65,6 +67,7 @@ impl Lists {
                     }
                 }
                 let service = matches!(lists.rulesets, Rulesets::Service(_));
+                let remarks = lists.remarks();
                 let check::Lists { rulesets, diagrams, .. } = lists;
                 let lists = match rulesets {
                     Rulesets::Anywhere(ruleset) | Rulesets::Service(ruleset) => vec![(None, ruleset)],
@@ -77,7 +80,7 @@ impl Lists {
                     let diagram = diagrams.next().flatten().unwrap_or_else(|| diagram::build(&ruleset));
                     (side, Rules { source: source.clone(), ruleset, diagram })
                 };
-                Ok(Self { lists: lists.into_iter().map(list).collect(), service })
+                Ok(Self { lists: lists.into_iter().map(list).collect(), service, remarks })
             }
             Err(diagnostics) => {
                 let text = diag::render(&source, &diagnostics, console.color);
@@ -113,7 +116,8 @@ impl Lists {
         match mirror::end(&service.ruleset, end == End::Client) {
             Ok(chains) => {
                 let list = |(side, ruleset)| (Some(side), Rules::new(service.source.clone(), ruleset));
-                Ok(Self { lists: chains.into_iter().map(list).collect(), service: false })
+                let lists = chains.into_iter().map(list).collect();
+                Ok(Self { lists, service: false, remarks: Vec::new() })
             }
             Err(faults) => {
                 let text = diag::render(&service.source, &faults, console.color);
@@ -121,6 +125,11 @@ impl Lists {
                 Err(Failure::Rules)
             }
         }
+    }
+
+    /// Warnings and advice.
+    pub fn remarks(&self) -> &[Diagnostic] {
+        &self.remarks
     }
 
     /// The hooks that there are chains for. `None`: the rules are for any.

@@ -16,6 +16,7 @@ use crate::net::links::{self, Device};
 use crate::net::mark::Large;
 use crate::net::pair::Pair;
 use crate::net::{self, Filter, Hook, Mark, Point, gso, macvlan, pair, tcx};
+use crate::page::attached::{self, Attached};
 use crate::paint;
 
 /// One filter of ours, as `--json` shows it; or a program on TCX, with what its note says.
@@ -144,6 +145,24 @@ impl Entry<'_> {
         }
     }
 
+    fn attached(&self) -> Attached<'_> {
+        let program = self.program.map_or("?".to_owned(), |id| id.to_string());
+        let mut facts = vec![
+            ("program", format!("{program}, tag {}", self.tag.unwrap_or("?"))),
+            ("place", self.where_it_is()),
+            ("name", self.name.to_owned()),
+        ];
+        facts.extend(self.rules.map(|rules| ("rules", rules.to_string())));
+        facts.extend(self.broken.iter().map(|broken| ("broken", broken.clone())));
+        facts.extend(self.counters_error.iter().map(|error| ("counters", error.clone())));
+        Attached {
+            name: format!("{} {}", self.interface, self.hook),
+            facts,
+            rules: self.rules,
+            counts: self.counters.as_ref(),
+        }
+    }
+
     fn ends(&self, pair: Pair) -> Option<[Option<&str>; 2]> {
         match pair {
             Pair::Segmentation => self.pair,
@@ -182,6 +201,13 @@ pub fn run(args: &args::Status, console: &mut Console<'_>) -> Result<(), Failure
         // The document is a list of filters.
         half.iter().chain(&left).for_each(|line| console.say(line));
         return Ok(());
+    }
+    if args.html {
+        let shown: Vec<Attached<'_>> = entries.iter().map(Entry::attached).collect();
+        let notes = half.iter().chain(&left).cloned().collect();
+        let page = attached::html(&shown, notes)
+            .map_err(|error| Failure::Internal(format!("cannot write JSON: {error}")))?;
+        return Ok(console.out.write_all(page.as_bytes())?);
     }
     if args.prometheus {
         let samples: Vec<Sample<'_>> = entries.iter().map(|entry| entry.sample(&broken)).collect();

@@ -35,6 +35,16 @@ impl fmt::Display for Diagram {
     }
 }
 
+impl Diagram {
+    /// What a test's values lead to, in the order of the first value of each, and what all others do; of a leaf, none.
+    pub fn groups(&self, id: NodeId) -> Option<(Vec<(NodeId, Set)>, NodeId)> {
+        match self.node(id) {
+            Node::Test { field, arms } => Some(groups(field.smallest(self.family(id)), arms)),
+            Node::Miss | Node::Rule(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "@{}", self.0)

@@ -60,7 +60,7 @@ impl Explained<'_> {
     }
 
     /// What became of it, and why not what the rule says.
-    fn verdict(&self, ruleset: &Ruleset) -> String {
+    pub fn verdict(&self, ruleset: &Ruleset) -> String {
         let rule = self.rule().and_then(|rule| ruleset.rules.get(rule));
         match (&self.ran, rule) {
             (Some(Ok(ran)), _) => ran.verdict(&self.sample.frame, rule.map(|rule| &rule.action)),
@@ -79,8 +79,12 @@ impl Explained<'_> {
             Ok(matching) => rules(out, ruleset, matching, paint)?,
         }
         writeln!(out, "  {}", paint.title(&self.verdict(ruleset)))?;
+        headers(out, &self.change(ruleset), paint)
+    }
+
+    /// Of a packet that was cut, the first segment.
+    pub fn change(&self, ruleset: &Ruleset) -> Change<'_> {
         let action = self.rule().and_then(|rule| Some(&ruleset.rules.get(rule)?.action));
-        // Of a packet that was cut, the first segment.
         let (before, ran) = match &self.ran {
             Some(Ok(ran)) => match ran.pieces.first() {
                 Some((frame, piece)) => (frame, Some(piece)),
@@ -89,8 +93,25 @@ impl Explained<'_> {
             _ => (&self.sample.frame, None),
         };
         let changed = ran.filter(|ran| ran.fate(before) == Fate::Changed);
-        headers(out, before, changed.map(|ran| ran.outcome.frame.as_slice()), action, paint)
+        let after = changed.map(|ran| ran.outcome.frame.as_slice());
+        let inside = match (action, after) {
+            (Some(Action::Unfunnel { inner, .. }), Some(_)) => [Some(*inner), None],
+            (Some(Action::Funnel(_)), Some(_)) => {
+                [None, Ip::in_frame(before).ok().and_then(|ip| Some(ip.segment().ok()?.proto))]
+            }
+            _ => [None, None],
+        };
+        Change { before, after, inside }
     }
+}
+
+/// A frame before, and after if it was changed.
+#[derive(Debug)]
+pub struct Change<'a> {
+    pub before: &'a [u8],
+    pub after: Option<&'a [u8]>,
+    /// What the first L4 header of each carries, if it is a funnel's.
+    pub inside: [Option<Proto>; 2],
 }
 
 /// `udp 10.0.0.1:5000 > 10.0.0.2:4739, 100 bytes of data`
@@ -144,20 +165,8 @@ struct Block {
     after: Option<Fields>,
 }
 
-fn headers(
-    out: &mut dyn Write,
-    before: &[u8],
-    after: Option<&[u8]>,
-    action: Option<&Action>,
-    paint: Paint,
-) -> io::Result<()> {
-    let (inside_before, inside_after) = match (action, after) {
-        (Some(Action::Unfunnel { inner, .. }), Some(_)) => (Some(*inner), None),
-        (Some(Action::Funnel(_)), Some(_)) => {
-            (None, Ip::in_frame(before).ok().and_then(|ip| Some(ip.segment().ok()?.proto)))
-        }
-        _ => (None, None),
-    };
+fn headers(out: &mut dyn Write, change: &Change<'_>, paint: Paint) -> io::Result<()> {
+    let Change { before, after, inside: [inside_before, inside_after] } = *change;
     let Some(left) = layers(before, inside_before) else { return Ok(()) };
     let right = after.map(|frame| layers(frame, inside_after).unwrap_or_default());
     let blocks = pair(left, right.unwrap_or_default());

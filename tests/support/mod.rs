@@ -33,6 +33,11 @@ pub fn testdata(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(path)
 }
 
+/// Where a package of npm is, if it has been installed.
+pub fn npm(package: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/node/node_modules").join(package)
+}
+
 /// What a test cannot run without.
 #[derive(Debug, Clone, Copy)]
 pub enum Need {
@@ -42,6 +47,8 @@ pub enum Need {
     Tool(&'static str, &'static str),
     /// The same, and the package of PyPI.
     Python(&'static str, &'static str),
+    /// A package of npm, and its version, below `target/node`.
+    Npm(&'static str, &'static str),
 }
 
 /// True when everything is there. Otherwise says what is missing and lets the test return, or, with
@@ -72,6 +79,10 @@ impl Need {
             Need::Root if nix::unistd::geteuid().is_root() => None,
             Need::Root => Some("not root (needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN)".into()),
             Need::Tool(tool, _) | Need::Python(tool, _) if lab::find_tool(tool).is_some() => None,
+            Need::Npm(package, _) if npm(package).is_dir() => None,
+            Need::Npm(package, version) => {
+                Some(format!("no `{package}` (npm install --prefix target/node {package}@{version})"))
+            }
             Need::Python(tool, package) => Some(format!("no `{tool}` (pip install {package})")),
             Need::Tool(tool, package) => {
                 Some(format!("no `{tool}` (Debian package {package}: apt-get install {package})"))

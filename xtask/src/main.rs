@@ -21,6 +21,7 @@ cargo xtask COMMAND
 
   ci              all checks: format, lints, conventions, tests. What lands has passed it
   bless [FILTER]  rewrites the goldens in testdata/, and says which changed
+  docs            makes the pictures in docs/pictures/ anew: drawings by the program, pages by Chromium (root)
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
   kernels [--target ARCH] [SUITE]  the same programs in other kernels (Debian's, from 5.10 on, under QEMU)
   tidy            conventions that no other tool checks
@@ -45,10 +46,11 @@ const KERNEL_TESTS: [&str; 12] = [
     "tools",
     "examples",
     "packaging",
+    "page",
 ];
 
 /// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 16] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -64,8 +66,12 @@ const TOOLS: [(&str, &str); 15] = [
     ("kubectl", "kubernetes-client"),
     ("systemd-analyze", "systemd"),
     ("bpftool", "bpftool"),
+    ("chromium", "chromium"),
 ];
 const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
+
+/// Of npm, and its version.
+const NODE_TOOL: (&str, &str) = ("target/node/node_modules/axe-core", "axe-core@4.14.1");
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -84,6 +90,7 @@ fn run(args: &[&str]) -> Result<()> {
     match args {
         ["ci"] => ci(),
         ["bless", filter @ ..] => bless(filter),
+        ["docs"] => docs(),
         ["kernel", filter @ ..] => kernel(filter),
         ["kernels", "--target", arch, suites @ ..] => kernels::run(Some(arch), suites),
         ["kernels", suites @ ..] => kernels::run(None, suites),
@@ -129,6 +136,9 @@ fn say_what_is_missing(strict: bool) -> Result<()> {
             commands.push(format!("{installer} {}", packages.join(" ")));
         }
     }
+    if !Path::new(NODE_TOOL.0).is_dir() {
+        commands.push(format!("npm install --prefix target/node {}", NODE_TOOL.1));
+    }
     if commands.is_empty() {
         return Ok(());
     }
@@ -145,6 +155,19 @@ fn bless(filter: &[&str]) -> Result<()> {
     tests.args(["test", "--locked", "--test", "golden", "--test", "language", "--"]).args(filter);
     exec(tests.env("BLESS", "1"))?;
     exec(Command::new("git").args(["diff", "--stat", "--", "testdata"]))
+}
+
+fn docs() -> Result<()> {
+    for rules in find(Path::new("docs/pictures"), &|path| path.extension().is_some_and(|kind| kind == "sf"))?
+    {
+        let picture = rules.with_extension("svg");
+        let mut draw = cargo();
+        draw.args(["run", "--quiet", "--locked", "--", "compile", "--emit", "svg", "-o"]);
+        exec(draw.arg(picture).arg(rules))?;
+    }
+    let mut tests = cargo();
+    tests.args(["test", "--locked", "--test", "page", "--", "a_checker_of_accessibility"]);
+    exec(tests.env("SFUNNEL_PICTURES", "1").env("SFUNNEL_REQUIRE_KERNEL", "1"))
 }
 
 fn kernel(filter: &[&str]) -> Result<()> {

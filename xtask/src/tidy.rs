@@ -65,6 +65,7 @@ const ORDER: &[&str] = &[
     "rule_text",
     "dissect",
     "diagram",
+    "drawing",
     "check",
     "router_rules",
     "diff",
@@ -79,6 +80,7 @@ const ORDER: &[&str] = &[
     "explain",
     "doctor",
     "demo",
+    "page",
     "cli",
 ];
 

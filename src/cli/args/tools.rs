@@ -39,6 +39,7 @@ Examples:
   sfunnel explain --ruleset 'tcp dport 179 sport 540 actions unfunnel udp' \\
       --packet 'udp 10.0.0.1:5000 > 10.0.0.2:4739 in tcp 540 > 179 len 100'
   sfunnel explain rules.sf --pcap in.pcap -w out.pcap --brief
+  sfunnel explain rules.sf --pcap in.pcap --html > packets.html
 
 A packet in words is PROTO SRC:PORT > DST:PORT, then any of
   in PROTO PORT > PORT             in a funnel of these ports
@@ -169,6 +170,9 @@ pub struct Explain {
     /// One line per packet
     #[arg(long)]
     pub brief: bool,
+    /// Write a page for a browser to standard output: docs/page.md
+    #[arg(long, conflicts_with = "brief")]
+    pub html: bool,
     #[command(flatten)]
     pub chosen: Chosen,
 }
