@@ -68,7 +68,7 @@ impl Lives {
         if self.lives.len() == Self::MOST {
             return;
         }
-        let key = explain::key(&explained.sample.frame, explained.sample.metadata.mark);
+        let key = explain::key(&explained.sample.frame, &explained.sample.metadata.settings);
         let way = key.map_or_else(|_| Way::default(), |key| self.ways.of(&rules.diagram, &key));
         let [first, other] = Self::MISSES;
         let misses = if self.lives.len() < Self::FIRST { first } else { other };

@@ -155,11 +155,13 @@ impl Entry<'_> {
         facts.extend(self.rules.map(|rules| ("rules", rules.to_string())));
         facts.extend(self.broken.iter().map(|broken| ("broken", broken.clone())));
         facts.extend(self.counters_error.iter().map(|error| ("counters", error.clone())));
+        facts.extend(self.text_error.iter().map(|error| ("text", error.to_string())));
         Attached {
             name: format!("{} {}", self.interface, self.hook),
             facts,
             rules: self.rules,
             counts: self.counters.as_ref(),
+            text: self.text,
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use super::Kind;
 use crate::diagram::{Diagram, Node, NodeId};
 use crate::ir::{Family, Proto, Ruleset};
-use crate::rule_text;
+use crate::value_text;
 
 /// How much of a diagram is drawn.
 #[derive(Debug, Clone, Copy)]
@@ -122,7 +122,7 @@ impl<'a> Sketcher<'a> {
         let shown = if groups.len() < self.limits.arms { groups.len() } else { self.limits.arms - 2 };
         for (then, values) in groups.iter().take(shown) {
             let to = self.of(*then);
-            self.arms.push(Arm { from, to, values: rule_text::elements(*field, family, values) });
+            self.arms.push(Arm { from, to, values: value_text::elements(*field, family, values) });
         }
         if shown < groups.len() {
             let text = format!("{} more", groups.len() - shown);
@@ -151,7 +151,7 @@ impl<'a> Sketcher<'a> {
                 });
             }
             Node::Rule(rule) => {
-                let action = self.ruleset.rules.get(*rule).map(|rule| rule_text::action(&rule.action));
+                let action = self.ruleset.rules.get(*rule).map(|rule| rule.action.to_string());
                 let text = format!("rule {rule}: {}", action.unwrap_or_default());
                 self.push(Box { kind: Kind::Rule, text, nodes, rule: Some(*rule), after: None })
             }

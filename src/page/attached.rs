@@ -1,7 +1,7 @@
 //! What is attached, as lists of rules with counters.
 //!
-//! Takes what the kernel says of programs. Rules are known where all of them count, since counters say what they are of;
-//! then there is a diagram, too. Gives a page without listings. Guesses nothing.
+//! Takes what the kernel says of programs: rules as they were written, or as their counters name them. Where these can be
+//! read again, there is a diagram, too. Gives a page without listings. Guesses nothing.
 
 use super::{List, Page};
 use crate::check;
@@ -20,7 +20,12 @@ pub struct Attached<'a> {
     /// How many rules it was made of, if that is known.
     pub rules: Option<usize>,
     pub counts: Option<&'a Counts>,
+    /// The rules as they were written.
+    pub text: Option<&'a [String]>,
 }
+
+/// Rules of a program: no kernel takes one with more.
+const MOST: usize = 1_000_000;
 
 /// Its rules as text, a line each, and what is known of them.
 struct Known {
@@ -63,26 +68,33 @@ impl Known {
     fn new(attached: &Attached<'_>) -> Self {
         let counted = attached.counts.map(|counts| counts.rules.as_slice()).unwrap_or_default();
         let last = counted.iter().map(|rule| rule.about.rule + 1).max().unwrap_or(0);
-        // A name may say any number; what counts is known to be there.
-        let all =
-            if counted.is_empty() { 0 } else { attached.rules.unwrap_or(last).min(last.max(counted.len())) };
+        let all_count = !counted.is_empty() && attached.rules == Some(counted.len()) && last == counted.len();
+        let mut texts: Vec<Option<&str>> = match attached.text {
+            // What counts has its meaning with it, whatever names stand for.
+            Some(text) if !all_count => text.iter().map(|text| Some(text.as_str())).collect(),
+            _ => vec![None; last.min(MOST)],
+        };
+        for rule in counted.iter().filter(|_| all_count || attached.text.is_none()) {
+            if let Some(text) = texts.get_mut(rule.about.rule) {
+                *text = Some(&rule.about.text);
+            }
+        }
         let (mut text, mut lines) = (String::new(), Vec::new());
-        let mut next = counted.iter().peekable();
-        for rule in 0..all {
+        for (rule, known) in texts.iter().enumerate() {
             let start = text.len();
-            match next.next_if(|counted| counted.about.rule == rule) {
-                Some(counted) => text += &counted.about.text,
+            match known {
+                Some(known) => text += known,
                 None => text += &format!("# rule {rule} does not count"),
             }
             lines.push(Span { start, end: text.len() });
             text.push('\n');
         }
-        if counted.is_empty() {
-            text += "# which rules these are is known where they count: attach with --counters\n";
+        if texts.is_empty() {
+            text += "# which rules these are is not known\n";
         }
-        let is_whole = attached.rules == Some(counted.len()) && !counted.is_empty();
+        let is_whole = !texts.is_empty() && texts.iter().all(Option::is_some);
         let meaning = is_whole.then(|| check::read(&Source::new("", text.as_str())).ok()).flatten();
-        let meaning = meaning.filter(|checked| checked.ruleset.rules.len() == counted.len()).map(|checked| {
+        let meaning = meaning.filter(|checked| checked.ruleset.rules.len() == texts.len()).map(|checked| {
             let diagram = diagram::build(&checked.ruleset);
             (checked.ruleset, diagram)
         });

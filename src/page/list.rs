@@ -15,6 +15,7 @@ use crate::drawing::{self, Drawing};
 use crate::ir::{Family, Proto, Ruleset};
 use crate::kernel::counters::Counts;
 use crate::rule_text;
+use crate::value_text;
 
 #[derive(Debug, Serialize)]
 pub struct List<'a> {
@@ -164,7 +165,7 @@ fn branch(diagram: &Diagram, id: NodeId, node: &Node) -> Branch {
         (Node::Rule(rule), _) => Branch::Rule(*rule),
         (Node::Test { field, .. }, Some((groups, rest))) => {
             let values = |values| {
-                let text = rule_text::elements(*field, diagram.family(id), values);
+                let text = value_text::elements(*field, diagram.family(id), values);
                 match text.char_indices().nth(LONGEST) {
                     Some((end, _)) => format!("{}…", &text[..end]),
                     None => text,

@@ -68,7 +68,7 @@ fn the_largest_ruleset_is_a_page_of_at_most_8_mb_that_is_drawn_in_parts() {
     assert_eq!(browser.eval("document.querySelector('#rule-60000')"), json!(null));
     browser.eval("location.hash = '#rule-60000'; new Promise((done) => setTimeout(done, 100))");
     assert_eq!(
-        browser.eval("[...document.querySelectorAll('.rule.lit')].map((e) => e.id)"),
+        browser.eval("[...document.querySelectorAll('button.rule.lit')].map((e) => e.id)"),
         json!(["rule-60000"])
     );
     assert_eq!(browser.eval("document.querySelectorAll('.insn.lit').length > 0"), true);

@@ -301,11 +301,12 @@ fn what_is_attached_is_shown_with_its_counters() {
     let warm = browser
         .eval("[...document.querySelectorAll('.shape.rule.warm')].map((e) => e.getAttribute('aria-label'))");
     assert_eq!(warm, serde_json::json!(["rule 1: funnel tcp sport 540 dpor…"]));
-    // Of the other nothing says which rules it has.
+    // The other does not count, but has its text with it.
     browser.eval(&show("eth1 ingress"));
     let facts = browser.eval("document.querySelector('#rules dl').textContent");
     assert!(facts.as_str().is_some_and(|facts| facts.contains("rules1")), "{facts}");
-    assert_eq!(browser.eval("document.querySelectorAll('#diagram .shape').length"), 0);
+    assert_eq!(browser.eval("document.querySelectorAll('#diagram .shape.rule').length"), 1);
+    assert_eq!(browser.eval("document.querySelectorAll('.count').length"), 0);
     assert_eq!(browser.faults(), Vec::<String>::new());
 }
 

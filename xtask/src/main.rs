@@ -21,7 +21,8 @@ cargo xtask COMMAND
 
   ci              all checks: format, lints, conventions, tests. What lands has passed it
   bless [FILTER]  rewrites the goldens in testdata/, and says which changed
-  docs            makes the pictures in docs/pictures/ anew: drawings by the program, pages by Chromium (root)
+  docs            makes the pictures in docs/pictures/ anew: drawings by the program, pages by Chromium (root,
+                  `pngquant`)
   kernel [FILTER] the tests that need root, failing instead of skipping what cannot run
   kernels [--target ARCH] [SUITE]  the same programs in other kernels (Debian's, from 5.10 on, under QEMU)
   tidy            conventions that no other tool checks
@@ -33,7 +34,7 @@ cargo xtask COMMAND
 ";
 
 /// The lines of `--test` for what needs a kernel.
-const KERNEL_TESTS: [&str; 12] = [
+const KERNEL_TESTS: [&str; 13] = [
     "kernel",
     "vectors",
     "traps",
@@ -167,7 +168,10 @@ fn docs() -> Result<()> {
     }
     let mut tests = cargo();
     tests.args(["test", "--locked", "--test", "page", "--", "a_checker_of_accessibility"]);
-    exec(tests.env("SFUNNEL_PICTURES", "1").env("SFUNNEL_REQUIRE_KERNEL", "1"))
+    exec(tests.env("SFUNNEL_PICTURES", "1").env("SFUNNEL_REQUIRE_KERNEL", "1"))?;
+    // A page has few colours.
+    let pages = find(Path::new("docs/pictures"), &|path| path.extension().is_some_and(|kind| kind == "png"))?;
+    exec(Command::new("pngquant").args(["--force", "--ext", ".png", "48"]).args(pages))
 }
 
 fn kernel(filter: &[&str]) -> Result<()> {
