@@ -21,6 +21,8 @@ mod runtime;
 mod schemas;
 #[path = "examples/use_cases.rs"]
 mod use_cases;
+#[path = "examples/watching.rs"]
+mod watching;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -21,6 +21,7 @@ pub struct Manifest(pub Vec<Value>);
 pub struct Container {
     pub name: String,
     pub image: String,
+    pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     /// What is mounted, by path in the container.
     pub files: BTreeMap<PathBuf, String>,
@@ -102,7 +103,7 @@ impl Manifest {
 
     fn container(&self, container: &Value, spec: &Value) -> Container {
         let text = |value: &Value| value.as_str().expect("a string").to_owned();
-        for key in ["command", "args", "envFrom"] {
+        for key in ["command", "envFrom"] {
             assert!(container[key].is_null(), "`{key}` is not understood here");
         }
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
@@ -132,6 +133,7 @@ impl Manifest {
         Container {
             name: text(&container["name"]),
             image: text(&container["image"]),
+            args: list(&container["args"]).iter().map(text).collect(),
             env,
             files,
             directories,

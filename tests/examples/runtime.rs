@@ -4,6 +4,7 @@
 //! with the capabilities of the manifest and no others, in the pod's network namespace.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -48,6 +49,25 @@ pub fn spawn(ns: &Ns, container: &Container, log: fs::File) -> Running {
     Running { child, root }
 }
 
+/// Where a kubelet puts what a ConfigMap has: files are links by way of another link, which it exchanges.
+const DATA: &str = "..data";
+
+impl Running {
+    /// The ConfigMap has changed: what a kubelet does then.
+    pub fn change(&self, path: &Path, text: &str) {
+        let file = self.root.path().join(path.strip_prefix("/").expect("an absolute path"));
+        let (directory, name) = (file.parent().expect("a directory"), file.file_name().expect("a name"));
+        let old = fs::read_link(directory.join(DATA)).expect("a link");
+        let number: u32 = old.to_string_lossy().trim_start_matches('.').parse().expect("a number");
+        let new = format!("..{}", number + 1);
+        fs::create_dir(directory.join(&new)).expect("a directory");
+        fs::write(directory.join(&new).join(name), text).expect("a file");
+        symlink(&new, directory.join("..tmp")).expect("a link");
+        fs::rename(directory.join("..tmp"), directory.join(DATA)).expect("another link");
+        fs::remove_dir_all(directory.join(old)).expect("gone");
+    }
+}
+
 /// What is mounted, in a directory that is to become its root.
 fn prepare(container: &Container) -> (TempDir, CapabilitySet) {
     assert!(container.is_ours(), "{}", container.image);
@@ -58,8 +78,14 @@ fn prepare(container: &Container) -> (TempDir, CapabilitySet) {
         fs::create_dir_all(inside(directory)).expect("a directory");
     }
     for (path, text) in &container.files {
-        fs::create_dir_all(inside(path).parent().expect("a directory")).expect("a directory");
-        fs::write(inside(path), text).expect("a file");
+        let file = inside(path);
+        let (directory, name) = (file.parent().expect("a directory"), file.file_name().expect("a name"));
+        fs::create_dir_all(directory.join("..1")).expect("a directory");
+        fs::write(directory.join("..1").join(name), text).expect("a file");
+        if !directory.join(DATA).exists() {
+            symlink("..1", directory.join(DATA)).expect("a link");
+        }
+        symlink(Path::new(DATA).join(name), &file).expect("a link");
     }
     let allowed = capabilities(container);
     (root, allowed)
@@ -76,7 +102,12 @@ fn confine(root: &Path, container: &Container, allowed: CapabilitySet) {
 
 fn image(container: &Container, more: &[(&str, &str)]) -> Command {
     let mut command = Command::new("/sfunnel");
-    command.env_clear().envs(&container.env).envs(more.iter().copied()).stdin(Stdio::piped());
+    command
+        .args(&container.args)
+        .env_clear()
+        .envs(&container.env)
+        .envs(more.iter().copied())
+        .stdin(Stdio::piped());
     command
 }
 

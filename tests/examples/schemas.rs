@@ -39,9 +39,16 @@ fn all_manifests_are_valid() {
     }
     let directory = tempfile::tempdir().expect("a directory");
     let mut files = vec![chart_file(), testdata("original/example.yaml")];
-    for name in
-        ["init-container", "sidecar", "gateway", "consumer", "annotations", "bypass", "kustomize/overlay"]
-    {
+    for name in [
+        "init-container",
+        "sidecar",
+        "gateway",
+        "gateway-watch",
+        "consumer",
+        "annotations",
+        "bypass",
+        "kustomize/overlay",
+    ] {
         let file = directory.path().join(name.replace('/', "-")).with_extension("yaml");
         fs::write(&file, output("kubectl", &["kustomize", example(name).to_str().expect("a path")]))
             .expect("a file");
