@@ -118,21 +118,11 @@ impl Cluster {
         Watch(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("sfunnel"))
     }
 
-    /// The same with rules in a file; what it says goes to another one.
-    pub fn watch_file(&self, node: usize, rules: &Path, log: &Path) -> Watch {
+    /// The same with rules in files, as these arguments say; what it says goes to another file.
+    pub fn watch_files(&self, node: usize, args: &[&str], log: &Path) -> Watch {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
-        command.args([
-            "bypass",
-            "watch",
-            "--overlay-if",
-            "vx0",
-            "--host-if",
-            "eth0",
-            "--every",
-            "0.2",
-            "--rules",
-        ]);
-        command.arg(rules).arg("--netns").arg(self.nodes[node].host.path());
+        command.args(["bypass", "watch", "--overlay-if", "vx0", "--host-if", "eth0", "--every", "0.2"]);
+        command.args(args).arg("--netns").arg(self.nodes[node].host.path());
         let log = File::create(log).expect("a file");
         Watch(command.stdin(Stdio::null()).stderr(log).spawn().expect("sfunnel"))
     }

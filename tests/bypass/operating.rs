@@ -159,7 +159,7 @@ fn watch_follows_files_and_keeps_what_is_attached_while_they_are_wrong() {
     };
     write(&cluster.rules(RULES));
     let _second = cluster.watch(1, &cluster.rules(RULES), &[]);
-    let _first = cluster.watch_file(0, &rules, &log);
+    let _first = cluster.watch_files(0, &["--rules", rules.to_str().expect("a path")], &log);
     cluster.wait_for_status(0, |status| status.contains("2 rules, 1 of 1 peers"));
     let status = cluster.status(0);
     let standing = attached_rules(&status);
@@ -186,6 +186,46 @@ fn watch_follows_files_and_keeps_what_is_attached_while_they_are_wrong() {
         &cluster.rules("tcp dport 7000 actions bypass\ntcp sport 7000 actions bypass\ntcp actions accept\n"),
     );
     cluster.wait_for_status(0, |status| status.contains("3 rules, 1 of 1 peers"));
+}
+
+#[test]
+fn watch_follows_the_list_of_pods() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [pods, log] = [".pods", ".log"].map(|name| folder.path().join(name));
+    fs::write(folder.path().join("web"), "type=podLabel\nname=app\nvalue=web\n").expect("a file");
+    let list = |app: &str| {
+        let new = folder.path().join(".new");
+        let pod = format!(
+            r#"{{"metadata":{{"labels":{{"app":"{app}"}}}},"spec":{{}},"status":{{"podIP":"10.244.2.2"}}}}"#
+        );
+        fs::write(&new, format!(r#"{{"items":[{pod}]}}"#)).expect("a file");
+        fs::rename(&new, &pods).expect("another name");
+    };
+    list("web");
+    let _second = cluster.watch(1, &cluster.rules(RULES), &[]);
+    let [rules, listed] = [folder.path(), &pods].map(|path| path.to_str().expect("a path"));
+    let _first =
+        cluster.watch_files(0, &["--peers", "kernel", "--router-rules", rules, "--pods", listed], &log);
+    cluster.wait_for_status(0, |status| status.contains("2 rules, 1 of 1 peers"));
+    // No list, and none of them has the label: neither is rules that could be attached.
+    let standing = cluster.status(0);
+    fs::write(&pods, "{").expect("a file");
+    wait_for_log(&log, "the list of pods: EOF", 0);
+    wait_for_log(&log, "the rules that are attached stay", 0);
+    list("db");
+    wait_for_log(&log, "no rule says `bypass`", 0);
+    assert_eq!(attached_rules(&cluster.status(0)), attached_rules(&standing));
+    // A rule more, for the same label.
+    list("web");
+    fs::write(folder.path().join("cidr"), "type=cidr\nfrom=10.244.0.0/16\nto=10.244.0.0/16\n")
+        .expect("a file");
+    cluster.wait_for_status(0, |status| {
+        !attached_rules(status).is_empty() && attached_rules(status) != attached_rules(&standing)
+    });
 }
 
 /// What was said after so many bytes.
