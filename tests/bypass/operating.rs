@@ -211,16 +211,25 @@ fn watch_follows_the_list_of_pods() {
     let _first =
         cluster.watch_files(0, &["--peers", "kernel", "--router-rules", rules, "--pods", listed], &log);
     cluster.wait_for_status(0, |status| status.contains("2 rules, 1 of 1 peers"));
-    // No list, and none of them has the label: neither is rules that could be attached.
+    // What is no list changes nothing.
     let standing = cluster.status(0);
     fs::write(&pods, "{").expect("a file");
     wait_for_log(&log, "the list of pods: EOF", 0);
     wait_for_log(&log, "the rules that are attached stay", 0);
-    list("db");
-    wait_for_log(&log, "no rule says `bypass`", 0);
     assert_eq!(attached_rules(&cluster.status(0)), attached_rules(&standing));
-    // A rule more, for the same label.
+    // The last pod with the label has gone: another may have its address, and is not to be taken for it.
+    list("db");
+    cluster.wait_for_status(0, |status| !status.contains("vx0 egress"));
+    assert!(fs::read_to_string(&log).expect("a log").contains("no rule says `bypass`"));
+    let args = ["bypass", "status", "--overlay-if", "vx0", "--host-if", "eth0", "--peers", "kernel"];
+    let (_, said) = run(&cluster, 0, &[&args[..], &["--router-rules", rules, "--pods", listed]].concat());
+    assert!(
+        said.contains("eth0 ingress: receives") && said.contains("on the overlay: no rule says"),
+        "{said}"
+    );
     list("web");
+    cluster.wait_for_status(0, |status| status.contains("2 rules, 1 of 1 peers"));
+    // A rule more, for the same label.
     fs::write(folder.path().join("cidr"), "type=cidr\nfrom=10.244.0.0/16\nto=10.244.0.0/16\n")
         .expect("a file");
     cluster.wait_for_status(0, |status| {

@@ -119,6 +119,14 @@ impl Given {
     }
 }
 
+/// Whether some rule says so, as far as they can be read.
+pub(super) fn bypasses(source: &Source) -> bool {
+    let (ast, faults) = syntax::recover(source);
+    let mut actions = ast.rules.iter().flat_map(|rule| &rule.actions);
+    // What is wrong with the others is said where they are read with their nodes.
+    !faults.is_empty() || actions.any(|action| action.kind.is_bypass())
+}
+
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Failure {
     let what = format!("cannot read {}", path.display());
     move |source| Failure::File { what, source }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::Seen;
-use super::given::Given;
+use super::given::{self, Given};
 use crate::cli::args::Strict;
 use crate::cli::how::How;
 use crate::cli::rules::{Lists, Rules};
@@ -31,6 +31,8 @@ pub(super) struct Known {
     pub(super) receiving: Rules,
     /// For what leaves by the overlay's, towards all nodes.
     rules: Rules,
+    /// Whether any of them says `bypass`.
+    pub(super) sends: bool,
     /// Prefixes by the overlay that no host is known of.
     unknown: Vec<String>,
     /// Nodes whose pods the field cannot tell apart.
@@ -51,6 +53,7 @@ impl Given {
             ends.notes().into_iter().map(|note| format!("warning: {note}")).collect();
         let (mut unknown, mut left_out) = (Vec::new(), Vec::new());
         let mut whole = source.clone();
+        let mut of_kernel = None;
         if self.asks_kernel(source) {
             let found = peers::of(netlink, &ends)?;
             unknown = found.unknown;
@@ -68,7 +71,13 @@ impl Given {
                     "leads to no node yet: the kernel has no route by it whose host is known".to_owned();
                 return Err(net::Error::Unfit { interface: overlay.clone(), why }.into());
             }
-            whole = whole.behind("the kernel's nodes", &rule_text::nodes(&nodes));
+            if given::bypasses(source) {
+                whole = whole.behind("the kernel's nodes", &rule_text::nodes(&nodes));
+            } else {
+                // Such as those about labels that no pod has at present.
+                notes.push(format!("warning: no rule says `bypass`: nothing is sent past {overlay}"));
+            }
+            of_kernel = Some(nodes);
         }
         seen.note(notes, console);
         let whole = self.defined(whole);
@@ -79,7 +88,11 @@ impl Given {
             }
             false => attach::lists(self.how, whole.clone(), console)?,
         };
-        let (rules, nodes) = bypassing(lists)?;
+        let (rules, between) = bypassing(lists)?;
+        let sends = between.is_some();
+        let none =
+            || Failure::Usage("no rule says `bypass`: there is nothing to take past the overlay".to_owned());
+        let nodes = between.or(of_kernel).ok_or_else(none)?;
         seen.source = Some(whole);
         let own = own(&nodes, netlink, &ends.host)?;
         if nodes.hosts().len() == 1 {
@@ -87,7 +100,7 @@ impl Given {
             return Err(net::Error::Unfit { interface: ends.overlay.name, why }.into());
         }
         let receiving = receiving(&nodes, own, self.port, self.how, console)?;
-        Ok(Known { ends, nodes, own, receiving, rules, unknown, left_out })
+        Ok(Known { ends, nodes, own, receiving, rules, sends, unknown, left_out })
     }
 }
 
@@ -128,12 +141,12 @@ impl Known {
     pub(super) fn sending(&self, peers: &[Ipv4Addr]) -> Option<(Rules, Reach)> {
         let reached = self.nodes.of(|host| host == self.own || peers.contains(&host));
         let reach = Reach { reached: peers.len(), all: self.nodes.hosts().len() - 1 };
-        (!peers.is_empty()).then(|| (self.rules.between(&reached), reach))
+        (self.sends && !peers.is_empty()).then(|| (self.rules.between(&reached), reach))
     }
 }
 
-/// The one list of rules for the overlay's interface, and the nodes that it is about.
-fn bypassing(lists: Lists) -> Result<(Rules, Nodes), Failure> {
+/// The one list of rules for the overlay's interface, and the nodes that it is about, if any of them says `bypass`.
+fn bypassing(lists: Lists) -> Result<(Rules, Option<Nodes>), Failure> {
     let chains = lists.sides().is_some();
     let Some((_, rules)) = lists.all().pop().filter(|_| !chains) else {
         return Err(Failure::Usage(
@@ -155,9 +168,7 @@ fn bypassing(lists: Lists) -> Result<(Rules, Nodes), Failure> {
             }
         }
     }
-    let none =
-        || Failure::Usage("no rule says `bypass`: there is nothing to take past the overlay".to_owned());
-    nodes.map(|nodes| (rules, nodes)).ok_or_else(none)
+    Ok((rules, nodes))
 }
 
 /// Which of the nodes this one is.

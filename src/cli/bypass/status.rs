@@ -86,6 +86,9 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
     let node = |host: &Ipv4Addr| {
         let (state, why) = match answers.get(host) {
             None => (State::Own, None),
+            Some(Answer::Received) if !known.sends && sent.as_ref().is_some_and(BTreeSet::is_empty) => {
+                (State::Overlay, Some("no rule says `bypass`".to_owned()))
+            }
             Some(answer) => judged(sent.as_ref().map(|sent| sent.contains(host)), *answer, given.port),
         };
         NodeReport { host: *host, state, why }
