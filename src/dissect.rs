@@ -10,6 +10,13 @@ use crate::ir::{Family, Proto};
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
+/// How long the VLAN tags are between the addresses and the EtherType: those of two tags at most, as rules look past no
+/// more.
+pub fn tags(frame: &[u8]) -> usize {
+    let is_tag = |at: &usize| matches!(be16(frame, 12 + at), 0x8100 | 0x88a8);
+    [0, 4].into_iter().take_while(is_tag).count() * 4
+}
+
 /// A TCP or UDP header with all that follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment<'a> {
@@ -112,7 +119,7 @@ pub struct Ip<'a> {
 pub enum Unmatchable {
     #[error("it is not IP (ethertype {0:#06x})")]
     NotIp(u16),
-    #[error("it has an 802.1Q tag in the frame")]
+    #[error("it has more than two VLAN tags")]
     Tagged,
     #[error("it is a fragment")]
     Fragment,
@@ -132,8 +139,9 @@ impl<'a> Ip<'a> {
         if frame.len() < ETHERNET {
             return Err(Unmatchable::Truncated);
         }
-        let packet = frame.get(ETHERNET..).unwrap_or_default();
-        match be16(frame, 12) {
+        let tags = tags(frame);
+        let packet = frame.get(ETHERNET + tags..).unwrap_or_default();
+        match be16(frame, 12 + tags) {
             0x0800 => Self::v4(packet),
             0x86dd => Self::v6(packet),
             0x8100 | 0x88a8 => Err(Unmatchable::Tagged),

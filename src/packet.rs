@@ -24,7 +24,7 @@ const fn field(name: &'static str, offset: i16, size: Size) -> Field {
     Field { name, offset, size }
 }
 
-/// IEEE 802.3 header without a tag.
+/// IEEE 802.3 header.
 pub mod ethernet {
     use super::{Field, Size, field};
 
@@ -37,6 +37,31 @@ pub mod ethernet {
     pub const LEN: i16 = 14;
     pub const TYPE_IPV4: u16 = 0x0800;
     pub const TYPE_IPV6: u16 = 0x86dd;
+}
+
+/// Tags of IEEE 802.1Q, up to two of them in front of the EtherType. From the type of the first on.
+///
+/// ```text
+///  0                   1                   2                   3
+///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+/// +-------------------------------+-----+-+-----------------------+
+/// |   type of tag: 8100 or 88a8   | PCP |D|          VID          |  0
+/// +-------------------------------+-----+-+-----------------------+
+/// |      another tag's type       | PCP |D|          VID          |  4
+/// +-------------------------------+-----+-+-----------------------+
+/// |           EtherType           |                                  8
+/// +-------------------------------+
+/// ```
+pub mod vlan {
+    use super::{Field, Size, field};
+
+    pub const TAG: Field = field("vlan.type, vlan.tci", 0, Size::W);
+    pub const NEXT_TYPE: Field = field("type behind the tag", 4, Size::H);
+    pub const NEXT_BUT_ONE_TYPE: Field = field("type behind two tags", 8, Size::H);
+    pub const LEN_OF_TWO: i16 = 10;
+    pub const TYPE: u16 = 0x8100;
+    /// 802.1ad, the outer of two.
+    pub const TYPE_SERVICE: u16 = 0x88a8;
 }
 
 /// IPv4 header, RFC 791 section 3.1.
@@ -296,6 +321,8 @@ pub mod skb {
     pub const PKT_TYPE: Field = field("skb->pkt_type", 4, Size::W);
     pub const PROTOCOL: Field = field("skb->protocol", 16, Size::W);
     pub const VLAN_PRESENT: Field = field("skb->vlan_present", 20, Size::W);
+    pub const VLAN_TCI: Field = field("skb->vlan_tci", 24, Size::W);
+    pub const VLAN_PROTO: Field = field("skb->vlan_proto", 28, Size::W);
     pub const PRIORITY: Field = field("skb->priority", 32, Size::W);
     pub const INGRESS_IFINDEX: Field = field("skb->ingress_ifindex", 36, Size::W);
     pub const IFINDEX: Field = field("skb->ifindex", 40, Size::W);

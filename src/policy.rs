@@ -163,12 +163,16 @@ pub fn target(features: Features, side: Side, ruleset: &Ruleset, mtu: Option<u32
         (false, Side::Egress, Some(Ok(mtu))) => Mtu::Is(mtu),
         (false, ..) => Mtu::Unknown,
     };
-    Target { long_jumps: features.long_jumps, mtu }
+    let nested_tags = features.nested_tags || side == Side::Egress;
+    Target { long_jumps: features.long_jumps, nested_tags, mtu }
 }
 
 /// What [`target`] does on a kernel without `bpf_check_mtu`.
 pub const UNASKED: &str = "egress measures what it funnels by the MTU that the interface has when rules are attached, so attach \
      again when that changes; ingress tells no sender that its packets are too long to be forwarded";
+
+/// What [`target`] does on a kernel that cannot put a VLAN tag back into a frame on ingress.
+pub const NOT_NESTED: &str = "packets that arrive with two VLAN tags are left alone";
 
 /// Every program that some hook may get for these rules on a kernel that has these features, whatever the choices and the
 /// interface (but for its MTU: the usual).

@@ -17,6 +17,8 @@ mod mtu;
 mod nat;
 #[path = "e2e/summed.rs"]
 mod summed;
+#[path = "e2e/tags.rs"]
+mod tags;
 #[path = "e2e/untold.rs"]
 mod untold;
 

@@ -9,6 +9,8 @@ mod support;
 
 #[path = "kernel/goldens.rs"]
 mod goldens;
+#[path = "kernel/tags.rs"]
+mod tags;
 
 #[path = "kernel/boundaries.rs"]
 mod boundaries;
@@ -243,7 +245,6 @@ fn ipv6_packets_that_are_not_plain_pass_unchanged() {
             "truncated 54",
             "truncated 61",
             "truncated 69",
-            "vlan 7",
         ] {
             let (same, packet) = run(words);
             assert!(same, "{packet}");
@@ -858,7 +859,7 @@ fn a_link_header_that_the_device_does_not_have_is_found() {
         let (_, loaded) = engine::load(&mut loader.borrow_mut(), &case.rules, Link::Either).map_err(fail)?;
         for packet in &case.packets {
             let (frame, gso, skb) = (&packet.frame, packet.gso, packet.skb);
-            let model = model::run_known(&case.rules, frame, gso, &skb, model::Link::Ethernet);
+            let model = model::run_known(&case.rules, frame, gso, &skb, model::Link::Rebuilt);
             let context = SkBuff { gso_size: gso, skb, ..SkBuff::default() };
             let (verdict, frame) = loaded.run(&packet.frame, context).map_err(fail)?;
             prop_assert_eq!(verdict, model.verdict.code(), "{}", packet.words);

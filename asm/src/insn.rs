@@ -257,6 +257,8 @@ helpers! {
     SkbStoreBytes = 9 "bpf_skb_store_bytes";
     L4CsumReplace = 11 "bpf_l4_csum_replace";
     CloneRedirect = 13 "bpf_clone_redirect";
+    SkbVlanPush = 18 "bpf_skb_vlan_push";
+    SkbVlanPop = 19 "bpf_skb_vlan_pop";
     Redirect = 23 "bpf_redirect";
     SkbLoadBytes = 26 "bpf_skb_load_bytes";
     CsumDiff = 28 "bpf_csum_diff";

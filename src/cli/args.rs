@@ -290,6 +290,8 @@ pub enum FeatureArg {
     CheckMtu,
     /// `gotol` (6.6)
     LongJumps,
+    /// a second VLAN tag on ingress (6.12)
+    NestedTags,
 }
 
 impl From<Side> for Direction {

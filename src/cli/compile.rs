@@ -97,6 +97,7 @@ pub fn program(args: &Compile, side: Option<Side>, rules: &Rules) -> Result<Prog
     let features = Features {
         check_mtu: !args.without.contains(&FeatureArg::CheckMtu),
         long_jumps: !args.without.contains(&FeatureArg::LongJumps),
+        nested_tags: !args.without.contains(&FeatureArg::NestedTags),
     };
     let target = policy::target(features, side, &rules.ruleset, None);
     rules.compile(policy::usual(args.link.into(), side, &rules.ruleset, chosen(args.chosen)?).on(target))

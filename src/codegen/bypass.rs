@@ -57,6 +57,7 @@ const ENDS: [(&str, Field, Reg); 2] = [("daddr", ipv4::DADDR, DESTINATION), ("sa
 
 pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
     let change = |e: &mut Emit, Headers { ip, tcp, kind }: &Headers<'_>| {
+        pass_if_tagged(e, Reason::NoPeer);
         inplace::pass_unless_free(e, tcp);
         let alike = nodes.are_alike();
         for (end, field, found, number) in [
@@ -109,6 +110,7 @@ pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
 
 pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Option<u16>) {
     let change = |e: &mut Emit, Headers { ip, tcp, kind }: &Headers<'_>| {
+        pass_if_tagged(e, Reason::NotBypassed);
         inplace::pass_if_urgent(e, tcp);
         e.load(R1, tcp, tcp::URGENT);
         e.pass_if(Cond::eq32(R1, 0_u32), Reason::NotBypassed, "hides nothing");
@@ -149,6 +151,12 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Opti
         e.op_note(Insn::mov32(R1, e.onward.interface), "the overlay's device");
         e.redirect(BPF_F_INGRESS);
     });
+}
+
+/// What belongs to a VLAN stays in it: nodes are known without.
+fn pass_if_tagged(e: &mut Emit, reason: Reason) {
+    e.load_skb(R1, skb::VLAN_PRESENT);
+    e.pass_if(Cond::ne32(R1, 0_u32), reason, "has a VLAN tag");
 }
 
 /// A probe goes back to where it came from, and what comes back from a probe goes to whoever has sent it. Both name what

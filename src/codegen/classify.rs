@@ -14,9 +14,10 @@ use asm::{Label, Reg, Reg::R2};
 use super::bits;
 use super::emit::{Emit, UNSPEC};
 use super::fetch;
-use super::routine::Routines;
+use super::routine::{self, Routines};
 use super::runs::{Towards, by_word, low, whole};
 use super::search::{Run, Search, search};
+use super::tags::Kept;
 use crate::diagram::{Diagram, Node, NodeId, Span, spans};
 use crate::field::{Field, Notation};
 use crate::ir::{Family, Proto, Rule};
@@ -39,7 +40,9 @@ pub(super) fn emit(
     let parents = diagram.nodes().map(|_| 0).collect();
     let (awaited, known) = (vec![None; diagram.size()], vec![None; diagram.size()]);
     let order = VecDeque::new();
-    let mut walk = Walk { e, diagram, family, proto, rules, routines, parents, awaited, order, known };
+    let unchanged = diagram.nodes().find(|(_, node)| matches!(node, Node::Miss)).map(|(id, _)| id);
+    let mut walk =
+        Walk { e, diagram, family, proto, rules, routines, parents, awaited, order, known, unchanged };
     walk.count_parents();
     let parts = diagram.parts(family, proto);
     for part in parts.iter().skip(1) {
@@ -72,6 +75,8 @@ struct Walk<'a> {
     order: VecDeque<(usize, NodeId)>,
     /// The labels of nodes that stand on their own.
     known: Vec<Option<Label>>,
+    /// Of the leaves, one that changes nothing.
+    unchanged: Option<NodeId>,
 }
 
 impl Walk<'_> {
@@ -212,7 +217,18 @@ impl Walk<'_> {
         self.e.origin(Some(number));
         // Without one, this is a diagram of another ruleset: no rule, no action.
         let Some(rule) = self.rules.get(number) else { return self.e.exit(UNSPEC) };
-        self.routines.leaf(self.e, (self.family, self.proto), number, rule);
+        match self.unchanged.filter(|_| routine::does_nothing(rule) && self.e.kept == Kept::Register) {
+            Some(id) => self.pass(id),
+            None => self.routines.leaf(self.e, (self.family, self.proto), number, rule),
+        }
+    }
+
+    /// As with what no rule matches. Where a tag may have to be put back, one copy of the exit does for many leaves.
+    fn pass(&mut self, unchanged: NodeId) {
+        match self.label(unchanged) {
+            Some(label) => self.e.goto(label),
+            None => self.e.exit(UNSPEC),
+        }
     }
 }
 

@@ -14,7 +14,7 @@
 //! * `lock add` without fetch, on an array that all processors share: kernels before 5.12 have no other
 //!   addition, and any reader sees whole numbers. A per-processor array would need no lock, but its
 //!   numbers take as much memory as there are processors possible.
-//! * Bytes are those of the packet as it came, link header included. A GSO packet is one.
+//! * Bytes are those of the packet as it came, link header included and VLAN tags not. A GSO packet is one.
 
 use asm::{Cond, Helper, Insn, Label, Reg::*, Size};
 

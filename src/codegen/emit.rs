@@ -9,8 +9,9 @@ use asm::{Assembler, Cond, Helper, Insn, Label, Program, Reg, Reg::*, Size};
 use super::counters::Reason;
 use super::frame::Slot;
 use super::routine::Variant;
+use super::tags::Kept;
 use super::{Large, Link, Onward, Options, Target, merge, segment};
-use crate::packet::{Field, skb};
+use crate::packet::{Field, skb, vlan};
 use crate::settings;
 
 /// `TC_ACT_UNSPEC`: go on with the hook's next program.
@@ -56,6 +57,11 @@ impl Window {
         Window { base: IP, offset: 0, len }
     }
 
+    /// From the EtherType on: the tags, where there are tags. Of what is proven behind the Ethernet header, the start.
+    pub(super) fn of_tags() -> Window {
+        Window { base: IP, offset: -2, len: vlan::LEN_OF_TWO }
+    }
+
     /// In the stack frame.
     pub(super) fn of_slot(Slot { offset, len }: Slot) -> Window {
         Window { base: FP, offset, len }
@@ -72,7 +78,7 @@ pub(super) struct Emit {
     pub(super) finish: bool,
     pub(super) target: Target,
     /// Where packets of several segments go, if any do.
-    segment: Option<Label>,
+    pub(super) segment: Option<Label>,
     /// Whether there is a merging pair.
     pub(super) merges: bool,
     /// Where to go with what is for it, once something has jumped there.
@@ -82,8 +88,13 @@ pub(super) struct Emit {
     pub(super) variant: Variant,
     /// Some rule counts.
     pub(super) counts: bool,
-    /// Leaves the packet as it is; bound at the end of the program.
+    /// Leaves the packet as it is; bound at the end of the program. In routines, by way of the frame.
     pub(super) pass: Label,
+    /// That way, and the other `pass`.
+    pub(super) left: Option<(Label, Label)>,
+    /// Where the VLAN tag to put back is, and where that is done.
+    pub(super) kept: Kept,
+    pub(super) retag: Option<Label>,
     /// Drops the packet; bound there as well, if something jumps to it.
     fail: Label,
     can_fail: bool,
@@ -112,6 +123,9 @@ impl Emit {
             variant: Variant::default(),
             counts: false,
             pass,
+            left: None,
+            kept: Kept::Nowhere,
+            retag: None,
             fail,
             can_fail: false,
             reasons: Vec::new(),
@@ -119,8 +133,7 @@ impl Emit {
     }
 
     pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
-        self.bind(self.pass);
-        self.exit(UNSPEC);
+        self.finish_passing();
         self.finish_counting();
         let failed = self.finish_failing();
         if let (Large::Segment(side, via), Some(label)) = (self.large, self.segment) {
@@ -155,35 +168,6 @@ impl Emit {
     /// A program that has its own exits.
     pub(super) fn finish_alone(self) -> Result<Program, asm::Error> {
         self.asm.finish()
-    }
-
-    /// `if skb->gso_size != 0 goto` what cuts, or `pass`: nothing has been changed so far.
-    pub(super) fn if_large(&mut self, note: &str) {
-        let label = self.aside();
-        self.load_skb(R2, skb::GSO_SIZE);
-        self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
-    }
-
-    /// The same for a packet to funnel. If all of them need finished checksums, whatever has not come from the
-    /// pair goes there; what has is in one segment.
-    pub(super) fn if_large_or_unfinished(&mut self) {
-        if !self.finish || self.large == Large::Pass {
-            return self.if_large("not segmented yet");
-        }
-        let label = self.aside();
-        self.load_skb(R2, skb::TC_INDEX);
-        self.jump_if_note(Cond::ne32(R2, segment::CROSSED), label, "not from the segmentation pair");
-        self.op(Insn::mov32(R2, 0_u32));
-        self.store_skb(skb::TC_INDEX, R2);
-    }
-
-    /// Where packets of several segments go.
-    fn aside(&mut self) -> Label {
-        match (self.large, self.segment) {
-            (Large::Pass, _) => self.because(Reason::Gso),
-            (Large::Segment(..), Some(label)) => label,
-            (Large::Segment(..), None) => *self.segment.insert(self.asm.label("segment")),
-        }
     }
 
     pub(super) fn label(&mut self, name: impl Into<String>) -> Label {
@@ -264,6 +248,9 @@ impl Emit {
 
     /// `return verdict`
     pub(super) fn exit(&mut self, verdict: i32) {
+        if verdict == UNSPEC && self.pass_with_tag() {
+            return;
+        }
         let name = if verdict == SHOT { "TC_ACT_SHOT" } else { "TC_ACT_UNSPEC" };
         self.op_note(Insn::mov32(R0, verdict), name);
         self.op(Insn::exit());

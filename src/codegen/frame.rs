@@ -10,6 +10,7 @@
 //!           FIB       in it: what bpf_fib_lookup is asked                     64
 //! FP - 500  MTU       what bpf_check_mtu says                                  4
 //! FP - 508  COUNTER   the number of the rule's counter, if it counts           4
+//! FP - 512  TAG       the VLAN tag to put back                                  4
 //! ```
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
@@ -45,9 +46,12 @@ pub(super) const FIB: Slot = Slot { offset: CHUNK.offset + REPLY.len, len: fib::
 pub(super) const MTU: Slot = Slot { offset: -500, len: 4 };
 /// Not on a multiple of eight: see [`counters`](super::counters).
 pub(super) const COUNTER: Slot = Slot { offset: -508, len: 4 };
+/// Written after `COUNTER`: 6.1 takes a number whose bounds it knows for spilled here, and then refuses to have the rest of
+/// these eight bytes written to without `CAP_PERFMON`.
+pub(super) const TAG: Slot = Slot { offset: -512, len: 4 };
 
 const _: () = {
-    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK, MTU, COUNTER];
+    let areas = [PUSHED, OPTIONS, PEEK, SAVED, CHUNK, MTU, COUNTER, TAG];
     let mut top = 0;
     let mut i = 0;
     while i < areas.len() {

@@ -75,6 +75,7 @@ fn set_hash(e: &mut Emit, family: Family, ip: &Window, tcp: &Window) {
 
 /// The block that redirects to the pair; falls through from nowhere.
 pub(super) fn emit(e: &mut Emit) {
+    e.put_tag_back("what_is_merged");
     if e.link == Link::None {
         push_link_header(e);
     }

@@ -21,7 +21,7 @@
 //! | R6 `SKB` | the context | the same |
 //! | R7 `IP` | IP header in the packet; 28 bytes proven, 48 of IPv6 | the same, proven again once there is room |
 //! | R8 `PORTS` | source and destination port of the packet | those to push, or the one to write; the length of IP options |
-//! | R9 `L4_LEN` | | bytes behind the IP header and its options |
+//! | R9 `L4_LEN` | the VLAN tag to [put back](tags), or 0 | bytes behind the IP header and its options |
 //!
 //! # What the verifier asks of the emitter
 //!
@@ -68,9 +68,11 @@ mod routine;
 mod runs;
 mod search;
 mod segment;
+mod tags;
 mod target;
 mod unfunnel;
 mod validate;
+mod wants;
 mod whereabouts;
 
 use asm::Program;
@@ -80,11 +82,12 @@ pub use self::companion::Companion;
 pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};
+pub use self::wants::{bypasses, funnels, wants_checksums, wants_merging, wants_segments};
 
 use self::emit::Emit;
 use self::routine::Routines;
 use crate::diagram::Diagram;
-use crate::ir::{Action, Family, Proto, Rule, Ruleset};
+use crate::ir::{Family, Proto, Ruleset};
 use crate::packet::ethernet;
 
 /// What is in front of the IP header on the interface the program is for.
@@ -138,41 +141,6 @@ impl Options {
     pub const fn on(self, target: Target) -> Self {
         Options { target, ..self }
     }
-}
-
-/// Whether these rules meet packets of several segments that have to be cut: those to funnel, and what a receiver may
-/// have merged.
-pub fn wants_segments(ruleset: &Ruleset) -> bool {
-    funnels(ruleset) || unfunnels_merged(ruleset)
-}
-
-/// Whether these rules unfunnel UDP, several packets of which a receiver may have merged into one. (It never merges
-/// funneled TCP: the sequence number stands still, and SYN is set, `tcp_gro_receive`.)
-fn unfunnels_merged(ruleset: &Ruleset) -> bool {
-    let is_one = |rule: &Rule| matches!(rule.action, Action::Unfunnel { .. }) && rule.proto == Proto::Udp;
-    ruleset.rules.iter().any(is_one)
-}
-
-/// Whether these rules push headers.
-pub fn funnels(ruleset: &Ruleset) -> bool {
-    ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Funnel(_)))
-}
-
-/// Whether these rules send packets on to another interface.
-pub fn bypasses(ruleset: &Ruleset) -> bool {
-    ruleset.rules.iter().any(|rule| rule.action.is_bypass())
-}
-
-/// Whether these rules, on ingress, give the stack segments that it would rather have in one piece.
-pub fn wants_merging(ruleset: &Ruleset) -> bool {
-    ruleset.rules.iter().any(|rule| matches!(rule.action, Action::Unfunnel { inner: Proto::Tcp, .. }))
-}
-
-/// Whether these rules need the segments of what they cut with finished checksums: if `all` that is funneled is wanted
-/// so, or to unfunnel what has been merged. Such a packet is `CHECKSUM_PARTIAL` for its outer header, and so would be
-/// its segments: behind `unfunnel`, whoever finishes them would write where that header was.
-pub fn wants_checksums(ruleset: &Ruleset, all: bool) -> bool {
-    all && funnels(ruleset) || unfunnels_merged(ruleset)
 }
 
 /// The program that does what the rules say to packets of an interface of this kind.

@@ -258,6 +258,8 @@ pub(super) fn emit(e: &mut Emit, family: Family) {
     }
     e.store_bytes(start, part(0, len), Len::Const(len));
 
+    let name = format!("{}answer", family.prefix());
+    e.put_tag_back(&name);
     let back = e.label(format!("{}back_to_sender", family.prefix()));
     e.load_skb(R1, skb::IFINDEX);
     e.load_skb(R3, skb::INGRESS_IFINDEX);

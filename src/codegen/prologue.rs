@@ -9,6 +9,7 @@ use asm::{Cond, Insn, Label, Reg::*};
 use super::big::Behind;
 use super::emit::{Cold, Emit, PORTS, SKB, Window};
 use super::frame::{Len, Offset, PEEK};
+use super::tags::Tags;
 use super::{Link, merge};
 use crate::ir::{Family, Proto};
 use crate::packet::{ethernet, ipv4, ipv6, l4, skb};
@@ -21,7 +22,11 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
         _ => Family::V4,
     };
     let second = (!v4.is_empty() && !v6.is_empty()).then(|| e.label("not_ipv4"));
-    let other = second.unwrap_or(e.pass);
+    let families: Vec<Family> = [(Family::V4, v4), (Family::V6, v6)]
+        .into_iter()
+        .filter(|(_, wanted)| !wanted.is_empty())
+        .map(|(family, _)| family)
+        .collect();
 
     if !e.entered {
         e.op_note(Insn::mov64(SKB, R1), "context");
@@ -29,6 +34,9 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
     if e.merges {
         merge::let_pass(e);
     }
+    let tags = Tags::expect(e, &families);
+    let neither = tags.as_ref().filter(|_| e.target.long_jumps).map_or(e.pass, |tags| tags.look);
+    let other = second.unwrap_or(neither);
     if e.link == Link::None {
         e.load_skb(R2, skb::PROTOCOL);
         e.op(Insn::be16(R2));
@@ -37,7 +45,20 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
     let (ip, cold) = e.pull_window("packet", first.shortest());
     if e.link == Link::Ethernet {
         e.load(R2, &Window::of_link_header(ethernet::LEN), ethernet::TYPE);
-        unless(e, first, other);
+        match tags.as_ref() {
+            Some(tags) if !e.target.long_jumps => {
+                // Nothing leads back over a large diagram, so this is in front of it.
+                unless(e, first, tags.look);
+                if let Some(found) = tags.found(first) {
+                    e.goto(found);
+                }
+                tags.look(e, second.unwrap_or(e.pass));
+            }
+            _ => unless(e, first, other),
+        }
+        if let Some(tags) = &tags {
+            tags.bind_found(e, first);
+        }
     }
     match first {
         Family::V4 => plain_or_options(e, &ip, cold, |e| dispatch(e, Family::V4, v4, &mut tree)),
@@ -45,9 +66,15 @@ pub(super) fn emit(e: &mut Emit, v4: &[Proto], v6: &[Proto], mut tree: impl FnMu
     }
     if let Some(second) = second {
         e.bind(second);
-        unless(e, Family::V6, e.pass);
+        unless(e, Family::V6, neither);
         let (ip, cold) = e.pull_window("ip6_packet", ipv6::SHORTEST);
+        if let Some(tags) = &tags {
+            tags.bind_found(e, Family::V6);
+        }
         find_ports(e, &ip, cold, |e| dispatch(e, Family::V6, v6, &mut tree));
+    }
+    if let Some(tags) = tags.filter(|_| e.target.long_jumps) {
+        tags.look(e, e.pass);
     }
 }
 

@@ -105,6 +105,12 @@ pub(super) struct Routines {
     counters: Vec<Option<u32>>,
 }
 
+/// Whether the rule lets packets pass, and that is all.
+pub(super) fn does_nothing(rule: &Rule) -> bool {
+    let Rule { action, nat, settings, counter, .. } = rule;
+    *action == Action::Accept && nat.is_none() && *settings == Settings::default() && !counter
+}
+
 impl Routines {
     pub(super) fn new(rules: &[Rule]) -> Self {
         Routines { counters: counters::numbers(rules), ..Routines::default() }
@@ -127,7 +133,7 @@ impl Routines {
         }
         let (mut inner, mut outer) = (proto, proto);
         let verb = match action {
-            Action::Accept if variant == Variant::default() => return e.exit(UNSPEC),
+            Action::Accept if does_nothing(rule) => return e.exit(UNSPEC),
             Action::Accept if !nat.is_none() => Verb::Nat,
             Action::Accept => Verb::Accept,
             Action::Drop => Verb::Drop,
@@ -200,6 +206,9 @@ impl Routines {
 
     /// The routines that leaves jump to, and those that these share.
     pub(super) fn emit(self, e: &mut Emit) {
+        if !self.known.is_empty() {
+            e.keep_tag_in_frame();
+        }
         let funnels_tcp = |r: &Routine| r.verb == Verb::Funnel && r.inner == Proto::Tcp;
         let lower_mss = self.known.iter().any(|(r, _)| funnels_tcp(r)).then(|| e.label("lower_mss"));
         let mut funneled = Vec::new();
@@ -215,6 +224,7 @@ impl Routines {
         for (Routine { family, verb, inner, outer, variant }, label) in self.known {
             e.variant = variant;
             e.bind(label);
+            e.save_tag();
             match verb {
                 Verb::Nat => nat::emit(e, family, outer),
                 Verb::Accept => validate::emit_accept(e, family, outer),

@@ -20,16 +20,17 @@
 //! eth0 ingress ──▶ macvlan ══cut══▶ egress of end "ingress" ──▶ eth0 ingress
 //! ```
 //!
-//! Nor has it room for a VLAN tag beside the frame: it would write the tag into each segment, where rules do not look. A
-//! packet with one crosses the pair.
+//! Nor has it room for a VLAN tag beside the frame: it would write the tag into each segment, which would have to be taken
+//! out again. A packet with one crosses the pair.
 //!
 //! `tc_index` travels with the packet (only a namespace's border would clear it): it says that the packet is
 //! ours, so that nothing else that reaches an end gets out of it, and carries the packet's priority, which
 //! veth clears (`____dev_forward_skb`, include/linux/netdevice.h).
 
-use asm::{Cond, Helper, Insn, Program, Reg::*};
+use asm::{Cond, Helper, Insn, Label, Program, Reg::*};
 
 use super::companion::Companion;
+use super::counters::Reason;
 use super::emit::{Emit, SHOT, SKB, UNSPEC};
 use super::{Link, Options};
 use crate::ir::Side;
@@ -70,6 +71,7 @@ pub(super) const BPF_F_INGRESS: u32 = 1;
 
 /// The block that redirects to what cuts; falls through from nowhere.
 pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
+    e.put_tag_back("what_is_cut");
     if e.link == Link::None {
         push_link_header(e);
     }
@@ -189,6 +191,38 @@ fn back(e: &mut Emit, side: Side) {
 }
 
 impl Emit {
+    /// `if skb->gso_size != 0 goto` what cuts, or `pass`: nothing has been changed so far.
+    pub(super) fn if_large(&mut self, note: &str) {
+        let label = self.aside();
+        self.load_skb(R2, skb::GSO_SIZE);
+        self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
+    }
+
+    /// The same for a packet to funnel. If all of them need finished checksums, whatever has not come from the
+    /// pair goes there; what has is in one segment.
+    pub(super) fn if_large_or_unfinished(&mut self) {
+        if !self.finish || self.large == Large::Pass {
+            return self.if_large("not segmented yet");
+        }
+        let label = self.aside();
+        self.load_skb(R2, skb::TC_INDEX);
+        self.jump_if_note(Cond::ne32(R2, CROSSED), label, "not from the segmentation pair");
+        self.op(Insn::mov32(R2, 0_u32));
+        self.store_skb(skb::TC_INDEX, R2);
+    }
+
+    /// Where packets of several segments go.
+    fn aside(&mut self) -> Label {
+        match (self.large, self.segment) {
+            (Large::Pass, _) => self.because(Reason::Gso),
+            (Large::Segment(..), Some(label)) => label,
+            (Large::Segment(..), None) => {
+                let label = self.label("segment");
+                *self.segment.insert(label)
+            }
+        }
+    }
+
     /// `return bpf_redirect(R1, flags)`
     pub(super) fn redirect(&mut self, flags: u32) {
         self.op_note(Insn::mov32(R2, flags), if flags == 0 { "to its egress" } else { "BPF_F_INGRESS" });

@@ -80,7 +80,7 @@ pub fn programs() -> Vec<Finding> {
 }
 
 /// What the kernel lacks, and what is done instead.
-fn lacking(Features { check_mtu, long_jumps }: Features) -> Vec<Finding> {
+fn lacking(Features { check_mtu, long_jumps, nested_tags }: Features) -> Vec<Finding> {
     let note = |text: &str| Finding::new(Level::Note, "kernel", text);
     let mut found = Vec::new();
     if !check_mtu {
@@ -90,6 +90,9 @@ fn lacking(Features { check_mtu, long_jumps }: Features) -> Vec<Finding> {
         let text =
             "no jumps of 32 bits (gotol, Linux 6.6): large programs jump by way of islands, a little slower";
         found.push(note(text));
+    }
+    if !nested_tags {
+        found.push(note(&format!("no second VLAN tag on ingress (Linux 6.12): {}", policy::NOT_NESTED)));
     }
     found
 }

@@ -8,7 +8,7 @@ use pcap_parser::traits::PcapNGPacketBlock;
 use pcap_parser::{Linktype, PcapBlockOwned, PcapError, create_reader};
 
 use super::Sample;
-use crate::dissect::ETHERNET;
+use crate::dissect::{self, ETHERNET};
 use crate::kernel::trial::Metadata;
 
 /// More than any tool captures of one packet (libpcap: 262,144).
@@ -122,10 +122,20 @@ fn sample(link: Link, data: &[u8], original: u32, time: (u32, u32)) -> Sample {
     let original = usize::try_from(original).unwrap_or(usize::MAX);
     let cut_from = (original > data.len()).then_some(original);
     let frame = match link {
-        Link::Ethernet => data.to_vec(),
+        Link::Ethernet => untagged(data),
         Link::Ip => [&[0; 12], ethertype(data).as_slice(), data].concat(),
     };
     Sample { frame, metadata: Metadata::default(), cut_from, time }
+}
+
+/// Captures have VLAN tags in the frame. The program takes them out, as the kernel mostly has, before it looks.
+fn untagged(frame: &[u8]) -> Vec<u8> {
+    match (dissect::tags(frame), dissect::Ip::in_frame(frame)) {
+        (tags, Ok(_)) => {
+            [frame.get(..12), frame.get(12 + tags..)].into_iter().flatten().flatten().copied().collect()
+        }
+        (_, Err(_)) => frame.to_vec(),
+    }
 }
 
 /// Of a raw IP packet, by its version.
@@ -161,6 +171,7 @@ fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::words as said;
     use super::*;
 
     fn frame(length: usize) -> Vec<u8> {
@@ -188,6 +199,18 @@ mod tests {
         let (samples, link) = read(&file).unwrap();
         assert_eq!(link, Link::Ip);
         assert_eq!(samples.into_iter().map(|sample| sample.frame).collect::<Vec<_>>(), frames);
+    }
+
+    #[test]
+    fn tags_are_taken_out_of_the_frame() {
+        let plain = said::packet("udp 10.0.0.1:5000 > 10.0.0.2:53 len 7").unwrap().frame;
+        let tagged = |tags: &[u8]| [&plain[..12], tags, &plain[12..]].concat();
+        let [one, two, three] =
+            [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8], &[0x81, 0, 0, 7].repeat(3)]
+                .map(tagged);
+        let file = write([&one, &two, &three].map(|f| (f.as_slice(), (0, 0))).into_iter(), Link::Ethernet);
+        let frames: Vec<_> = read(&file).unwrap().0.into_iter().map(|sample| sample.frame).collect();
+        assert_eq!(frames, [plain.clone(), plain, three]);
     }
 
     /// Two blocks of the least that pcapng needs, and a packet cut short: draft-ietf-opsawg-pcapng.

@@ -15,7 +15,7 @@ use proptest::sample::{Index, select};
 use super::actions::{Action, repair};
 use super::case::{Case, Sample};
 use super::fields::{FIELDS, Notation, Numbers, Other, SKB};
-use super::packet::{Csum, Kind, L4, Packet, TCP, UDP};
+use super::packet::{Csum, Kind, L4, Packet, SERVICE_VLAN, TCP, UDP, VLAN};
 use super::rules::{Addr, Cidr, Extra, Match, Ports, Rule, address, bits, nodes_of, probe};
 use super::testrun::{LONGEST, shortest};
 
@@ -381,7 +381,8 @@ enum Change {
     Tos(u8),
     Id(u16),
     Proto(u8),
-    Vlan(u16),
+    /// Of 802.1ad if `true`.
+    Tags(Vec<(bool, u16)>),
     Arp,
     Ext(u8),
     Pad(usize),
@@ -483,7 +484,7 @@ fn change() -> impl Strategy<Value = Change> {
             1 => any::<u8>().prop_map(Proto),
         ],
         prop_oneof![
-            1 => any::<u16>().prop_map(Vlan),
+            4 => vec(any::<(bool, u16)>(), 1..4).prop_map(Tags),
             1 => Just(Arp),
             2 => select(&[0u8, 43, 44, 51, 60][..]).prop_map(Ext),
             3 => (1usize..50).prop_map(Pad),
@@ -733,7 +734,10 @@ impl Change {
             Change::Tos(tos) => packet.ip.tos = tos,
             Change::Id(id) => packet.ip.id = id,
             Change::Proto(proto) => layers[0].proto = proto,
-            Change::Vlan(id) => packet.vlan = Some(id),
+            Change::Tags(ref tags) => {
+                let kind = |service| if service { SERVICE_VLAN } else { VLAN };
+                packet.tags = tags.iter().map(|(service, tci)| (kind(*service), *tci)).collect();
+            }
             Change::Arp => packet.kind = Kind::Arp,
             Change::Ext(number) => packet.ip.ext = Some(number),
             Change::Pad(bytes) => packet.pad = bytes,

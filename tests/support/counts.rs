@@ -18,13 +18,20 @@ pub enum Counted {
     Reason(usize, &'static str),
 }
 
-/// For Ethernet frames.
+/// A packet as it comes to the rules.
+pub struct What<'a> {
+    /// An Ethernet frame without tags.
+    pub frame: &'a [u8],
+    /// It has had some.
+    pub tagged: bool,
+    pub gso: u32,
+    pub skb: &'a Skb,
+}
+
 pub fn of(
     rules: &[Rule],
     counts: impl Fn(usize) -> bool,
-    frame: &[u8],
-    gso: u32,
-    skb: &Skb,
+    &What { frame, tagged, gso, skb }: &What<'_>,
     outcome: &Outcome,
 ) -> Option<Counted> {
     let packet = Packet::find(frame, gso, skb)?;
@@ -48,6 +55,8 @@ pub fn of(
         _ if pushes && gso != 0 => "gso",
         _ if packet.fragment => "fragment",
         _ if packet.claims > packet.has => "malformed",
+        Action::Bypass if tagged && outcome.key.is_some() => "no-peer",
+        Action::Unbypass { .. } if tagged && outcome.key.is_some() => "not-bypassed",
         action => {
             let pointer = u16::from_be_bytes(packet.pointer(frame));
             let malformed = outcome.key.is_none();

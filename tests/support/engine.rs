@@ -36,7 +36,7 @@ pub struct Compiled {
 }
 
 /// What the oldest kernels make do with, on an interface whose MTU no packet of a test run exceeds.
-pub const OLDEST: Target = Target { long_jumps: false, mtu: Mtu::Is(9000) };
+pub const OLDEST: Target = Target { long_jumps: false, nested_tags: false, mtu: Mtu::Is(9000) };
 
 /// Text to object, as `sfunnel attach` does it in this kernel.
 pub fn compile(text: &str, link: Link) -> Result<Compiled> {
@@ -107,10 +107,19 @@ pub fn agree_on_counts(
             .with_context(|| format!("packet {number}: {}", packet.words))?;
         let Sample { frame, gso, skb, .. } = packet;
         let model = model::run_known(&case.rules, frame, *gso, skb, model::Link::Ethernet);
-        if let Some(counted) = counts::of(&case.rules, &counting, frame, *gso, skb, &model) {
+        let tagged = model::without_tags(&case.rules, frame);
+        let plain = tagged.as_ref().map_or(frame, |tagged| &tagged.plain);
+        let outcome = match &tagged {
+            Some(tagged) if tagged.taken_out => {
+                model::Outcome { frame: tagged.without_inner(&model.frame), ..model }
+            }
+            _ => model,
+        };
+        let what = counts::What { frame: plain, tagged: tagged.is_some(), gso: *gso, skb };
+        if let Some(counted) = counts::of(&case.rules, &counting, &what, &outcome) {
             let (packets, bytes) = expected.entry(counted).or_default();
             *packets += 1;
-            *bytes += packet.frame.len() as u64;
+            *bytes += plain.len() as u64;
         }
     }
     let counts = counters.read()?;

@@ -34,7 +34,9 @@ pub fn options(head: &str) -> Option<Options> {
         "rules, finished on egress" => {
             Some(Options { large: Large::Segment(Side::Egress, Via::Pair), finish: true, ..plain })
         }
-        "rules, for the oldest kernels" => Some(plain.on(Target { long_jumps: false, mtu: Mtu::Is(1500) })),
+        "rules, for the oldest kernels" => {
+            Some(plain.on(Target { long_jumps: false, nested_tags: false, mtu: Mtu::Is(1500) }))
+        }
         "rules, merged on ingress" => Some(Options { merge: true, ..plain }),
         _ => None,
     }

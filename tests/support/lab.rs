@@ -178,13 +178,18 @@ pub struct Capture {
 impl Capture {
     /// Starts tcpdump and returns once it listens.
     pub fn start(ns: &Ns, iface: &str) -> Capture {
+        Capture::start_of(ns, iface, "ip or ip6")
+    }
+
+    /// The same of what a filter in tcpdump's words lets through.
+    pub fn start_of(ns: &Ns, iface: &str, filter: &str) -> Capture {
         let directory = tempfile::tempdir().expect("a directory");
         let file = directory.path().join("capture.pcap");
         let mut command = Command::new(find_tool("tcpdump").expect("tcpdump"));
         // The ring has a slot of the snapshot length for each frame: 512 here, 8 by default.
         command.args(["-i", iface, "-U", "--immediate-mode", "-s", "16384", "-B", "8192", "-w"]).arg(&file);
         // -Z: stay root, the directory is ours alone.
-        command.args(["-Z", "root", "ip or ip6"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        command.args(["-Z", "root", filter]).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = ns.spawn(&mut command);
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let listening = lines.any(|line| line.is_ok_and(|line| line.contains("listening on")));

@@ -21,6 +21,8 @@ const FUNNELED: [u8; 9] = [0xca, 0xfe, 0xba, 0xbe, 0xba, 0xbe, 0xca, 0xfe, 0x50]
 pub enum Link {
     /// The frame starts with an Ethernet header.
     Ethernet,
+    /// The same on a device that has none: the kernel has put it back, and there are no tags.
+    Rebuilt,
     /// The frame starts with an IP header (tun, wireguard, ipip).
     None,
 }
@@ -68,6 +70,20 @@ pub fn run(rules: &[Rule], frame: &[u8], gso_size: u32, link: Link) -> Outcome {
 pub fn run_known(rules: &[Rule], frame: &[u8], gso_size: u32, skb: &Skb, link: Link) -> Outcome {
     let mut outcome =
         Outcome { verdict: Verdict::Pass, key: None, rule: None, skb: *skb, frame: frame.to_vec() };
+    if link == Link::Ethernet
+        && let Some(tagged) = without_tags(rules, frame)
+    {
+        let mut outcome = run_known(rules, &tagged.plain, gso_size, skb, Link::Rebuilt);
+        if outcome.rule.is_some_and(|rule| rules[rule].action.is_bypass()) {
+            (outcome.verdict, outcome.skb, outcome.frame) = (Verdict::Pass, *skb, tagged.plain);
+        }
+        if tagged.taken_out {
+            outcome.frame.splice(12..12, tagged.inner);
+        } else {
+            outcome.frame = frame.to_vec();
+        }
+        return outcome;
+    }
     let Some(packet) = Packet::find_big(frame, link, gso_size) else { return outcome };
     let key = packet.key(frame, skb);
     outcome.key = Some(key);
@@ -81,6 +97,45 @@ pub fn run_known(rules: &[Rule], frame: &[u8], gso_size: u32, skb: &Skb, link: L
     }
     outcome.frame = changed.map_or(outcome.frame, |frame| nat(frame, &rule.extra.nat, link, gso_size));
     outcome
+}
+
+/// A frame that has one tag in it or two, and then IP.
+pub struct Tagged {
+    /// Without tags.
+    pub plain: Vec<u8>,
+    /// Whether some rule is about what is behind the tags, and the frame is long enough for that: the outermost tag is
+    /// beside the frame afterwards.
+    pub taken_out: bool,
+    /// The one that is then in the frame again: the inner of two.
+    inner: Vec<u8>,
+}
+
+impl Tagged {
+    /// What has become of the frame, without the tag that is in it again.
+    pub fn without_inner(&self, frame: &[u8]) -> Vec<u8> {
+        [&frame[..12], &frame[12 + self.inner.len()..]].concat()
+    }
+}
+
+pub fn without_tags(rules: &[Rule], frame: &[u8]) -> Option<Tagged> {
+    let is_tag = |at: usize| matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let behind = match (is_tag(12), is_tag(16)) {
+        (false, _) => return None,
+        (true, false) => 16,
+        (true, true) => 20,
+    };
+    let [four, six] = [false, true].map(|six| rules.iter().any(|rule| rule.is_about(six)));
+    let wanted = match frame.get(behind..behind + 2)? {
+        [0x08, 0x00] => four,
+        [0x86, 0xdd] => six,
+        _ => return None,
+    };
+    let least = if four { 14 + 28 } else { 14 + 48 };
+    Some(Tagged {
+        plain: [&frame[..12], &frame[behind..]].concat(),
+        taken_out: wanted && frame.len() >= least,
+        inner: frame[16..behind].to_vec(),
+    })
 }
 
 /// New source and destination.
@@ -175,7 +230,7 @@ impl Packet {
     /// The same where the kernel may have made it longer than the IP header can say, which then says 0.
     fn find_big(frame: &[u8], link: Link, gso_size: u32) -> Option<Packet> {
         let ip = match link {
-            Link::Ethernet => 14,
+            Link::Ethernet | Link::Rebuilt => 14,
             Link::None => 0,
         };
         let smallest = |proto| match proto {

@@ -10,14 +10,17 @@ use std::net::IpAddr;
 use super::fields::Skb;
 
 pub const ETHERNET: usize = 14;
+/// Types of tags: of 802.1Q, and of 802.1ad.
+pub const VLAN: u16 = 0x8100;
+pub const SERVICE_VLAN: u16 = 0x88a8;
 const MACS: [u8; 12] = [2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
 
 /// One packet. `Display` prints the words that [`Packet::parse`] reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     pub kind: Kind,
-    /// An in-band 802.1Q tag.
-    pub vlan: Option<u16>,
+    /// VLAN tags in the frame, the outermost first: the type and the TCI of each.
+    pub tags: Vec<(u16, u16)>,
     pub ip: Ip,
     /// The outermost first. All but the first have a pseudo-header without addresses.
     pub layers: Vec<L4>,
@@ -190,7 +193,7 @@ impl Packet {
         let kind = Kind::Ip;
         Packet {
             kind,
-            vlan: None,
+            tags: Vec::new(),
             ip,
             layers,
             payload: 0,
@@ -204,9 +207,8 @@ impl Packet {
     /// From the link header on.
     pub fn frame(&self) -> Vec<u8> {
         let mut frame = MACS.to_vec();
-        if let Some(id) = self.vlan {
-            frame.extend([0x81, 0x00]);
-            frame.extend(id.to_be_bytes());
+        for (kind, tci) in &self.tags {
+            frame.extend([kind.to_be_bytes(), tci.to_be_bytes()].concat());
         }
         match self.kind {
             Kind::Ip => {

@@ -290,6 +290,8 @@ impl Rule {
             && of(&self.saddr)
             && of(&self.daddr)
             && self.others.iter().all(|other| other.row().versions[usize::from(six)])
+            && self.extra.nat.iter().flatten().all(|(address, _)| address.is_ipv6() == six)
+            && !(six && matches!(self.action, Action::Bypass | Action::Unbypass { .. }))
     }
 
     /// Which port `unalias` is about: the destination port, the source port, or neither for sure.

@@ -75,10 +75,12 @@ impl Wire {
 
 /// The `virtio_net_hdr` of a large packet without IP options, whose checksum becomes that of its pseudo-header.
 fn unfinished(frame: &mut [u8], gso_size: u32) -> [u8; 10] {
-    let v6 = frame[12] == 0x86;
-    let (ip_len, protocol, addresses) = if v6 { (40, 6, 22..54) } else { (20, 9, 26..34) };
-    let proto = frame[14 + protocol];
-    let start = 14 + ip_len;
+    let tagged = |at: &usize| matches!(frame[*at..at + 2], [0x81, 0x00] | [0x88, 0xa8]);
+    let ip = 14 + 4 * [12, 16].iter().take_while(|at| tagged(at)).count();
+    let v6 = frame[ip - 2] == 0x86;
+    let (ip_len, protocol, addresses) = if v6 { (40, 6, ip + 8..ip + 40) } else { (20, 9, ip + 12..ip + 20) };
+    let proto = frame[ip + protocol];
+    let start = ip + ip_len;
     // VIRTIO_NET_HDR_GSO_TCPV4, _TCPV6, _UDP_L4
     let (gso_type, l4, at) = match (proto, v6) {
         (6, false) => (1, 20, 16),

@@ -5,7 +5,7 @@
 //! The words, in any order after the addresses:
 //!
 //! ```text
-//! [vlan ID] ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [big|jumbo] [version N] [ihl N] [total N] [badip]
+//! [(vlan|svlan) TCI]... ip A > B  [tos N] [id N] [ttl N] [df] [mf] [frag OFFSET] [options WORDS] [ext N] [big|jumbo] [version N] [ihl N] [total N] [badip]
 //!   (udp|tcp|proto N) [SPORT > DPORT] [nosum] [badsum] [pseudosum] [udplen N] [seq N] [ack N] [doff N] [flags N] [window N] [urg N] [tcpopt WORDS] [opts HEX]
 //!   [/ (udp|tcp) ...]                    the layer inside a funneling header
 //!   [len N] [pad N] [truncated N] [gso N] [mark N]
@@ -16,7 +16,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::fields::SKB;
-use super::packet::{Csum, Kind, L4, Packet, TCP, UDP, hex, unhex};
+use super::packet::{Csum, Kind, L4, Packet, SERVICE_VLAN, TCP, UDP, VLAN, hex, unhex};
 
 impl Packet {
     /// Reads the words in the head of this file.
@@ -39,7 +39,8 @@ impl Packet {
                 self.ip.dst = words.value(word)?;
             }
             "arp" => self.kind = Kind::Arp,
-            "vlan" => self.vlan = Some(words.number(word)?),
+            "vlan" => self.tags.push((VLAN, words.number(word)?)),
+            "svlan" => self.tags.push((SERVICE_VLAN, words.number(word)?)),
             "tos" => self.ip.tos = words.number(word)?,
             "id" => self.ip.id = words.number(word)?,
             "ttl" => self.ip.ttl = words.number(word)?,
@@ -109,7 +110,9 @@ impl fmt::Display for Packet {
             }
         };
         let ip = &self.ip;
-        word("vlan", self.vlan.map(u64::from));
+        for (kind, tci) in &self.tags {
+            word(if *kind == VLAN { "vlan" } else { "svlan" }, Some(u64::from(*tci)));
+        }
         match self.kind {
             Kind::Ip => {}
             Kind::Arp => f.write_str("arp ")?,

@@ -92,7 +92,7 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
             "packets",
             format!(
                 "kernel {one} every_combination every_ what_is_counted model_diagram addresses without cases alias_and \
-                 unalias what_old --skip every_golden"
+                 unalias what_old tags_are --skip every_golden"
             ),
         ),
         (
@@ -106,7 +106,8 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
             "sockets",
             format!(
                 "e2e {one} mtu::a_local mtu::a_sender mtu::a_tcp mtu::upstream upstream_trap_checksum alias::tcp_talks \
-                 alias::packets_of nat::tcp_talks nat::udp udp_arrives"
+                 alias::packets_of nat::tcp_talks nat::udp udp_arrives tags::tags_stay \
+                 tags::answers"
             ),
         ),
         (
