@@ -182,7 +182,8 @@ fn main() -> Result<()> {
         Ok(result.rate)
     })?;
     let of = |way: Way| halves.iter().filter(|(of, _)| *of == way).map(|(_, p50)| *p50).collect();
-    Row::new("ping-pong, 64 bytes, one CPU: p50, us", Better::Less, Way::ALL.map(of).into()).print();
+    let middle = Row::new("ping-pong, 64 bytes, one CPU: p50, us", Better::Less, Way::ALL.map(of).into());
+    middle.print();
     let pingpong = Row::new("ping-pong: exchanges a second", Better::More, rates);
     pingpong.print();
 
@@ -197,7 +198,8 @@ fn main() -> Result<()> {
     }
     println!("\nchecksum errors: {}", lab.checksum_errors());
     println!("\nwanted of `bypass`, against the overlay:");
-    for (row, wanted) in [(pingpong, 1.15), (without, 1.8), (with, 1.0)] {
+    // On a busy machine, the rate is also that of everything else.
+    for (row, wanted) in [(middle, 1.15), (pingpong, 1.15), (without, 1.8), (with, 1.0)] {
         row.judge(Way::Bypass, wanted);
     }
     Ok(())
