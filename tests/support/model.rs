@@ -588,8 +588,9 @@ fn lower_mss(segment: &mut [u8], pushed: u16) {
         if segment[at] != 1 && (length < 2 || at + length > end) {
             break;
         }
-        // TCP-AO signs the options.
-        if segment[at] == 29 {
+        // TCP-AO signs the options. It takes four bytes at least (RFC 5925 section 2.2): where the longest list has no
+        // room for them, it is no TCP-AO.
+        if segment[at] == 29 && at + 4 <= 60 {
             return;
         }
         if (segment[at], length) == (2, 4) {
