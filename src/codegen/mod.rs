@@ -61,6 +61,7 @@ mod merge;
 mod mss;
 mod mtu;
 mod nat;
+mod options;
 mod payload;
 mod port_set;
 mod prologue;

@@ -4,20 +4,16 @@
 //! packet. Never raises an MSS, never adds one. The inner segment sums to the same afterwards, so the pushed
 //! checksum needs no care.
 //!
-//! A list is read as the kernel reads it (`tcp_parse_options`, net/ipv4/tcp_input.c), up to where it does not add up.
 //! Of several MSS options, Linux takes the last that is not 0 and others the first, so each is lowered. A list that
 //! TCP-AO (RFC 5925) signs stays as it is.
 //!
-//! The options are copied to the frame twice, to change one copy and to find out whether it has changed. There is
-//! no loop without `CAP_PERFMON`, and no variable offset into the frame, so the walk is laid out: a step
-//! for each byte at which the option may begin. A register says where the next one begins, and the
-//! steps up to there are jumped over. No jump depends on a value that the verifier knows, so what it has
-//! seen of a step once holds for all ways that lead there: it walks through the list once.
+//! The options are copied to the frame twice, to change one copy and to find out whether it has changed.
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
 use super::emit::{Emit, FP, IP, L4_LEN, PORTS, UNSPEC};
 use super::frame::{Len, OPTIONS, Offset, PEEK};
+use super::options::{self, KIND, LENGTH};
 use crate::ir::Proto;
 use crate::packet::{Field, mss, tcp};
 
@@ -27,13 +23,6 @@ const TCP: Reg = IP;
 const PUSHED: Reg = PORTS;
 /// On entry: the length of header and payload. Then that of the options.
 const LEN: Reg = L4_LEN;
-/// Where an option begins: [`BASE`], and bytes from the first one.
-const AT: Reg = R3;
-/// Where the list ends, by the same measure.
-const END: Reg = R5;
-/// More than any list is long. The verifier keeps apart what it learns of `END` and what it has to know of `LEN` for the
-/// calls at the end; were they the same number, each way through the list would be another one to it.
-const BASE: i16 = 64;
 /// What is lower stays.
 const LEAST: Reg = R4;
 
@@ -78,35 +67,13 @@ pub(super) fn emit(e: &mut Emit) {
 
 /// Lowers every MSS in the copy, and goes to `done`.
 fn walk(e: &mut Emit, done: Label) {
-    let steps = 0..=OPTIONS.len - mss::LEN;
-    // Where an option begins; and where to look whether it does, unless that is known.
-    let option: Vec<Label> = steps.clone().map(|at| e.label(format!("option_{at}"))).collect();
-    let seek: Vec<Label> = steps.clone().map(|at| e.label(format!("seek_{at}"))).collect();
-    let or_done = |labels: &[Label], step: usize| labels.get(step).copied().unwrap_or(done);
     e.op(Insn::mov32(LEAST, PUSHED));
     e.op_note(Insn::add32(LEAST, mss::LEAST), "the least to lower");
-    e.op(Insn::mov32(END, LEN));
-    e.op_note(Insn::or32(END, i32::from(BASE)), "end of the list");
-    for (step, at) in steps.enumerate() {
-        // Only NOPs are shorter than two bytes, and after one, the place of the next is known.
-        if step >= 2 {
-            e.bind(or_done(&seek, step));
-            e.jump_if(Cond::ne32(AT, i32::from(BASE + at)), or_done(&seek, step + 1));
-        }
-        e.bind(or_done(&option, step));
+    options::walk(e, LEN, mss::LEN, done, |e, at, next| {
         let byte = |reg, more| Insn::load(Size::B, reg, FP, OPTIONS.offset + at + more);
-        e.op_note(byte(R1, 0), "kind");
-        e.jump_if_note(Cond::eq32(R1, tcp::NO_OPERATION), or_done(&option, step + 1), "NOP");
-        e.jump_if_note(Cond::eq32(R1, tcp::END_OF_OPTIONS), done, "end of the list");
-        e.op_note(byte(R2, 1), "length");
-        e.jump_if_note(Cond::lt32(R2, 2_u32), done, "malformed");
-        e.op(Insn::mov32(AT, i32::from(BASE + at)));
-        e.op(Insn::add32(AT, R2));
-        e.jump_if_note(Cond::gt32(AT, END), done, "longer than the list");
-        e.jump_if_note(Cond::eq32(R1, tcp::AUTHENTICATION), e.pass, "signed, and the MSS with it");
-        let next = or_done(&seek, step + 2);
-        e.jump_if_note(Cond::ne32(R1, mss::KIND), next, "not an MSS");
-        e.jump_if_note(Cond::ne32(R2, i32::from(mss::LEN)), next, "nor this");
+        e.jump_if_note(Cond::eq32(KIND, tcp::AUTHENTICATION), e.pass, "signed, and the MSS with it");
+        e.jump_if_note(Cond::ne32(KIND, mss::KIND), next, "not an MSS");
+        e.jump_if_note(Cond::ne32(LENGTH, i32::from(mss::LEN)), next, "nor this");
         e.op(byte(R1, 2));
         e.op(Insn::lsh32(R1, 8_u32));
         e.op(byte(R2, 3));
@@ -117,7 +84,7 @@ fn walk(e: &mut Emit, done: Label) {
         e.op(Insn::rsh32(R1, 8_u32));
         store_byte(e, at + 2);
         e.goto(next);
-    }
+    });
 }
 
 /// `options[at] = R1`
