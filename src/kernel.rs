@@ -22,12 +22,14 @@ use crate::system;
 pub mod bpf;
 pub mod counters;
 mod features;
+pub mod flows;
 pub mod trial;
 mod verdict;
 pub mod written;
 
 pub use counters::Counters;
 pub use features::features;
+pub use flows::Flows;
 pub use verdict::Refusal;
 
 /// A program in the kernel, for as long as this lives or a filter holds it.

@@ -27,6 +27,7 @@ pub mod drawing;
 pub mod elf;
 pub mod explain;
 pub mod field;
+pub mod flow;
 pub mod ir;
 pub mod json;
 pub mod kernel;

@@ -20,7 +20,7 @@ impl Field {
     }
 }
 
-const fn field(name: &'static str, offset: i16, size: Size) -> Field {
+pub(crate) const fn field(name: &'static str, offset: i16, size: Size) -> Field {
     Field { name, offset, size }
 }
 
@@ -99,6 +99,8 @@ pub mod ipv4 {
     pub const CHECKSUM: Field = field("ip.checksum", 10, Size::H);
     pub const SADDR: Field = field("ip.saddr", 12, Size::W);
     pub const DADDR: Field = field("ip.daddr", 16, Size::W);
+    /// Both in one load.
+    pub const ADDRESSES: Field = field("ip.saddr, ip.daddr", 12, Size::D);
     pub const SADDR_LAST: Field = field("ip.saddr[24..31]", 15, Size::B);
     pub const DADDR_LAST: Field = field("ip.daddr[24..31]", 19, Size::B);
 

@@ -4,11 +4,13 @@
 //! options to compile its program with. Pure: asks no kernel, makes no device.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use asm::Program;
 
-use crate::codegen::{self, Companion, Features, Large, Link, Mtu, Onward, Options, Target, Via};
+use crate::codegen::{self, Companion, Fast, Features, Large, Link, Mtu, Onward, Options, Target, Via};
 use crate::ir::{Ruleset, Side};
+use crate::nodes::Nodes;
 
 /// The hook that rules without chains are for, unless the user says another.
 pub const DEFAULT_SIDE: Side = Side::Ingress;
@@ -137,6 +139,7 @@ impl Companions {
             finish: self.finish,
             target: Target::NEWEST,
             onward: Onward::default(),
+            fast: false,
         }
     }
 }
@@ -146,9 +149,25 @@ pub fn usual(link: Link, side: Side, ruleset: &Ruleset, choices: Choices) -> Opt
     Companions::usual(&Needs::of(side, ruleset, choices), choices.gso).options(link, side)
 }
 
-/// The program of either end of a bypass.
-pub fn bypass(onward: Onward, target: Target) -> Options {
-    Options { onward, target, ..Options::pass_gso(Link::Ethernet) }
+/// The program of either end of a bypass, which may learn what goes past the stack.
+pub fn bypass(onward: Onward, target: Target, fast: bool) -> Options {
+    Options { onward, target, fast, ..Options::pass_gso(Link::Ethernet) }
+}
+
+/// The programs of a pod's veth, where flows go past the stack: name, hook, program.
+///
+/// # Errors
+///
+/// The nodes are too many for a program that a kernel can address.
+pub fn of_pods(
+    fast: Fast,
+    nodes: &Nodes,
+    own: Ipv4Addr,
+) -> Result<[(&'static str, Side, Program); 2], asm::Error> {
+    Ok([
+        ("sfunnel_leaving", Side::Ingress, codegen::compile_leaving(fast, nodes, own)?),
+        ("sfunnel_deliver", Side::Egress, codegen::compile_delivered(nodes, own)?),
+    ])
 }
 
 /// What the program of a hook asks the kernel for that has these features, on an interface with this MTU, if it is known.

@@ -254,6 +254,7 @@ macro_rules! helpers {
 
 helpers! {
     MapLookupElem = 1 "bpf_map_lookup_elem";
+    MapUpdateElem = 2 "bpf_map_update_elem";
     SkbStoreBytes = 9 "bpf_skb_store_bytes";
     L4CsumReplace = 11 "bpf_l4_csum_replace";
     CloneRedirect = 13 "bpf_clone_redirect";
@@ -272,5 +273,7 @@ helpers! {
     SkbLoadBytesRelative = 68 "bpf_skb_load_bytes_relative";
     FibLookup = 69 "bpf_fib_lookup";
     RedirectNeigh = 152 "bpf_redirect_neigh";
+    RedirectPeer = 155 "bpf_redirect_peer";
+    KtimeGetCoarseNs = 160 "bpf_ktime_get_coarse_ns";
     CheckMtu = 163 "bpf_check_mtu";
 }

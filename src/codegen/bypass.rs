@@ -24,6 +24,7 @@ use super::Link;
 use super::checksum::{PSEUDO_HDR, in_packet_order};
 use super::counters::Reason;
 use super::emit::{Emit, IP, PORTS, Window};
+use super::fast;
 use super::frame::Offset;
 use super::inplace::{self, Headers};
 use super::mtu;
@@ -46,8 +47,8 @@ pub struct Onward {
 /// An address that is looked for.
 pub(super) const KEY: Reg = R2;
 /// What is found for the source and for the destination. Neither survives a helper call as that.
-const SOURCE: Reg = R5;
-const DESTINATION: Reg = PORTS;
+pub(super) const SOURCE: Reg = R5;
+pub(super) const DESTINATION: Reg = PORTS;
 /// The numbers of both, where they are not the last bytes of their addresses.
 const SOURCE_NUMBER: Reg = R4;
 const DESTINATION_NUMBER: Reg = R3;
@@ -58,54 +59,77 @@ const ENDS: [(&str, Field, Reg); 2] = [("daddr", ipv4::DADDR, DESTINATION), ("sa
 pub(super) fn emit(e: &mut Emit, name: &str, nodes: &Nodes) {
     let change = |e: &mut Emit, Headers { ip, tcp, kind }: &Headers<'_>| {
         pass_if_tagged(e, Reason::NoPeer);
+        if e.fast && kind.is_empty() {
+            fast::passed(e, ip, tcp, nodes);
+        }
         inplace::pass_unless_free(e, tcp);
-        let alike = nodes.are_alike();
-        for (end, field, found, number) in [
-            ("daddr", ipv4::DADDR, DESTINATION, DESTINATION_NUMBER),
-            ("saddr", ipv4::SADDR, SOURCE, SOURCE_NUMBER),
-        ] {
-            e.load(KEY, ip, field);
-            find(e, &format!("{end}_host{kind}"), found, &pods(nodes, alike), Leaf::host);
-            if !alike {
-                e.op_note(Insn::mov32(number, KEY), "the pod's number");
-            }
-        }
-        if alike {
-            e.load(R1, ip, ipv4::SADDR_LAST);
-            e.op(Insn::lsh32(R1, 8_u32));
-            e.load(R2, ip, ipv4::DADDR_LAST);
-            e.op(Insn::or32(R1, R2));
-        } else {
-            e.op(Insn::mov32(R1, SOURCE_NUMBER));
-            e.op(Insn::lsh32(R1, 8_u32));
-            e.op(Insn::or32(R1, DESTINATION_NUMBER));
-        }
-        // The verifier knows where numbers start that it has seen computed.
-        if alike || nodes.hosts().values().flatten().any(|pods| pods.number == 0) {
-            e.pass_if(Cond::eq32(R1, 0_u32), Reason::NoPeer, "would hide nothing");
-        }
-        e.store(tcp, tcp::URGENT, R1);
-        for found in [DESTINATION, SOURCE] {
-            e.op_note(Insn::be32(found), "a host's address");
-        }
-        e.change_words(
-            Family::V4,
-            ip,
-            &[(ipv4::SADDR, New::In(SOURCE)), (ipv4::DADDR, New::In(DESTINATION))],
-        );
-        e.load_raw(PORTS, tcp, tcp::URGENT);
-        e.op_note(Insn::mov32(IP, R1), "change of the addresses");
+        hide(e, ip, tcp, kind, nodes);
     };
     inplace::routine(e, Family::V4, name, change, |e, tcp| {
         finish(e, tcp);
-        // The kernel finds route and neighbour: `bpf_redirect_neigh(interface, NULL, 0, 0)`.
-        e.op_note(Insn::mov32(R1, e.onward.interface), "the host's interface");
-        for unused in [R2, R3, R4] {
-            e.op(Insn::mov64(unused, 0));
-        }
-        e.op(Insn::call(Helper::RedirectNeigh));
-        e.op(Insn::exit());
+        to_host(e);
     });
+}
+
+/// Does what a routine does to a packet of which all is known already, and ends the path.
+pub(super) fn send(e: &mut Emit, ip: &Window, tcp: &Window, nodes: &Nodes) {
+    hide(e, ip, tcp, "_sent", nodes);
+    finish_plain(e);
+    to_host(e);
+}
+
+/// Hosts' addresses for those of pods. Leaves what `finish` needs in `PORTS` and `IP`.
+fn hide(e: &mut Emit, ip: &Window, tcp: &Window, kind: &str, nodes: &Nodes) {
+    let alike = nodes.are_alike();
+    for (end, field, found, number) in [
+        ("daddr", ipv4::DADDR, DESTINATION, DESTINATION_NUMBER),
+        ("saddr", ipv4::SADDR, SOURCE, SOURCE_NUMBER),
+    ] {
+        e.load(KEY, ip, field);
+        find(e, &format!("{end}_host{kind}"), found, &pods(nodes, alike), Leaf::host);
+        if !alike {
+            e.op_note(Insn::mov32(number, KEY), "the pod's number");
+        }
+    }
+    if alike {
+        e.load(R1, ip, ipv4::SADDR_LAST);
+        e.op(Insn::lsh32(R1, 8_u32));
+        e.load(R2, ip, ipv4::DADDR_LAST);
+        e.op(Insn::or32(R1, R2));
+    } else {
+        e.op(Insn::mov32(R1, SOURCE_NUMBER));
+        e.op(Insn::lsh32(R1, 8_u32));
+        e.op(Insn::or32(R1, DESTINATION_NUMBER));
+    }
+    // The verifier knows where numbers start that it has seen computed.
+    if alike || nodes.hosts().values().flatten().any(|pods| pods.number == 0) {
+        e.pass_if(Cond::eq32(R1, 0_u32), Reason::NoPeer, "would hide nothing");
+    }
+    e.store(tcp, tcp::URGENT, R1);
+    for found in [DESTINATION, SOURCE] {
+        e.op_note(Insn::be32(found), "a host's address");
+    }
+    e.change_words(Family::V4, ip, &[(ipv4::SADDR, New::In(SOURCE)), (ipv4::DADDR, New::In(DESTINATION))]);
+    e.load_raw(PORTS, tcp, tcp::URGENT);
+    e.op_note(Insn::mov32(IP, R1), "change of the addresses");
+}
+
+/// The kernel finds route and neighbour: `bpf_redirect_neigh(interface, NULL, 0, 0)`.
+fn to_host(e: &mut Emit) {
+    e.op_note(Insn::mov32(R1, e.onward.interface), "the host's interface");
+    for unused in [R2, R3, R4] {
+        e.op(Insn::mov64(unused, 0));
+    }
+    e.op(Insn::call(Helper::RedirectNeigh));
+    e.op(Insn::exit());
+}
+
+/// What is not from a pod of the first nodes to one of the others goes to `pass`. Uses R2, R5 and `PORTS`.
+pub(super) fn unless_between(e: &mut Emit, ip: &Window, (from, to): (&Nodes, &Nodes), name: &str) {
+    for ((end, field, found), nodes) in ENDS.into_iter().zip([to, from]) {
+        e.load(KEY, ip, field);
+        find(e, &format!("{name}_{end}"), found, &pods(nodes, true), Leaf::host);
+    }
 }
 
 pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Option<u16>) {
@@ -129,14 +153,10 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Opti
             e.op_note(whole, "a pod's address");
             e.op(Insn::be32(found));
         }
-        e.change_words(
-            Family::V4,
-            ip,
-            &[(ipv4::SADDR, New::In(SOURCE)), (ipv4::DADDR, New::In(DESTINATION))],
-        );
-        e.load_raw(PORTS, tcp, tcp::URGENT);
-        e.op_note(Insn::xor32(PORTS, u32::MAX), "the sum loses it");
-        e.store_const(tcp, tcp::URGENT, 0);
+        if e.fast && kind.is_empty() {
+            fast::arriving(e, ip, tcp);
+        }
+        restore(e, ip, tcp);
         if e.link == Link::Ethernet {
             let [a, b, c, d, x, y] = e.onward.mac;
             let header = Window::of_link_header(ethernet::LEN);
@@ -157,6 +177,15 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Opti
 fn pass_if_tagged(e: &mut Emit, reason: Reason) {
     e.load_skb(R1, skb::VLAN_PRESENT);
     e.pass_if(Cond::ne32(R1, 0_u32), reason, "has a VLAN tag");
+}
+
+/// The pods' addresses, which are in `SOURCE` and `DESTINATION`, for those of hosts. Leaves the change of the addresses in R1, and
+/// that of the TCP header in `PORTS`.
+pub(super) fn restore(e: &mut Emit, ip: &Window, tcp: &Window) {
+    e.change_words(Family::V4, ip, &[(ipv4::SADDR, New::In(SOURCE)), (ipv4::DADDR, New::In(DESTINATION))]);
+    e.load_raw(PORTS, tcp, tcp::URGENT);
+    e.op_note(Insn::xor32(PORTS, u32::MAX), "the sum loses it");
+    e.store_const(tcp, tcp::URGENT, 0);
 }
 
 /// A probe goes back to where it came from, and what comes back from a probe goes to whoever has sent it. Both name what
@@ -218,6 +247,12 @@ fn unless_probe(
     e.op_note(Insn::xor32(SOURCE, DESTINATION), "what is known of both");
     e.load(R1, tcp, tcp::SEQUENCE);
     e.jump_if(Cond::ne32(R1, SOURCE), none);
+}
+
+/// [`finish`], without IP options.
+pub(super) fn finish_plain(e: &mut Emit) {
+    let tcp_at = e.offset(Family::V4, 0, None);
+    finish(e, tcp_at);
 }
 
 /// The checksum, and what the rule says besides.

@@ -84,6 +84,7 @@ pub(super) struct Emit {
     /// Where to go with what is for it, once something has jumped there.
     merge: Option<Label>,
     pub(super) onward: Onward,
+    pub(super) fast: bool,
     /// What the routine that is being emitted does besides its action.
     pub(super) variant: Variant,
     /// Some rule counts.
@@ -104,7 +105,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large, merge, finish, target, onward } = options;
+        let Options { link, large, merge, finish, target, onward, fast } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         asm.long_jumps(target.long_jumps);
@@ -120,6 +121,7 @@ impl Emit {
             merges: merge,
             merge: None,
             onward,
+            fast,
             variant: Variant::default(),
             counts: false,
             pass,
@@ -338,8 +340,7 @@ impl Emit {
         (self.point(IP, after_link), Cold { pull, linear, len, short })
     }
 
-    /// The same for bytes known to be linear, with a base of the caller's choice. Shorter packets go
-    /// to `short`.
+    /// The same for bytes known to be linear, with a base of the caller's choice. Shorter packets go to `short`.
     pub(super) fn window_again(&mut self, base: Reg, after_link: i16, short: Label) -> Window {
         self.prove(self.link.header_len() + after_link, short);
         self.point(base, after_link)

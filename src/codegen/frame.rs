@@ -127,8 +127,12 @@ impl Emit {
 
     /// `bpf_skb_store_bytes(skb, offset, slot, len, 0)`, or `fail`.
     pub(super) fn store_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
+        self.store_bytes_with(offset, slot, len, 0);
+    }
+
+    pub(super) fn store_bytes_with(&mut self, offset: Offset, slot: Slot, len: Len, flags: u32) {
         self.transfer(offset, slot, len);
-        self.op(Insn::mov32(R5, 0_u32));
+        self.op(Insn::mov32(R5, flags));
         self.call(Helper::SkbStoreBytes);
         let fail = self.fail();
         self.jump_if(Cond::ne64(R0, 0), fail);

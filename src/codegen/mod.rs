@@ -52,6 +52,7 @@ mod companion;
 pub mod counters;
 mod either;
 mod emit;
+mod fast;
 mod fetch;
 mod frame;
 mod funnel;
@@ -80,6 +81,7 @@ use asm::Program;
 
 pub use self::bypass::Onward;
 pub use self::companion::Companion;
+pub use self::fast::{Fast, compile_delivered, compile_leaving};
 pub use self::merge::compile_merged;
 pub use self::segment::{Large, Via, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};
@@ -122,6 +124,8 @@ pub struct Options {
     pub target: Target,
     /// Where `bypass` and `unbypass` send packets.
     pub onward: Onward,
+    /// They also learn which flows may go past the stack.
+    pub fast: bool,
 }
 
 impl Options {
@@ -135,6 +139,7 @@ impl Options {
             finish: false,
             target: Target::NEWEST,
             onward: Onward { interface: 0, mac: [0; 6] },
+            fast: false,
         }
     }
 

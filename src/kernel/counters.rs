@@ -250,7 +250,7 @@ fn create(name: &str, value: usize, entries: usize, flags: u32) -> Result<MapDat
     MapData::create(definition, name, None).map_err(refused)
 }
 
-fn refused(error: MapError) -> LoadError {
+pub(super) fn refused(error: MapError) -> LoadError {
     let source = match error {
         MapError::CreateError { io_error, .. } => io_error,
         MapError::SyscallError(error) => error.io_error,

@@ -6,7 +6,7 @@
 use super::links::{Device, Interface};
 use super::netlink::Netlink;
 use super::{Error, Link, Result, peers};
-use crate::codegen::Onward;
+use crate::codegen::{Fast, Onward};
 use crate::ir::Side;
 
 /// Both ends of the way past an overlay, on one node.
@@ -75,6 +75,11 @@ impl Ends {
             Side::Ingress => Onward { interface: self.overlay.number(), mac: self.mac },
             Side::Egress => Onward { interface: self.host.number(), mac: [0; 6] },
         }
+    }
+
+    /// What the programs of pods' veths have to know.
+    pub fn fast(&self) -> Fast {
+        Fast { host: self.host.number(), overlay: self.onward(Side::Ingress) }
     }
 
     /// What is no obstacle, but may be a mistake.

@@ -53,6 +53,7 @@ const ORDER: &[&str] = &[
     "paint",
     "diag",
     "packet",
+    "flow",
     "protocol",
     "nodes",
     "field",

@@ -116,7 +116,7 @@ impl Known {
     /// The same for a kernel that has these features.
     pub(super) fn options_for(&self, features: Features, side: Side) -> Options {
         let rules = if side == Side::Ingress { &self.receiving } else { &self.rules };
-        policy::bypass(self.ends.onward(side), policy::target(features, side, &rules.ruleset, None))
+        policy::bypass(self.ends.onward(side), policy::target(features, side, &rules.ruleset, None), false)
     }
 
     /// What each of the other nodes answers.
