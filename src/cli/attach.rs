@@ -344,10 +344,10 @@ pub(super) fn attach_lists(
     let mut loaded = Vec::new();
     for (rules, wanted) in lists {
         loaded.push(if rules.ruleset.counts() {
-            Loaded::Counting(Counting::load(rules, wanted, standing, console)?)
+            Loaded::Counting(Counting::load(rules, wanted, standing, how.flows, console)?)
         } else {
             let options = wanted.iter().map(|(_, _, options, _)| *options);
-            Loaded::Plain(Programs::load(rules, options, console)?, wanted)
+            Loaded::Plain(Programs::load(rules, options, how.flows, console)?, wanted)
         });
     }
     let mut attachments: Vec<Attachment<'_>> = loaded.iter().flat_map(Loaded::attachments).collect();

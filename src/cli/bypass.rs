@@ -7,6 +7,7 @@
 mod contained;
 mod doctor;
 mod drift;
+mod fast;
 mod given;
 mod known;
 mod status;
@@ -18,6 +19,7 @@ use std::net::Ipv4Addr;
 use super::args;
 use super::attach;
 use super::counted::Wanted;
+use super::how::How;
 use super::rules::{Lists, Rules};
 use super::{Console, Failure, point};
 use crate::codegen::{self, Options};
@@ -59,6 +61,8 @@ struct Seen {
     notes: Vec<String>,
     /// The rules that have been read, and judged.
     source: Option<Source>,
+    /// What flows that go past the stack take.
+    fast: Option<fast::Made>,
 }
 
 impl Seen {
@@ -82,8 +86,19 @@ impl Given {
         let known = self.known(source, netlink, seen, console)?;
         let interfaces = [known.ends.host.clone(), known.ends.overlay.clone()];
         let standing = net::status(netlink, &interfaces, &Hook::ALL)?;
+        if self.fast.is_none() && seen.answers.is_empty() {
+            fast::leave(netlink, &known.ends)?;
+        }
+        // Programs of an earlier run have maps of their own: all of them are replaced at first.
+        if let Some(flows) = self.fast.filter(|_| seen.fast.is_none()) {
+            seen.fast = Some(fast::Made::new(flows)?);
+        }
+        let anew = seen.fast.as_ref().is_some_and(|made| !made.is_everywhere);
+        let mut how = self.how;
+        how.flows = seen.fast.as_ref().map(fast::Made::descriptors).unwrap_or_default();
+        let how = (how, anew);
         let of_host = (&known.ends.host, Hook::Ingress, known.options(Side::Ingress), Aside::default());
-        self.put(&known.receiving, of_host, &standing, netlink, console)?;
+        put(&known.receiving, of_host, &standing, how, netlink, console)?;
         if self.receive_only {
             return Ok(());
         }
@@ -95,51 +110,52 @@ impl Given {
             }
         }
         seen.answers = answers;
+        if let Some(made) = &mut seen.fast {
+            made.follow(&known, netlink, self.how, console)?;
+        }
         let Some((rules, reach)) = known.sending(&received(&seen.answers)) else {
             let overlay = std::slice::from_ref(&known.ends.overlay);
             let removed = net::detach(netlink, overlay, &[Hook::Egress], Whose::Ours)?;
             if !removed.is_empty() || standing.is_empty() {
                 console.say(format!("{}: nothing is sent past the overlay", known.ends.overlay.name));
             }
+            seen.fast.iter_mut().for_each(|made| made.is_everywhere = true);
             return Ok(());
         };
         let aside = Aside { reach: Some(reach), ..Aside::default() };
         let of_overlay = (&known.ends.overlay, Hook::Egress, known.options(Side::Egress), aside);
-        self.put(&rules, of_overlay, &standing, netlink, console)
-    }
-
-    /// Rules on a hook, unless just these are there.
-    fn put(
-        &self,
-        rules: &Rules,
-        wanted: Wanted<'_>,
-        standing: &[Filter],
-        netlink: &mut Netlink,
-        console: &mut Console<'_>,
-    ) -> Result<(), Failure> {
-        let (interface, hook, options, Aside { reach, .. }) = wanted;
-        let here = standing.iter().find(|filter| filter.interface == *interface && filter.hook == hook);
-        let there = here.and_then(|filter| Mark::read(filter.name.as_deref()?));
-        if there.is_some() && there == Some(mark(rules, options, reach)?) {
-            return Ok(());
-        }
-        for attached in attach::attach_lists(
-            vec![(rules, vec![wanted])],
-            (standing, Vec::new()),
-            self.how,
-            netlink,
-            console,
-        )? {
-            console.say(point::said(&attached));
-        }
+        put(&rules, of_overlay, &standing, how, netlink, console)?;
+        seen.fast.iter_mut().for_each(|made| made.is_everywhere = true);
         Ok(())
     }
+}
+
+/// Rules on a hook, unless just these are there and it need not be done anew.
+fn put(
+    rules: &Rules,
+    wanted: Wanted<'_>,
+    standing: &[Filter],
+    (how, anew): (How, bool),
+    netlink: &mut Netlink,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let (interface, hook, options, Aside { reach, .. }) = wanted;
+    let here = standing.iter().find(|filter| filter.interface == *interface && filter.hook == hook);
+    let there = here.and_then(|filter| Mark::read(filter.name.as_deref()?));
+    if !anew && there.is_some() && there == Some(mark(rules, options, reach)?) {
+        return Ok(());
+    }
+    let lists = vec![(rules, vec![wanted])];
+    for attached in attach::attach_lists(lists, (standing, Vec::new()), how, netlink, console)? {
+        console.say(point::said(&attached));
+    }
+    Ok(())
 }
 
 /// What the name of a filter with these rules says.
 fn mark(rules: &Rules, options: Options, reach: Option<Reach>) -> Result<Mark, Failure> {
     let mark = Mark::new(&rules.compile(options)?.bytes(), rules.ruleset.rules.len());
-    Ok(Mark { counted: rules.ruleset.counts(), reach, ..mark })
+    Ok(Mark { counted: rules.ruleset.counts(), reach, fast: options.fast, ..mark })
 }
 
 /// The hosts that receive.

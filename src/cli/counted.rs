@@ -41,6 +41,7 @@ impl<'a> Counting<'a> {
         rules: &Rules,
         wanted: Vec<Wanted<'a>>,
         standing: &[Filter],
+        flows: [i32; 3],
         console: &mut Console<'_>,
     ) -> Result<Self, Failure> {
         let mut counting =
@@ -54,7 +55,7 @@ impl<'a> Counting<'a> {
             let counters = Counters::create(&rules.ruleset)?;
             let name = policy::name(options);
             let name = name.as_str();
-            let mapped = compiled.with_maps(&counters.descriptors());
+            let mapped = programs::with_maps(compiled, counters.descriptors(), flows);
             let mapped = [(name, &mapped)];
             let program = kernel::load_with_rules(&rules.object(&mapped)?, &elf::wrap(&mapped)?, &[name])
                 .inspect_err(|error| {
@@ -82,6 +83,7 @@ impl<'a> Counting<'a> {
                 merging,
                 finishing,
                 reach,
+                fast: options.fast,
                 counted: true,
                 ..Mark::new(&compiled.bytes(), self.rules)
             };

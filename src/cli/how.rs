@@ -19,6 +19,8 @@ pub(super) struct How {
     pub(super) counters: bool,
     pub(super) debug: bool,
     pub(super) where_to: WhereTo,
+    /// Descriptors of the maps that programs share which learn what goes past the stack; zeros for all others.
+    pub(super) flows: [i32; 3],
 }
 
 impl How {
@@ -43,6 +45,7 @@ impl How {
             counters: args.counters || settings::truth("SFUNNEL_COUNTERS", console)?,
             debug: args.debug || settings::truth("DEBUG", console)?,
             where_to: WhereTo::read(args, console)?,
+            flows: [0; 3],
         })
     }
 

@@ -27,6 +27,7 @@ impl Programs {
     pub fn load(
         rules: &Rules,
         wanted: impl Iterator<Item = Options>,
+        flows: [i32; 3],
         console: &mut Console<'_>,
     ) -> Result<Self, Failure> {
         let mut all: Vec<Options> = Vec::new();
@@ -38,7 +39,8 @@ impl Programs {
         let compiled =
             all.iter().map(|options| rules.compile(*options)).collect::<Result<Vec<Program>, Failure>>()?;
         let own: Vec<String> = all.iter().map(|options| policy::name(*options)).collect();
-        let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&compiled).collect();
+        let mapped: Vec<Program> = compiled.iter().map(|program| with_maps(program, [0; 2], flows)).collect();
+        let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&mapped).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
         let with = rules.object(&named)?;
         let loaded = kernel::load_with_rules(&with, &elf::wrap(&named)?, &names).inspect_err(|error| {
@@ -54,7 +56,9 @@ impl Programs {
     pub fn of(&self, options: Options, aside: Aside) -> Option<(&kernel::Program, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
         let Aside { large, merging, finishing, reach } = aside;
-        let mark = Mark { large, merging, finishing, reach, ..Mark::new(&compiled.bytes(), self.rules) };
+        let fast = options.fast;
+        let mark =
+            Mark { large, merging, finishing, reach, fast, ..Mark::new(&compiled.bytes(), self.rules) };
         Some((loaded, mark.to_string()))
     }
 
@@ -63,6 +67,12 @@ impl Programs {
             describe(program, compiled, console);
         }
     }
+}
+
+/// With descriptors in place of the program's own numbers: those of its counters, then those of flows.
+pub(super) fn with_maps(program: &Program, counters: [i32; 2], flows: [i32; 3]) -> Program {
+    let descriptors: Vec<i32> = counters.into_iter().chain(flows).collect();
+    program.with_maps(&descriptors)
 }
 
 /// What `--debug` says of a program.

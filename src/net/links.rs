@@ -67,6 +67,8 @@ pub struct Device {
     /// The number of the interface that a VXLAN sends by, and the address it sends from; as far as it was told.
     pub sends_by: Option<u32>,
     pub sends_from: Option<Ipv4Addr>,
+    /// What is at its other end, or below it, is in another namespace.
+    pub elsewhere: bool,
     /// It hands packets to other interfaces of the namespace, or may do so.
     pub stacked: bool,
     /// `vrf`, `veth`, ...; hardware says none.
@@ -110,6 +112,7 @@ impl Device {
             per_packet: false,
             sends_by: None,
             sends_from: None,
+            elsewhere: false,
             stacked: false,
             kind: None,
             group: 0,
@@ -142,6 +145,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
     const IFLA_LINKINFO: u16 = 18;
     const IFLA_GROUP: u16 = 27;
     const IFLA_CARRIER: u16 = 33;
+    const IFLA_LINK_NETNSID: u16 = 37;
     const IFLA_GSO_MAX_SEGS: u16 = 40;
     const IFF_UP: u32 = 1;
     const IF_OPER_UP: u8 = 6;
@@ -170,6 +174,7 @@ pub fn devices(netlink: &mut Netlink) -> Result<Vec<Device>> {
                     device.kind = kind_of(&value);
                     device.ipvlan_l3s = is_ipvlan_l3s(&value);
                 }
+                IFLA_LINK_NETNSID => device.elsewhere = true,
                 IFLA_GROUP => device.group = netlink::word(&value).unwrap_or_default(),
                 IFLA_QDISC => device.qdisc = Some(netlink::text(&value)),
                 IFLA_LINK => device.lower = netlink::word(&value),

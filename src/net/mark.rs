@@ -29,7 +29,7 @@ pub struct Reach {
     pub all: usize,
 }
 
-/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., 3 of 4 peers`, `..., merging`, `..., finishing`, and then `..., pair`,
+/// `sfunnel/0.1.0 1a2b3c4d5e6f 8 rules`, or `..., counted`, `..., 3 of 4 peers`, `..., fast`, `..., merging`, `..., finishing`, and then `..., pair`,
 /// `..., macvlan` or `..., gso_max_segs was 65535`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
@@ -46,12 +46,15 @@ pub struct Mark {
     pub counted: bool,
     /// Of a hook that sends past an overlay.
     pub reach: Option<Reach>,
+    /// Flows go past the stack.
+    pub fast: bool,
 }
 
 const COUNTED: &str = ", counted";
 const MERGING: &str = ", merging";
 const FINISHING: &str = ", finishing";
 const PEERS: &str = " peers";
+const FAST: &str = ", fast";
 const PAIR: &str = ", pair";
 const MACVLAN: &str = ", macvlan";
 const LIMITED: &str = ", gso_max_segs was ";
@@ -69,6 +72,7 @@ impl Mark {
             finishing: false,
             counted: false,
             reach: None,
+            fast: false,
         }
     }
 
@@ -89,20 +93,22 @@ impl Mark {
             None => Large::Pass,
         };
         let (version, hash) = (version.to_owned(), hash.to_owned());
-        let [merging, finishing, counted] = [MERGING, FINISHING, COUNTED].map(|word| name.contains(word));
+        let [merging, finishing, counted, fast] =
+            [MERGING, FINISHING, COUNTED, FAST].map(|word| name.contains(word));
         let reach = name.split(", ").find_map(reach);
-        Some(Self { version, hash, rules, large, merging, finishing, counted, reach })
+        Some(Self { version, hash, rules, large, merging, finishing, counted, reach, fast })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large, merging, finishing, counted, reach } = self;
+        let Self { version, hash, rules, large, merging, finishing, counted, reach, fast } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
         f.write_str(if *counted { COUNTED } else { "" })?;
         if let Some(Reach { reached, all }) = reach {
             write!(f, ", {reached} of {all}{PEERS}")?;
         }
+        f.write_str(if *fast { FAST } else { "" })?;
         f.write_str(if *merging { MERGING } else { "" })?;
         f.write_str(if *finishing { FINISHING } else { "" })?;
         match large {
@@ -128,10 +134,11 @@ mod tests {
         for (rules, large) in
             [(0, Large::Pass), (1, Large::Pair), (2, Large::Macvlan), (65_536, Large::Limited(65_535))]
         {
-            for bits in 0..8 {
-                let [counted, merging, finishing] = [1, 2, 4].map(|bit| bits & bit != 0);
+            for bits in 0..16 {
+                let [counted, merging, finishing, fast] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
                 let reach = counted.then_some(Reach { reached: rules, all: 65_536 });
-                let mark = Mark { large, merging, finishing, counted, reach, ..Mark::new(b"program", rules) };
+                let mark =
+                    Mark { large, merging, finishing, counted, reach, fast, ..Mark::new(b"program", rules) };
                 assert_eq!(Mark::read(&mark.to_string()), Some(mark));
             }
         }

@@ -23,6 +23,7 @@ pub mod netns;
 pub mod overlay;
 pub mod pair;
 pub mod peers;
+pub mod pods;
 pub mod probe;
 pub mod qdisc;
 pub mod seen;

@@ -90,6 +90,15 @@ impl Cluster {
         }
     }
 
+    /// The same, and flows go past the stack.
+    pub fn attach_all_fast(&self, rules: &str) {
+        (0..self.nodes.len()).for_each(|node| drop(self.attach(node, rules, &["--receive-only"])));
+        for node in 0..self.nodes.len() {
+            let said = self.attach(node, rules, &["--fast"]);
+            assert!(!said.contains("stays on the overlay"), "{said}");
+        }
+    }
+
     pub fn sfunnel(&self, node: usize, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
         command.args(args).arg("--netns").arg(self.nodes[node].host.path());
@@ -113,8 +122,12 @@ impl Cluster {
     /// A process that watches, and attaches what it has to.
     pub fn watch(&self, node: usize, rules: &str, more: &[&str]) -> Watch {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sfunnel"));
-        command.args(["bypass", "watch", "--overlay-if", "vx0", "--host-if", "eth0", "--every", "0.2"]);
-        command.args(["--ruleset", rules]).args(more).arg("--netns").arg(self.nodes[node].host.path());
+        command.args(["bypass", "watch", "--overlay-if", "vx0", "--host-if", "eth0", "--ruleset", rules]);
+        command
+            .args(if more.contains(&"--every") { &[][..] } else { &["--every", "0.2"] })
+            .args(more)
+            .arg("--netns")
+            .arg(self.nodes[node].host.path());
         Watch(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("sfunnel"))
     }
 

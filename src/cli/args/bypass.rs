@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::kernel::flows::USUAL;
+
 use super::{Attach, Defines, HookArg, Place, Strict, Treatment};
 
 pub const BYPASS: &str = "\
@@ -93,6 +95,12 @@ pub struct BypassGiven {
     /// Receive what other nodes send past the overlay, and send nothing
     #[arg(long)]
     pub receive_only: bool,
+    /// Let flows go past the node's stack once netfilter has let them through: docs/bypass.md says what policies then see
+    #[arg(long, conflicts_with = "receive_only")]
+    pub fast: bool,
+    /// How many of these are remembered at a time, 140 bytes each
+    #[arg(long, value_name = "NUMBER", requires = "fast", default_value_t = USUAL, value_parser = clap::value_parser!(u32).range(16..=1 << 24))]
+    pub flows: u32,
     /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]
     #[arg(long, value_name = "NAME|PATH|PID")]
     pub netns: Option<String>,

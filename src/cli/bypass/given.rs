@@ -31,6 +31,8 @@ pub(super) struct Given {
     host: Option<String>,
     pub(super) port: u16,
     pub(super) receive_only: bool,
+    /// Flows go past the stack: how many are remembered.
+    pub(super) fast: Option<u32>,
     peers: Option<PeersArg>,
     pub(super) how: How,
     origin: Origin,
@@ -76,6 +78,7 @@ impl Given {
             host,
             port: port(args.port, console)?,
             receive_only: args.receive_only,
+            fast: args.fast.then_some(args.flows),
             peers: args.peers,
             how: How::read(&shared, console)?,
             origin,

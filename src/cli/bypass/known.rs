@@ -23,6 +23,8 @@ use crate::nodes::{Node, Nodes};
 use crate::{kernel, policy, rule_text};
 
 pub(super) struct Known {
+    /// Flows go past the stack.
+    fast: bool,
     pub(super) ends: Ends,
     pub(super) nodes: Nodes,
     /// The address of this node.
@@ -93,6 +95,10 @@ impl Given {
         let none =
             || Failure::Usage("no rule says `bypass`: there is nothing to take past the overlay".to_owned());
         let nodes = between.or(of_kernel).ok_or_else(none)?;
+        let fast = self.fast.is_some();
+        if fast {
+            super::fast::refuse(&rules, &devices, &ends)?;
+        }
         seen.source = Some(whole);
         let own = own(&nodes, netlink, &ends.host)?;
         if nodes.hosts().len() == 1 {
@@ -100,7 +106,7 @@ impl Given {
             return Err(net::Error::Unfit { interface: ends.overlay.name, why }.into());
         }
         let receiving = receiving(&nodes, own, self.port, self.how, console)?;
-        Ok(Known { ends, nodes, own, receiving, rules, sends, unknown, left_out })
+        Ok(Known { fast, ends, nodes, own, receiving, rules, sends, unknown, left_out })
     }
 }
 
@@ -116,7 +122,11 @@ impl Known {
     /// The same for a kernel that has these features.
     pub(super) fn options_for(&self, features: Features, side: Side) -> Options {
         let rules = if side == Side::Ingress { &self.receiving } else { &self.rules };
-        policy::bypass(self.ends.onward(side), policy::target(features, side, &rules.ruleset, None), false)
+        policy::bypass(
+            self.ends.onward(side),
+            policy::target(features, side, &rules.ruleset, None),
+            self.fast,
+        )
     }
 
     /// What each of the other nodes answers.

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::Seen;
 use super::given::Given;
+use super::{Seen, fast};
 use crate::cli::{Console, Failure, args, attach};
 use crate::diag::Source;
 use crate::net::detach::Whose;
+use crate::net::monitor::Monitor;
 use crate::net::{self, Hook, Netlink, links};
 
 /// How long to wait before nodes are asked again, unless it is said.
@@ -34,6 +35,8 @@ pub(super) fn follow(given: &Given, every: Duration, console: &mut Console<'_>) 
     let mut netlink = attach::open(&given.target)?;
     let mut rules = Following { good: None, bad: None, last: Ok(given.source()?) };
     let mut seen = Seen::default();
+    let wrong = |source| Failure::File { what: "cannot follow interfaces".to_owned(), source };
+    let mut links = given.fast.map(|_| Monitor::open()).transpose().map_err(wrong)?;
     let mut failed = String::new();
     loop {
         match rules.apply(given, &mut netlink, &mut seen, console) {
@@ -48,11 +51,31 @@ pub(super) fn follow(given: &Given, every: Duration, console: &mut Console<'_>) 
                 failed = text;
             }
         }
-        if stop.within(every) {
-            return leave(given, &mut netlink, console);
+        let deadline = Instant::now() + every;
+        while let Some(woken) = stop.until(deadline, &mut links)? {
+            match woken {
+                Woken::Told => return leave(given, &mut netlink, console),
+                Woken::Links => {
+                    if let Err(failure) = look_at_pods(given, &mut netlink, &mut seen, console) {
+                        console.say(format!("error: {failure}; not done, trying again"));
+                    }
+                }
+            }
         }
         rules.read_again(given, console);
     }
+}
+
+/// Pods that have come may have flows that go past the stack.
+fn look_at_pods(
+    given: &Given,
+    netlink: &mut Netlink,
+    seen: &mut Seen,
+    console: &mut Console<'_>,
+) -> Result<(), Failure> {
+    let Some(made) = &mut seen.fast else { return Ok(()) };
+    let _turn = attach::turn(&given.target, netlink, console)?;
+    made.look_again(netlink, given.how, console)
 }
 
 /// Another try would find the same text.
@@ -123,11 +146,22 @@ impl Following {
 /// Nothing is sent past the overlay any more. What receives stays: others may still send.
 fn leave(given: &Given, netlink: &mut Netlink, console: &mut Console<'_>) -> Result<(), Failure> {
     let devices = links::devices(netlink)?;
-    let overlay = given.ends(netlink, &devices)?.overlay;
+    let ends = given.ends(netlink, &devices)?;
+    if given.fast.is_some() {
+        fast::leave(netlink, &ends)?;
+    }
+    let overlay = ends.overlay;
     if !net::detach(netlink, std::slice::from_ref(&overlay), &[Hook::Egress], Whose::Ours)?.is_empty() {
         console.say(format!("{}: nothing is sent past the overlay", overlay.name));
     }
     Ok(())
+}
+
+enum Woken {
+    /// To end.
+    Told,
+    /// Interfaces have changed: pods may have come.
+    Links,
 }
 
 /// The signals that end it.
@@ -145,17 +179,23 @@ impl Stop {
         SignalFd::with_flags(&signals, flags).map(Self).map_err(wrong)
     }
 
-    /// Whether it is to end; waits so long for it.
-    fn within(&self, time: Duration) -> bool {
+    /// Waits until there is something to do, or for nothing till then.
+    fn until(&self, deadline: Instant, links: &mut Option<Monitor>) -> Result<Option<Woken>, Failure> {
         const LOOK: Duration = Duration::from_millis(50);
-        let deadline = Instant::now() + time;
         loop {
             if matches!(self.0.read_signal(), Ok(Some(_))) {
-                return true;
+                return Ok(Some(Woken::Told));
+            }
+            if let Some(links) = links {
+                let wrong = |source| Failure::File { what: "cannot follow interfaces".to_owned(), source };
+                let changes = links.drain().map_err(wrong)?;
+                if changes.any || changes.lost {
+                    return Ok(Some(Woken::Links));
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                return Ok(None);
             }
             thread::sleep(LOOK.min(left));
         }
