@@ -31,12 +31,13 @@ fn a_proven_flow_meets_neither_netfilter_nor_overlay() {
     wait_until_fast(&cluster, &mut echo, 7000);
 
     let (long_way, wire) = (LongWay::watch(&cluster), Capture::start(cluster.host(1), "eth0"));
-    echo.exchange_often(500);
     // What is not selected, or no TCP.
     let nobody = cluster.pod(0, 0).run(|| UdpSocket::bind("0.0.0.0:0")).expect("bind");
     nobody.send_to(b"?", to(1, 0, 7999)).expect("send");
     assert_eq!(flows::tcp(cluster.pod(0, 0), cluster.pod(1, 0), to(1, 0, 7001), 1, 20), 20);
     assert_eq!(flows::udp(cluster.pod(0, 0), cluster.pod(1, 0), to(1, 0, 7000), 10, 1000), 10);
+    // Last, since with these the capture ends.
+    echo.exchange_often(500);
     let frames = wire.stop(1000, bypassed).frames;
     let overlaid = |wanted: &dyn Fn(&[u8]) -> bool| {
         frames.iter().filter(|frame| inside(frame).is_some_and(wanted)).count()
