@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::iperf::{self, Server};
 use support::lab::{DEADLINE, Ns, attach, find_tool, link};
 use support::{Need, require};
@@ -54,7 +56,10 @@ struct World {
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(mut proxy) = self.proxy.take() {
-            let _ = proxy.kill();
+            // nginx takes its workers along if it is asked to end, not if it is killed.
+            if let Ok(process) = i32::try_from(proxy.id()) {
+                let _ = kill(Pid::from_raw(process), Signal::SIGTERM);
+            }
             let _ = proxy.wait();
         }
     }
