@@ -2,13 +2,18 @@
 //!
 //! Input: a path. Output: a source with its name. Never looks at what the text says.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 use super::Failure;
 use crate::diag::{self, Diagnostic, Source, Span};
+
+/// More rules than a kernel takes have fewer bytes.
+const LONGEST: u64 = 64 << 20;
 
 /// Refuses to write to a file that is also read: what is in it would be lost.
 pub fn apart(input: Option<&Path>, output: Option<&Path>) -> Result<(), Failure> {
@@ -36,6 +41,21 @@ pub fn file_source(file: &Path) -> Result<Source, Failure> {
         Ok(bytes) => text(&name, bytes),
         Err(source) => Err(Failure::File { what: format!("cannot read {name}"), source }),
     }
+}
+
+/// What a file holds, if that can be rules: for those that are read again and again.
+pub fn contents(file: &Path) -> io::Result<Vec<u8>> {
+    // A pipe must not keep us waiting for who writes to it.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(file)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
+        return Err(io::Error::other("it is longer than 64 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// The bytes as text, or where they are none.

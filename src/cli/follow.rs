@@ -5,18 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// More rules than a kernel takes have fewer bytes.
-const LONGEST: u64 = 64 << 20;
+use super::files;
+
 /// As the kernel (MAXSYMLINKS).
 const LINKS: usize = 40;
 /// How often events are read at a time; each time, as many as fit into 4 KiB.
@@ -102,18 +100,7 @@ impl Follow {
 
     /// What the file holds now, if that can be rules.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
-        // A pipe must not keep us waiting for who writes to it.
-        let file: File =
-            OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.file)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
-            return Err(io::Error::other("it is longer than 64 MiB"));
-        }
-        Ok(bytes)
+        files::contents(&self.file)
     }
 }
 

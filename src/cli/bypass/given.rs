@@ -4,12 +4,9 @@
 //! files are read again each time. Never attaches anything.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::OFlag;
 
 use crate::cli::args::{BypassGiven, Defines, PeersArg};
 use crate::cli::how::How;
@@ -20,9 +17,6 @@ use crate::net::links::Device;
 use crate::net::overlay::Ends;
 use crate::net::{self, Netlink};
 use crate::{router_rules, syntax};
-
-/// More rules than a kernel takes have fewer bytes.
-const LONGEST: u64 = 64 << 20;
 
 pub(super) struct Given {
     pub(super) target: Target,
@@ -135,21 +129,9 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::File { what, source }
 }
 
-/// What a file holds, if that can be rules or pods. A pipe must not keep us waiting for who writes to it.
+/// What a file holds, if that can be rules or pods.
 fn contents(path: &Path) -> Result<Vec<u8>, Failure> {
-    let read = || -> io::Result<Vec<u8>> {
-        let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        let mut bytes = Vec::new();
-        file.take(LONGEST + 1).read_to_end(&mut bytes)?;
-        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LONGEST {
-            return Err(io::Error::other("it is longer than 64 MiB"));
-        }
-        Ok(bytes)
-    };
-    read().map_err(unreadable(path))
+    files::contents(path).map_err(unreadable(path))
 }
 
 fn text(path: &Path) -> Result<String, Failure> {
