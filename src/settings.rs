@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::field::{Base, Field, Place};
+use crate::packet;
 
 /// Values of fields of `struct __sk_buff`, in host byte order. A field need not have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -14,11 +15,12 @@ pub struct Settings([Option<u32>; ROOM]);
 /// More fields than there are in `struct __sk_buff`, so far.
 const ROOM: usize = 4;
 
-/// The fields that are there, each with its place.
-pub fn fields() -> impl Iterator<Item = (Field, Place)> {
+/// The fields that are there, each with its member of the structure.
+pub fn fields() -> impl Iterator<Item = (Field, packet::Field)> {
     // The kernel's structure is the same for both families.
-    let in_skb = |field: Field| field.row().place.into_iter().flatten().find(|place| place.base == Base::Skb);
-    Field::all().filter_map(move |field| Some((field, in_skb(field)?)))
+    let in_skb = |place: &Place| place.base == Base::Skb;
+    let member = move |field: Field| field.row().place.into_iter().flatten().find(in_skb)?.words.first();
+    Field::all().filter_map(move |field| Some((field, *member(field)?)))
 }
 
 impl Settings {

@@ -218,8 +218,7 @@ impl Emit {
 
     /// `skb->mark = what the rule says`, and so on for all that it says. Uses R1.
     pub(super) fn write_settings(&mut self) {
-        let places = settings::fields().filter_map(|(field, place)| Some((field, *place.words.first()?)));
-        for (field, word) in places {
+        for (field, word) in settings::fields() {
             if let Some(value) = self.variant.settings.get(field) {
                 self.op(Insn::mov32(R1, value));
                 let note = format!("{} = {value:#x}", word.name);

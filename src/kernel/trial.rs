@@ -86,8 +86,8 @@ impl Trial {
         }
         let mut context = [0; SK_BUFF_LEN];
         let gso_size = (skb::GSO_SIZE, metadata.gso_size);
-        let known = settings::fields()
-            .filter_map(|(field, place)| Some((*place.words.first()?, metadata.settings.get(field)?)));
+        let known =
+            settings::fields().filter_map(|(field, member)| Some((member, metadata.settings.get(field)?)));
         for (word, value) in known.chain([gso_size]) {
             if let Some(bytes) = at(word).and_then(|at| context.get_mut(at)) {
                 bytes.copy_from_slice(&value.to_ne_bytes());
@@ -129,8 +129,8 @@ impl Trial {
         };
         out.truncate(usize::try_from(result.data_size_out).unwrap_or(usize::MAX));
         let mut settings = Settings::default();
-        for (field, place) in settings::fields() {
-            let bytes = place.words.first().and_then(|word| context_out.get(at(*word)?)?.try_into().ok());
+        for (field, member) in settings::fields() {
+            let bytes = at(member).and_then(|at| context_out.get(at)?.try_into().ok());
             settings.set(field, bytes.map_or(0, u32::from_ne_bytes));
         }
         Ok(Outcome { verdict: result.return_value.cast_signed(), frame: out, settings })
