@@ -75,61 +75,45 @@ fn address(bits: u32) -> String {
 /// `found =` what `KEY` leads to, or `pass`.
 pub(super) fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(Leaf) -> String) {
     let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
-    search(&mut Find { e, name, found, known, unknown, show }, KEY, 0, runs);
+    let mut load = |e: &mut Emit, leaf: Leaf| {
+        e.op_note(Insn::mov32(found, leaf.value), &show(leaf));
+        if leaf.plus != 0 {
+            e.op(Insn::add32(KEY, leaf.plus));
+        }
+        e.goto(known);
+    };
+    search(&mut Find { e, name, key: BY_ADDRESS, unknown, known: &mut load }, KEY, 0, runs);
     e.bind(known);
 }
 
-struct Find<'a> {
-    e: &'a mut Emit,
-    name: &'a str,
-    found: Reg,
-    known: Label,
-    unknown: Label,
-    show: fn(Leaf) -> String,
-}
-
-impl Search for Find<'_> {
-    type Place = Place;
-
-    fn emit(&mut self) -> &mut Emit {
-        self.e
-    }
-
-    fn go(&mut self, place: Place) {
-        match place {
-            Some(leaf) => {
-                self.e.op_note(Insn::mov32(self.found, leaf.value), &(self.show)(leaf));
-                if leaf.plus != 0 {
-                    self.e.op(Insn::add32(KEY, leaf.plus));
-                }
-                self.e.goto(self.known);
-            }
-            None => self.e.goto(self.unknown),
-        }
-    }
-
-    fn label(&mut self, place: Place) -> Option<Label> {
-        place.is_none().then_some(self.unknown)
-    }
-
-    fn note(&self, op: &str, value: u32) -> String {
-        format!("{op} {}", Ipv4Addr::from(value))
-    }
-
-    fn other(&mut self, word: &str, value: u32) -> Label {
-        let name = format!("{}_{word}_{}", self.name, Ipv4Addr::from(value));
-        self.e.label(name)
-    }
-}
-
 /// `found +` a pod's number `=` its address, for the host whose address is in `KEY`; or `pass`.
-pub(super) fn find_pods(e: &mut Emit, name: &str, found: Reg, nodes: &Nodes, number: (&Window, Field)) {
+pub(super) fn find_pods(
+    e: &mut Emit,
+    name: &str,
+    found: Reg,
+    nodes: &Nodes,
+    (tcp, number): (&Window, Field),
+) {
     let hosts = nodes.hosts();
     let tables: Vec<Table> = hosts.values().map(|pods| Table::of(pods)).collect();
     let each = hosts.keys().zip(&tables).map(|(host, table)| (host.to_bits(), host.to_bits(), table));
     let runs = runs(each);
     let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
-    search(&mut FindPods { e, name: name.to_owned(), found, known, unknown, number }, KEY, 0, &runs);
+    let mut load = |e: &mut Emit, base: u32| {
+        e.op_note(Insn::mov32(found, base), &address(base));
+        e.goto(known);
+    };
+    let mut of_host = |e: &mut Emit, table: &Table| match table {
+        Table::One(base) => load(e, *base),
+        Table::Several(runs) => {
+            e.load(KEY, tcp, number);
+            // Of this host alone: no other has these bases.
+            let host = runs.iter().find_map(|run| run.then).unwrap_or_default();
+            let name = &format!("{name}_{}", address(host));
+            search(&mut Find { e, name, key: BY_NUMBER, unknown, known: &mut load }, KEY, 0, runs);
+        }
+    };
+    search(&mut Find { e, name, key: BY_ADDRESS, unknown, known: &mut of_host }, KEY, 0, &runs);
     e.bind(known);
 }
 
@@ -165,17 +149,23 @@ impl Table {
     }
 }
 
-struct FindPods<'a> {
+/// What `KEY` holds, and one as the listing says it.
+type Key = (&'static str, fn(u32) -> String);
+const BY_ADDRESS: Key = ("", address);
+/// Of one host's pods.
+const BY_NUMBER: Key = ("number ", |number| number.to_string());
+
+struct Find<'a, T> {
     e: &'a mut Emit,
-    name: String,
-    found: Reg,
-    known: Label,
+    name: &'a str,
+    key: Key,
     unknown: Label,
-    number: (&'a Window, Field),
+    /// Emits what follows where the key is known, and ends the path.
+    known: &'a mut dyn FnMut(&mut Emit, T),
 }
 
-impl<'a> Search for FindPods<'a> {
-    type Place = Option<&'a Table>;
+impl<T: Copy + PartialEq> Search for Find<'_, T> {
+    type Place = Option<T>;
 
     fn emit(&mut self) -> &mut Emit {
         self.e
@@ -183,19 +173,7 @@ impl<'a> Search for FindPods<'a> {
 
     fn go(&mut self, place: Self::Place) {
         match place {
-            Some(Table::One(base)) => {
-                self.e.op_note(Insn::mov32(self.found, *base), &address(*base));
-                self.e.goto(self.known);
-            }
-            Some(Table::Several(runs)) => {
-                let (tcp, number) = self.number;
-                self.e.load(KEY, tcp, number);
-                let Self { found, known, unknown, .. } = *self;
-                // Of this host alone: no other has these bases.
-                let host = runs.iter().find_map(|run| run.then).unwrap_or_default();
-                let name = format!("{}_{}", self.name, address(host));
-                search(&mut FindBase { e: self.e, name, found, known, unknown }, KEY, 0, runs);
-            }
+            Some(found) => (self.known)(self.e, found),
             None => self.e.goto(self.unknown),
         }
     }
@@ -205,51 +183,12 @@ impl<'a> Search for FindPods<'a> {
     }
 
     fn note(&self, op: &str, value: u32) -> String {
-        format!("{op} {}", Ipv4Addr::from(value))
+        let (what, show) = self.key;
+        format!("{what}{op} {}", show(value))
     }
 
     fn other(&mut self, word: &str, value: u32) -> Label {
-        let name = format!("{}_{word}_{}", self.name, Ipv4Addr::from(value));
-        self.e.label(name)
-    }
-}
-
-/// Within the numbers of one host's pods.
-struct FindBase<'a> {
-    e: &'a mut Emit,
-    name: String,
-    found: Reg,
-    known: Label,
-    unknown: Label,
-}
-
-impl Search for FindBase<'_> {
-    type Place = Option<u32>;
-
-    fn emit(&mut self) -> &mut Emit {
-        self.e
-    }
-
-    fn go(&mut self, place: Self::Place) {
-        match place {
-            Some(base) => {
-                self.e.op_note(Insn::mov32(self.found, base), &address(base));
-                self.e.goto(self.known);
-            }
-            None => self.e.goto(self.unknown),
-        }
-    }
-
-    fn label(&mut self, place: Self::Place) -> Option<Label> {
-        place.is_none().then_some(self.unknown)
-    }
-
-    fn note(&self, op: &str, value: u32) -> String {
-        format!("number {op} {value}")
-    }
-
-    fn other(&mut self, word: &str, value: u32) -> Label {
-        let name = format!("{}_{word}_{value}", self.name);
-        self.e.label(name)
+        let (_, show) = self.key;
+        self.e.label(format!("{}_{word}_{}", self.name, show(value)))
     }
 }
