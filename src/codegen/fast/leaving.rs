@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use asm::{Cond, Helper, Insn, Label, Program, Reg::*, Size};
 
-use super::{ANY, DEVICES, FLOW, Fast, MINE, NOEXIST, NOW, OUT, PODS, REVIVE};
+use super::{ANY, FLOW, Fast, MINE, NOEXIST, NOW, OUT, PODS, REVIVE};
 use crate::codegen::bypass;
 use crate::codegen::emit::{Emit, IP, PORTS, Window};
 use crate::codegen::segment::BPF_F_INGRESS;
@@ -93,14 +93,10 @@ fn emit(e: &mut Emit, fast: Fast, nodes: &Nodes, own: Ipv4Addr) {
 /// it is proven: so no other can take it by sending with its address.
 fn whose(e: &mut Emit) {
     let [take, ours] = ["take", "ours"].map(|name| e.label(name));
-    e.op_note(Insn::ld_map(R1, DEVICES), "devices");
-    e.op(Insn::mov64(R2, FLOW));
-    e.op_note(Insn::add64(R2, i32::from(value::POD.offset)), value::POD.name);
-    e.op(Insn::call(Helper::MapLookupElem));
-    e.jump_if_note(Cond::eq64(R0, 0), take, "nobody's, or the pod has gone");
-    e.op(Insn::load(Size::W, R1, R0, 0));
+    // What is nobody's yet has no pod that could be there.
+    e.find_device(take);
     e.load_skb(R2, skb::IFINDEX);
-    e.jump_if(Cond::eq32(R1, R2), ours);
+    e.jump_if(Cond::eq32(R0, R2), ours);
     for proof in [value::OUT, value::IN] {
         e.jump_if_old(proof, LIFE, take);
     }
