@@ -90,7 +90,7 @@ impl Default for Guard {
 
 /// What an action does to the ports that a rule matches on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ports {
+pub enum PortChange {
     /// They stay what they are.
     Kept,
     /// The far end cannot see them: for egress.
@@ -100,11 +100,13 @@ pub enum Ports {
 }
 
 impl Action {
-    pub fn ports(&self) -> Ports {
+    pub fn port_change(&self) -> PortChange {
         match self {
-            Action::Funnel(_) | Action::Alias { .. } => Ports::Hidden,
-            Action::Unfunnel { .. } | Action::Unalias { .. } => Ports::Restored,
-            Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. } => Ports::Kept,
+            Action::Funnel(_) | Action::Alias { .. } => PortChange::Hidden,
+            Action::Unfunnel { .. } | Action::Unalias { .. } => PortChange::Restored,
+            Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. } => {
+                PortChange::Kept
+            }
         }
     }
 

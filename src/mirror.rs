@@ -19,7 +19,7 @@ mod far;
 
 use std::fmt;
 
-use crate::action::Ports;
+use crate::action::PortChange;
 use crate::diag::{Diagnostic, Source, Span};
 use crate::field::{Field, Reply};
 use crate::ir::{Action, End, Rule, Ruleset, Side};
@@ -135,8 +135,8 @@ fn hook(ruleset: &Ruleset) -> Result<bool, Vec<Diagnostic>> {
     if let Some(rule) = ruleset.rules.iter().find(|rule| rule.action.is_bypass()) {
         return Err(vec![bypasses(rule)]);
     }
-    let one = |ports| ruleset.rules.iter().find(|rule| rule.action.ports() == ports);
-    let (hides, restores) = (one(Ports::Hidden), one(Ports::Restored));
+    let one = |change| ruleset.rules.iter().find(|rule| rule.action.port_change() == change);
+    let (hides, restores) = (one(PortChange::Hidden), one(PortChange::Restored));
     match (hides, restores) {
         (Some(_), None) => Ok(true),
         (None, Some(_)) => Ok(false),

@@ -5,7 +5,7 @@
 //! Refuses what would arrive in a way that two rules claim.
 
 use super::{Mirrored, Role, bypasses, conflict, elsewhere};
-use crate::action::Ports as Fate;
+use crate::action::PortChange;
 use crate::diag::Diagnostic;
 use crate::field::Field;
 use crate::ir::{Action, Effect, End, Funnel, Guard, Proto, Rule};
@@ -25,7 +25,7 @@ pub(super) fn invert(from: &Mirrored, written: Role, keep: bool) -> Result<Mirro
         match &rule.action {
             Action::Drop => far.note(rule, "dropped there, never sent"),
             action if action.is_bypass() => faults.push(bypasses(rule)),
-            action if action.ports() == Fate::Kept => {
+            action if action.port_change() == PortChange::Kept => {
                 far.note(rule, "an exception of the other end, nothing to undo");
             }
             _ => match undone(rule, &bare, written) {
