@@ -39,6 +39,15 @@ const SCRIPT: &str = concat!(
     include_str!("page/start.js"),
 );
 
+/// In the order in which Tab leads through them. That of packets stays hidden where there are none.
+const PANES: [(&str, &str); 5] = [
+    ("packets", "Packets"),
+    ("rules", "Rules"),
+    ("diagram", "Decision diagram"),
+    ("listing", "Instructions"),
+    ("header", "Headers"),
+];
+
 /// All that a page shows.
 #[derive(Debug, Serialize)]
 pub struct Page<'a> {
@@ -133,25 +142,11 @@ impl<'a> Page<'a> {
                     }
                     noscript { p { "The script inside this file draws the page, and the browser does not run it." } }
                     main #page {
-                        section #packets .pane hidden aria-labelledby="packets-title" {
-                            h2 #packets-title { "Packets" }
-                            div.body {}
-                        }
-                        section #rules .pane aria-labelledby="rules-title" {
-                            h2 #rules-title { "Rules" }
-                            div.body {}
-                        }
-                        section #diagram .pane aria-labelledby="diagram-title" {
-                            h2 #diagram-title { "Decision diagram" }
-                            div.body {}
-                        }
-                        section #listing .pane aria-labelledby="listing-title" {
-                            h2 #listing-title { "Instructions" }
-                            div.body {}
-                        }
-                        section #header .pane aria-labelledby="header-title" {
-                            h2 #header-title { "Headers" }
-                            div.body {}
+                        @for (id, title) in PANES {
+                            section #(id) .pane hidden[id == "packets"] aria-labelledby={ (id) "-title" } {
+                                h2 #{ (id) "-title" } { (title) }
+                                div.body {}
+                            }
                         }
                     }
                     footer {
