@@ -20,6 +20,7 @@ use cluster::{Cluster, NEEDS, SERVICE, address, to};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
+use support::flows::{Pieces, pattern};
 use support::lab::{Capture, DEADLINE, Ns};
 use support::{Need, flows, require};
 
@@ -119,11 +120,6 @@ fn transfer_to(
     serving.join().expect("the server")
 }
 
-fn pattern(at: usize) -> u8 {
-    let [a, b, c, ..] = at.to_le_bytes();
-    a ^ b ^ c
-}
-
 /// A connection, from a port of the caller's choice if there is one.
 fn dial(from: Option<SocketAddr>, to: SocketAddr) -> TcpStream {
     let (Some(SocketAddr::V4(from)), SocketAddr::V4(to)) = (from, to) else {
@@ -194,49 +190,20 @@ fn attaching_and_detaching_leave_connections_as_they_are() {
         return;
     }
     let cluster = Cluster::new(2, 1);
-    let (client, server) = (cluster.pod(0, 0), cluster.pod(1, 0));
-    let listener = server.run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
-    let serving = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
-        while let Ok(length @ 1..) = stream.read(&mut buffer) {
-            assert!(
-                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at / 7)),
-                "other bytes"
-            );
-            at += length;
-        }
-        stream.write_all(&at.to_be_bytes()).expect("a write");
-    });
-    let mut stream =
-        client.run(|| TcpStream::connect_timeout(&to(1, 0, 7000), DEADLINE)).expect("a connection");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let mut at = 0_usize;
-    let mut send = |bytes: usize| {
-        let part: Vec<u8> = (at..at + bytes).map(|at| pattern(at / 7)).collect();
-        stream.write_all(&part).expect("a write");
-        at += bytes;
-        at
-    };
-    let mut sent = 0;
+    let mut pieces = Pieces::start(cluster.pod(0, 0), cluster.pod(1, 0), to(1, 0, 7000));
     for _ in 0..3 {
-        send(1 << 20);
+        pieces.send(1 << 20);
         cluster.attach_all(RULES);
-        send(1 << 20);
+        pieces.send(1 << 20);
         // Those that send first, then those that receive.
         for interface in ["vx0", "eth0"] {
             for node in [0, 1] {
                 assert!(cluster.sfunnel(node, &["detach", "-i", interface]).status.success());
             }
-            sent = send(1 << 20);
+            pieces.send(1 << 20);
         }
     }
-    stream.shutdown(Shutdown::Write).expect("the end");
-    let mut got = [0; 8];
-    stream.read_exact(&mut got).expect("how many bytes");
-    assert_eq!(usize::from_be_bytes(got), sent);
-    serving.join().expect("the server");
+    pieces.end();
     cluster.no_checksum_errors();
 }
 

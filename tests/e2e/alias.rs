@@ -14,6 +14,7 @@ use std::time::Instant;
 use nix::sys::socket::{MsgFlags, recv, send};
 use sha2::{Digest, Sha256};
 
+use super::support::flows::pattern;
 use super::support::lab::{Capture, DEADLINE, Ns, attach, find_tool};
 use super::support::world::{NEEDS, Way, World};
 use super::support::{Need, flows, model, require};
@@ -123,11 +124,6 @@ impl Sum {
             self.seen += length;
         }
     }
-}
-
-fn pattern(at: usize) -> u8 {
-    let [a, b, c, ..] = at.to_le_bytes();
-    a ^ b ^ c
 }
 
 fn write_pattern(stream: &mut impl Write, bytes: usize) {

@@ -1,14 +1,10 @@
 //! What comes and goes under a flow: programs on either node, and the whole of a peer.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::thread;
 use std::time::Instant;
 
 use super::cluster::{Cluster, to};
-use super::nodes::{
-    Echo, RULES, can_run, echo_server, invalid, pattern, strict, wait_for_state, wait_until_fast,
-};
+use super::nodes::{Echo, RULES, can_run, echo_server, invalid, strict, wait_for_state, wait_until_fast};
+use super::support::flows::Pieces;
 use super::support::lab::DEADLINE;
 
 /// Those that send, on all nodes; then those that receive.
@@ -26,50 +22,22 @@ fn attaching_and_detaching_lose_no_byte() {
         return;
     }
     let cluster = strict(1);
-    let listener = cluster.pod(1, 0).run(|| TcpListener::bind("0.0.0.0:7000")).expect("bind");
-    let serving = thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("a connection");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-        let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
-        while let Ok(length @ 1..) = stream.read(&mut buffer) {
-            assert!(
-                buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at / 7)),
-                "other bytes"
-            );
-            at += length;
-        }
-        stream.write_all(&at.to_be_bytes()).expect("a write");
-    });
-    let client = cluster.pod(0, 0);
-    let mut stream =
-        client.run(|| TcpStream::connect_timeout(&to(1, 0, 7000), DEADLINE)).expect("a connection");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
-    let mut sent = 0_usize;
-    let mut send = |bytes: usize| {
-        let part: Vec<u8> = (sent..sent + bytes).map(|at| pattern(at / 7)).collect();
-        stream.write_all(&part).expect("a write");
-        sent += bytes;
-    };
+    let mut pieces = Pieces::start(cluster.pod(0, 0), cluster.pod(1, 0), to(1, 0, 7000));
     for _ in 0..2 {
-        send(2 << 20);
+        pieces.send(2 << 20);
         cluster.attach_all_fast(RULES);
-        send(8 << 20);
+        pieces.send(8 << 20);
         // Once more, with maps that are new.
         cluster.attach_all_fast(RULES);
-        send(4 << 20);
+        pieces.send(4 << 20);
         // Back to the way through the stack, and to the overlay.
         cluster.attach_all(RULES);
         assert!(!cluster.status(0).contains("pod0"), "{}", cluster.status(0));
-        send(2 << 20);
+        pieces.send(2 << 20);
         detach_all(&cluster);
     }
-    send(1 << 20);
-    stream.shutdown(std::net::Shutdown::Write).expect("the end");
-    let mut got = [0; 8];
-    stream.read_exact(&mut got).expect("how many bytes");
-    assert_eq!(usize::from_be_bytes(got), sent);
-    serving.join().expect("the server");
-    drop(stream);
+    pieces.send(1 << 20);
+    pieces.end();
     wait_for_state(&cluster, 7000, "TIME_WAIT");
     assert_eq!(invalid(&cluster), 0);
     cluster.no_checksum_errors();

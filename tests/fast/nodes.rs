@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, NEEDS};
+use super::support::flows::pattern;
 use super::support::lab::{Capture, DEADLINE, Ns};
 use super::support::{Need, require};
 
@@ -101,12 +102,6 @@ pub fn is_probe(frame: &[u8]) -> bool {
 pub fn inside(frame: &[u8]) -> Option<&[u8]> {
     let vxlan = frame.get(23) == Some(&17) && word(frame, 36) == Some(4789);
     vxlan.then(|| frame.get(50..)).flatten()
-}
-
-/// Bytes that depend on where they are.
-pub fn pattern(at: usize) -> u8 {
-    let [a, b, c, ..] = at.to_le_bytes();
-    a ^ b.wrapping_mul(7) ^ c
 }
 
 /// A server that sends back what it gets, to all who connect. It goes with the process.

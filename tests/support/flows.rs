@@ -4,9 +4,9 @@
 //! what is lost is counted, never sent again by us.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::lab::{DEADLINE, Ns};
@@ -207,4 +207,52 @@ pub fn send_nonlinear(ns: &Ns, iface: &str, frame: &[u8]) {
         let sent = sendto(raw.as_raw_fd(), &bytes, &address, MsgFlags::empty()).expect("sendto");
         assert_eq!(sent, bytes.len());
     });
+}
+
+/// Bytes that depend on where they are.
+pub fn pattern(at: usize) -> u8 {
+    let [a, b, c, ..] = at.to_le_bytes();
+    a ^ b.wrapping_mul(7) ^ c
+}
+
+/// One connection on which bytes are sent piece by piece. The server sees that each is the right one, and counts them.
+pub struct Pieces {
+    stream: TcpStream,
+    sent: usize,
+    serving: JoinHandle<()>,
+}
+
+impl Pieces {
+    pub fn start(client: &Ns, server: &Ns, to: SocketAddr) -> Pieces {
+        let listener = server.run(|| TcpListener::bind(("0.0.0.0", to.port()))).expect("bind");
+        let serving = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+            let (mut at, mut buffer) = (0_usize, vec![0; 1 << 16]);
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                let right = buffer[..length].iter().zip(at..).all(|(byte, at)| *byte == pattern(at / 7));
+                assert!(right, "other bytes");
+                at += length;
+            }
+            stream.write_all(&at.to_be_bytes()).expect("a write");
+        });
+        let stream = client.run(|| TcpStream::connect_timeout(&to, DEADLINE)).expect("a connection");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        Pieces { stream, sent: 0, serving }
+    }
+
+    pub fn send(&mut self, bytes: usize) {
+        let part: Vec<u8> = (self.sent..self.sent + bytes).map(|at| pattern(at / 7)).collect();
+        self.stream.write_all(&part).expect("a write");
+        self.sent += bytes;
+    }
+
+    /// All of them have come.
+    pub fn end(mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("the end");
+        let mut got = [0; 8];
+        self.stream.read_exact(&mut got).expect("how many bytes");
+        assert_eq!(usize::from_be_bytes(got), self.sent);
+        self.serving.join().expect("the server");
+    }
 }
