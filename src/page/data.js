@@ -83,7 +83,9 @@ function shown(text) {
   return [...parts, plain].filter((part) => part !== "");
 }
 
-const number = (value) => value.toLocaleString("en");
+// Made once: it costs more than what it is used for.
+const NUMBERS = new Intl.NumberFormat("en");
+const number = (value) => NUMBERS.format(value);
 const count = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
 
 /** The first index for which it holds; from there on it must hold for all. */

@@ -11,10 +11,15 @@ function drawListing(body) {
 }
 
 function rulesBetween(start, end) {
-  const rules = list.data.listing.rules.filter(([at, rule]) => at >= start && at < end && rule !== null).map(([, rule]) => rule);
-  if (!rules.length) return "";
-  const first = Math.min(...rules);
-  const last = Math.max(...rules);
+  const runs = list.data.listing.rules;
+  let [first, last] = [Infinity, -Infinity];
+  for (let at = firstThat(runs.length, (index) => runs[index][0] >= start); at < runs.length && runs[at][0] < end; at++) {
+    const rule = runs[at][1];
+    if (rule === null) continue;
+    first = Math.min(first, rule);
+    last = Math.max(last, rule);
+  }
+  if (last < 0) return "";
   return first === last ? `: rule ${first}` : `: rules ${number(first)} to ${number(last)}`;
 }
 
