@@ -39,9 +39,9 @@ use support::case::Case;
 use support::packet::{Packet, TCP, UDP, hex};
 use support::rules::Rule;
 use support::testrun::{Loader, SkBuff};
-use support::{Need, arb, engine, model, require};
+use support::{Need, arb, asked_cases, cases, engine, model, require};
 
-/// Rulesets of random rules, each with [`arb::PACKETS`] packets; `SFUNNEL_CASES` overrides it.
+/// Rulesets of random rules, each with [`arb::PACKETS`] packets.
 const RULESETS: u32 = 5_000;
 
 #[test]
@@ -60,7 +60,7 @@ fn model_diagram_and_kernel_agree_on_random_rulesets() {
     if !require(&[Need::Root]) {
         return;
     }
-    let cases = std::env::var("SFUNNEL_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(RULESETS);
+    let cases = asked_cases().unwrap_or(RULESETS);
     let threads = thread::available_parallelism().map_or(2, usize::from).min(8);
     let share = cases.div_ceil(u32::try_from(threads).unwrap_or(1));
     let done = AtomicUsize::new(0);
@@ -81,7 +81,7 @@ fn what_old_kernels_lack_is_done_without() {
         return;
     }
     for target in [engine::OLDEST, Target { mtu: Mtu::Unknown, ..Target::NEWEST }] {
-        agree_on_random(Some(target), 100, &AtomicUsize::new(0));
+        agree_on_random(Some(target), cases(100), &AtomicUsize::new(0));
     }
 }
 
@@ -130,7 +130,7 @@ fn smallest(target: Option<Target>, loader: &mut Loader, mut case: Case) -> Case
 /// No kernel needed: the diagram against a plain scan, at every rule's boundaries.
 #[test]
 fn the_diagram_finds_the_first_rule_that_matches() {
-    let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(1_000), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&arb::case(1..60usize), |case| {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
@@ -162,7 +162,7 @@ fn the_diagram_finds_ipv6_addresses_in_sets_of_any_ranges() {
     let set = |ranges: &[(u128, u128)]| -> RangeSetBlaze<u128> {
         ranges.iter().map(|(a, b)| *a.min(b)..=*a.max(b)).collect()
     };
-    let config = Config { cases: 1_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(1_000), failure_persistence: None, ..Config::default() };
     let rulesets = proptest::collection::vec((ranges(), ranges(), any::<bool>()), 1..6);
     let result = TestRunner::new(config).run(&rulesets, |rules| {
         let rule = |(saddr, daddr, any): &(Vec<_>, Vec<_>, bool)| {
@@ -265,7 +265,7 @@ fn ipv6_packets_that_are_not_plain_pass_unchanged() {
 /// No kernel needed: what `explain` says about a packet against the model.
 #[test]
 fn explain_names_the_rule_that_matches() {
-    let config = Config { cases: 500, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(500), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&arb::case(1..12usize), |case| {
         let compiled = engine::compile(&support::rules::text(&case.rules), Link::Ethernet);
         let compiled = compiled.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
@@ -412,7 +412,7 @@ fn model_and_kernel_agree_on_random_option_lists() {
     let mut loader = Loader::default();
     let rules = Rule::parse_all("tcp dport 8080 actions funnel udp sport 540 dport 80").expect("rules");
     let (_, loaded) = engine::load(&mut loader, &rules, Link::Ethernet).expect("a program");
-    let config = Config { cases: 20_000, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(20_000), failure_persistence: None, ..Config::default() };
     let lowered = AtomicUsize::new(0);
     let result = TestRunner::new(config).run(&(arb::tcp_options(), 0u8..4), |(opts, options)| {
         let mut packet = Packet::parse("ip 10.1.2.3 > 10.0.0.1 tcp 9 > 8080 flags 2").expect("words");
@@ -853,7 +853,7 @@ fn a_link_header_that_the_device_does_not_have_is_found() {
     }
     let loader = RefCell::new(Loader::default());
     let changed = RefCell::new(0);
-    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: cases(60), failure_persistence: None, ..Config::default() };
     let result = TestRunner::new(config).run(&arb::case(1..12usize), |case| {
         let fail = |error: anyhow::Error| TestCaseError::fail(format!("{error:#}"));
         let (_, loaded) = engine::load(&mut loader.borrow_mut(), &case.rules, Link::Either).map_err(fail)?;

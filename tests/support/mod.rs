@@ -51,6 +51,16 @@ pub enum Need {
     Npm(&'static str, &'static str),
 }
 
+/// `SFUNNEL_CASES`: more random cases than usual in the test that has most, or less in all where a processor is emulated.
+pub fn asked_cases() -> Option<u32> {
+    std::env::var("SFUNNEL_CASES").ok().map(|cases| cases.parse().expect("SFUNNEL_CASES is a number"))
+}
+
+/// How many random cases, where this many are usual.
+pub fn cases(usual: u32) -> u32 {
+    asked_cases().map_or(usual, |most| usual.min(most))
+}
+
 /// True when everything is there. Otherwise says what is missing and lets the test return, or, with
 /// `SFUNNEL_REQUIRE_KERNEL=1`, fails it: a skipped test must never look like a passed one in CI.
 ///

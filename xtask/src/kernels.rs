@@ -33,7 +33,7 @@ pub struct Suite {
 }
 
 const SUITES: [Suite; 5] = [
-    Suite { name: "bullseye", capabilities: "+bpf,+net_admin,+perfmon", tcx: false },
+    Suite { name: "bullseye", capabilities: "+bpf,+net_admin,+perfmon,+sys_resource", tcx: false },
     Suite { name: "bookworm", capabilities: "+bpf,+net_admin", tcx: false },
     Suite { name: "trixie", capabilities: "+bpf,+net_admin", tcx: true },
     Suite { name: "trixie-backports", capabilities: "+bpf,+net_admin", tcx: true },
