@@ -8,7 +8,9 @@ use std::net::Ipv4Addr;
 
 use asm::Program;
 
-use crate::codegen::{self, Companion, Fast, Features, Large, Link, Mtu, Onward, Options, Target, Via};
+use crate::codegen::{
+    self, Companion, Fast, Features, GsoPackets, Link, Mtu, Onward, Options, Segmenter, Target,
+};
 use crate::ir::{Ruleset, Side};
 use crate::nodes::Nodes;
 
@@ -108,15 +110,15 @@ impl Needs {
     }
 
     /// What cuts: a macvlan, if there can be one, unless the segments need finished checksums.
-    pub fn via(&self, macvlan: bool) -> Via {
-        if self.finish || !macvlan { Via::Pair } else { Via::Macvlan }
+    pub fn segmenter(&self, macvlan: bool) -> Segmenter {
+        if self.finish || !macvlan { Segmenter::Pair } else { Segmenter::Macvlan }
     }
 }
 
 /// What a hook has next to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Companions {
-    pub cut: Option<Via>,
+    pub cut: Option<Segmenter>,
     pub merge: bool,
     /// All packets to funnel go through the segmentation pair.
     pub finish: bool,
@@ -125,16 +127,16 @@ pub struct Companions {
 impl Companions {
     /// On an interface where nothing is in the way of what these rules and choices ask for.
     pub fn usual(needs: &Needs, gso: Gso) -> Self {
-        let cut = (needs.cut && gso == Gso::Segment).then(|| needs.via(true));
+        let cut = (needs.cut && gso == Gso::Segment).then(|| needs.segmenter(true));
         Companions { cut, merge: needs.merge, finish: cut.is_some() && needs.finish_all }
     }
 
     /// The program for this hook, on the newest kernels.
     pub fn options(self, link: Link, side: Side) -> Options {
-        let large = self.cut.map_or(Large::Pass, |via| Large::Segment(side, via));
+        let gso = self.cut.map_or(GsoPackets::Pass, |segmenter| GsoPackets::Segment(side, segmenter));
         Options {
             link,
-            large,
+            gso,
             merge: self.merge,
             finish: self.finish,
             target: Target::NEWEST,
@@ -213,7 +215,7 @@ pub fn every(ruleset: &Ruleset, features: Features) -> Vec<Options> {
                 for companions in [
                     usual,
                     Companions { merge: false, ..usual },
-                    Companions { cut: usual.cut.map(|_| needs.via(false)), ..usual },
+                    Companions { cut: usual.cut.map(|_| needs.segmenter(false)), ..usual },
                     Companions { cut: None, finish: false, ..usual },
                     Companions::default(),
                 ] {
@@ -233,25 +235,25 @@ pub fn every_choice() -> Vec<Choices> {
 }
 
 /// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
-pub fn name(Options { link, large, merge, finish, .. }: Options) -> String {
+pub fn name(Options { link, gso, merge, finish, .. }: Options) -> String {
     let link = match link {
         Link::Ethernet => "",
         Link::None => "_l3",
         Link::Either => "_x",
     };
-    let (large, how) = match large {
-        Large::Pass => (if merge { "_" } else { "" }, ""),
-        Large::Segment(side, via) => {
-            let how = match via {
-                Via::Macvlan => "d",
-                Via::Pair if finish => "f",
-                Via::Pair => "",
+    let (gso, how) = match gso {
+        GsoPackets::Pass => (if merge { "_" } else { "" }, ""),
+        GsoPackets::Segment(side, segmenter) => {
+            let how = match segmenter {
+                Segmenter::Macvlan => "d",
+                Segmenter::Pair if finish => "f",
+                Segmenter::Pair => "",
             };
             (if side == Side::Egress { "_out" } else { "_in" }, how)
         }
     };
     let merge = if merge { "m" } else { "" };
-    format!("sfunnel{link}{large}{merge}{how}")
+    format!("sfunnel{link}{gso}{merge}{how}")
 }
 
 /// The programs of the companion devices, which need no rules: name, device, the device's hook, program.

@@ -202,7 +202,10 @@ fn a_replaced_pod_behind_a_funnel_through_udp() {
         let after = city.land(100, &how);
         assert_eq!(split(&after), 0, "{mode:?}: clients split after a pod was replaced");
         let moved = of(&before, gone);
-        assert!(moved.contains(&0) && moved.len() < before.len(), "{mode:?}: clients of that pod and of others");
+        assert!(
+            moved.contains(&0) && moved.len() < before.len(),
+            "{mode:?}: clients of that pod and of others"
+        );
         for client in 0..100 {
             assert_eq!(before[client] != after[client], moved.contains(&client), "{mode:?}: client {client}");
         }
@@ -225,7 +228,10 @@ fn a_replaced_pod_behind_a_funnel_through_tcp() {
         let gone = city.replace_pod_of(&before[0], &how.ports);
         city.pods.last().expect("the new pod").attach(PODS_END);
         let moved = of(&before, gone);
-        assert!(moved.contains(&0) && moved.len() < before.len(), "{mode:?}: clients of that pod and of others");
+        assert!(
+            moved.contains(&0) && moved.len() < before.len(),
+            "{mode:?}: clients of that pod and of others"
+        );
         let lost = city.land(12, &how);
         for (client, pods) in lost.iter().enumerate() {
             assert_eq!(pods.contains(&None), moved.contains(&client), "{mode:?}: client {client}");

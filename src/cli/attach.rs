@@ -166,7 +166,7 @@ pub(super) fn attempt_to_attach(
     let needs: Vec<Needs> = rules.iter().map(needs).collect();
     let seen = net::look(netlink, &interfaces, &Hook::ALL)?;
     let before = seen.all();
-    let aside = needs.iter().any(|needs| needs.cut || needs.merge);
+    let wants_companions = needs.iter().any(|needs| needs.cut || needs.merge);
     let devices = links::devices(netlink)?;
     for device in devices.iter().filter(|device| interfaces.contains(&device.interface)) {
         let unseen = rules.iter().filter_map(|(hook, _)| Some((hook, unseen::why(device, *hook, &devices)?)));
@@ -178,10 +178,11 @@ pub(super) fn attempt_to_attach(
     }
     let others = devices.iter().filter(|device| funnels && companion::which(&device.interface).is_none());
     let distrusted = card::distrusted(others)?;
-    let ends =
-        (aside && how.choices.gso == policy::Gso::Segment).then(CompanionPrograms::load).transpose()?;
+    let ends = (wants_companions && how.choices.gso == policy::Gso::Segment)
+        .then(CompanionPrograms::load)
+        .transpose()?;
     let back = ends.as_ref().map(CompanionPrograms::back).unwrap_or_default();
-    let prepared = if aside {
+    let prepared = if wants_companions {
         gso::prepare(netlink, how.choices.gso, &interfaces, &needs, &before, &back, &distrusted)?
     } else {
         Prepared::default()
@@ -210,13 +211,13 @@ pub(super) fn attempt_to_attach(
     if done.is_empty() {
         console.say("attached to nothing: there is no interface to attach to");
     }
-    prepared.rely();
+    prepared.release_previous();
     let hooks: Vec<Hook> = rules.iter().map(|(hook, _)| *hook).collect();
     mend(netlink, &interfaces, &hooks, console, |netlink, broken| {
         gso::prepare(netlink, how.choices.gso, broken, &needs, &before, &back, &distrusted)
     })
     .map_err(net::Error::after_attaching)?;
-    let pairs = gso::settle(netlink, &interfaces).map_err(net::Error::after_attaching)?;
+    let pairs = gso::remove_unused(netlink, &interfaces).map_err(net::Error::after_attaching)?;
     say_removed(&pairs, console);
     Ok(())
 }
@@ -245,7 +246,7 @@ fn mend(
     }
     let mut again: Vec<Interface> = broken.into_iter().map(|broken| broken.interface).collect();
     again.dedup();
-    prepare(netlink, &again)?.rely();
+    prepare(netlink, &again)?.release_previous();
     match look(netlink)?.into_iter().next() {
         None => Ok(()),
         Some(broken) => Err(net::Error::Broken(Box::new(broken))),
@@ -319,10 +320,10 @@ fn attach_prepared(
     let mut lists: Vec<(&Rules, Vec<Wanted<'_>>)> = Vec::new();
     for Place { interface, link, mtu } in places {
         for (hook, rules) in rules {
-            let aside = prepared.of(interface, *hook);
+            let setup = prepared.of(interface, *hook);
             let target = policy::target(kernel::features(), (*hook).into(), &rules.ruleset, *mtu);
-            let options = aside.companions().options(*link, (*hook).into()).on(target);
-            let wanted = (interface, *hook, options, aside);
+            let options = setup.companions().options(*link, (*hook).into()).on(target);
+            let wanted = (interface, *hook, options, setup);
             match lists.iter_mut().find(|(known, _)| std::ptr::eq(*known, *rules)) {
                 Some((_, all)) => all.push(wanted),
                 None => lists.push((rules, vec![wanted])),
@@ -380,8 +381,8 @@ impl Loaded<'_> {
             Loaded::Counting(counting) => return counting.attachments(),
             Loaded::Plain(programs, wanted) => (programs, wanted),
         };
-        let attachment = |(interface, hook, options, aside): &Wanted<'_>| {
-            let (program, name) = programs.of(*options, *aside)?;
+        let attachment = |(interface, hook, options, setup): &Wanted<'_>| {
+            let (program, name) = programs.of(*options, *setup)?;
             Some(Attachment::new((*interface).clone(), *hook, program, name))
         };
         wanted.iter().filter_map(attachment).collect()

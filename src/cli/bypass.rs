@@ -26,7 +26,7 @@ use crate::codegen::{self, Options};
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::detach::Whose;
-use crate::net::gso::Aside;
+use crate::net::gso::HookSetup;
 use crate::net::mark::Reach;
 use crate::net::probe::Answer;
 use crate::net::{self, Filter, Hook, Mark, Netlink};
@@ -97,7 +97,7 @@ impl Given {
         let mut how = self.how;
         how.flows = seen.fast.as_ref().map(fast::Made::descriptors).unwrap_or_default();
         let how = (how, anew);
-        let of_host = (&known.ends.host, Hook::Ingress, known.options(Side::Ingress), Aside::default());
+        let of_host = (&known.ends.host, Hook::Ingress, known.options(Side::Ingress), HookSetup::default());
         put(&known.receiving, of_host, &standing, how, netlink, console)?;
         if self.receive_only {
             return Ok(());
@@ -122,8 +122,8 @@ impl Given {
             seen.fast.iter_mut().for_each(|made| made.is_everywhere = true);
             return Ok(());
         };
-        let aside = Aside { reach: Some(reach), ..Aside::default() };
-        let of_overlay = (&known.ends.overlay, Hook::Egress, known.options(Side::Egress), aside);
+        let setup = HookSetup { reach: Some(reach), ..HookSetup::default() };
+        let of_overlay = (&known.ends.overlay, Hook::Egress, known.options(Side::Egress), setup);
         put(&rules, of_overlay, &standing, how, netlink, console)?;
         seen.fast.iter_mut().for_each(|made| made.is_everywhere = true);
         Ok(())
@@ -139,7 +139,7 @@ fn put(
     netlink: &mut Netlink,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
-    let (interface, hook, options, Aside { reach, .. }) = wanted;
+    let (interface, hook, options, HookSetup { reach, .. }) = wanted;
     let here = standing.iter().find(|filter| filter.interface == *interface && filter.hook == hook);
     let there = here.and_then(|filter| Mark::read(filter.name.as_deref()?));
     if !anew && there.is_some() && there == Some(mark(rules, options, reach)?) {

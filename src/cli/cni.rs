@@ -114,7 +114,7 @@ impl Call {
         let wishes = network.wishes()?;
         let (netns, interface) = self.place()?;
         let excluded = wishes.interfaces.as_ref().is_some_and(|all| !all.contains(&interface));
-        let (target, how) = wishes.settle(vec![interface], &netns, console)?;
+        let (target, how) = wishes.resolve(vec![interface], &netns, console)?;
         let Some(source) = wishes.source.filter(|_| !excluded) else { return Ok(None) };
         match drift::differences(&target, how, source, console)?.as_slice() {
             [] => Ok(None),
@@ -170,7 +170,7 @@ fn is_gone(error: &net::Error) -> bool {
 fn status(network: &Network, console: &mut Console<'_>) -> Answer {
     let mut rules = || -> Result<(), Error> {
         let wishes = network.wishes()?;
-        let (_, how) = wishes.settle(Vec::new(), "", console)?;
+        let (_, how) = wishes.resolve(Vec::new(), "", console)?;
         if let Some(source) = wishes.source {
             attach::lists(how, source, console)?;
         }

@@ -11,12 +11,12 @@ use super::rules::Rules;
 use super::{Console, Failure, programs};
 use crate::codegen::Options;
 use crate::kernel::counters::{Counters, Counts, Unreadable, wait_for_grace_period};
-use crate::net::gso::Aside;
+use crate::net::gso::HookSetup;
 use crate::net::{Attached, Attachment, Filter, Hook, Interface, Mark};
 use crate::{elf, kernel, policy};
 
 /// What goes on one hook.
-pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, Aside);
+pub(super) type Wanted<'a> = (&'a Interface, Hook, Options, HookSetup);
 
 /// The programs of one attachment whose rules count.
 #[derive(Debug)]
@@ -76,10 +76,10 @@ impl<'a> Counting<'a> {
 
     pub(super) fn attachments(&self) -> Vec<Attachment<'_>> {
         let attachment = |counted: &'_ Counted<'a>| {
-            let (interface, hook, options, Aside { large, merging, finishing, reach }) = counted.wanted;
+            let (interface, hook, options, HookSetup { gso, merging, finishing, reach }) = counted.wanted;
             let compiled = self.compiled.get(&options)?;
             let mark = Mark {
-                large,
+                gso,
                 merging,
                 finishing,
                 reach,

@@ -36,7 +36,7 @@ pub(super) fn attempt_to_detach(
     let _turn = turn(target, netlink, console)?;
     let interfaces = interfaces(target, netlink)?;
     let removed = net::detach(netlink, &interfaces, target.direction.hooks(), whose)?;
-    let pairs = gso::settle(netlink, &interfaces)?;
+    let pairs = gso::remove_unused(netlink, &interfaces)?;
     for filter in &removed {
         let name = filter.name.as_deref().unwrap_or_default();
         let about = [("interface", filter.interface.name.as_str()), ("hook", &filter.hook.to_string())];

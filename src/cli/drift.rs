@@ -11,10 +11,10 @@ use super::{Console, Failure};
 use crate::codegen::Features;
 use crate::diag::Source;
 use crate::ir::Side;
-use crate::net::gso::Aside;
+use crate::net::gso::HookSetup;
 use crate::net::health::{self, Broken};
 use crate::net::links::{self, Device};
-use crate::net::mark::Large;
+use crate::net::mark::GsoSetup;
 use crate::net::seen::Unfinished;
 use crate::net::{self, Filter, Hook, Interface, Mark, card};
 use crate::policy::{self, Gso, Needs};
@@ -87,9 +87,9 @@ fn difference(
     let Some(mark) = Mark::read(name) else {
         return Ok(Some(format!("another version of sfunnel has attached `{name}`")));
     };
-    let Mark { large, merging, finishing, .. } = mark;
+    let Mark { gso, merging, finishing, .. } = mark;
     let options =
-        Aside { large, merging, finishing, reach: None }.companions().options(place.link, hook.into());
+        HookSetup { gso, merging, finishing, reach: None }.companions().options(place.link, hook.into());
     let made_for = |features| {
         let target = policy::target(features, hook.into(), &rules.ruleset, place.mtu);
         let program = rules.compile(options.on(target))?;
@@ -122,20 +122,20 @@ fn difference(
 fn beside(mark: &Mark, needs: Needs, device: Option<&Device>, gso: Gso) -> Option<&'static str> {
     let bare = device.is_some_and(|device| device.interface.is_loopback());
     let merges = gso == Gso::Segment && !bare && !device.is_some_and(|device| device.per_packet);
-    match mark.large {
-        Large::Pass if needs.cut && gso == Gso::Segment && !bare => {
+    match mark.gso {
+        GsoSetup::Pass if needs.cut && gso == Gso::Segment && !bare => {
             Some("packets of several segments pass as they are, and are to be cut")
         }
-        Large::Pass if needs.cut && gso == Gso::Limit && needs.side == Side::Egress && !bare => {
+        GsoSetup::Pass if needs.cut && gso == Gso::Limit && needs.side == Side::Egress && !bare => {
             Some("its sockets make packets of several segments, and are to make none")
         }
-        Large::Pair | Large::Macvlan if gso != Gso::Segment => {
+        GsoSetup::Pair | GsoSetup::Macvlan if gso != Gso::Segment => {
             Some("packets of several segments are cut by companion devices, which it is not to have")
         }
-        Large::Limited(_) if gso == Gso::Off => {
+        GsoSetup::Limited(_) if gso == Gso::Off => {
             Some("its sockets make no packets of several segments, and are to make them")
         }
-        Large::Pair | Large::Macvlan if needs.finish_all && !mark.finishing => {
+        GsoSetup::Pair | GsoSetup::Macvlan if needs.finish_all && !mark.finishing => {
             Some("checksums are to be finished")
         }
         _ if mark.finishing && !needs.finish_all => Some("checksums are finished, and need not be"),

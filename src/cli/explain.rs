@@ -10,7 +10,7 @@ use super::page::{self, Lives};
 use super::rules::{Lists, Rules};
 use super::settings::{defined, input_source};
 use super::{Console, Failure};
-use crate::codegen::{Large, Link as Header, Options};
+use crate::codegen::{GsoPackets, Link as Header, Options};
 use crate::dissect::{ChecksumState, ETHERNET, Ip};
 use crate::explain::capture::{self, Link};
 use crate::explain::ran::Ran;
@@ -163,7 +163,7 @@ struct Run {
     first: Trial,
     /// For what comes back from the segmentation pair with a finished checksum, if everything goes there first.
     back: Option<Trial>,
-    large: Large,
+    gso: GsoPackets,
     counters: Option<Counters>,
 }
 
@@ -206,13 +206,13 @@ impl Run {
         };
         let first = load(options)?;
         let back = options.finish.then(|| load(Options { finish: false, ..options })).transpose()?;
-        Ok(Self { first, back, large: options.large, counters })
+        Ok(Self { first, back, gso: options.gso, counters })
     }
 
     /// Runs a frame, and what becomes of it after a device that cuts.
     fn packet(&mut self, frame: &[u8], metadata: Metadata, rule: Option<usize>) -> Result<Ran, String> {
         let ran = self.once(false, frame, metadata, rule)?;
-        let Large::Segment(_, via) = self.large else { return Ok(ran) };
+        let GsoPackets::Segment(_, segmenter) = self.gso else { return Ok(ran) };
         if ran.outcome.verdict != REDIRECT || ran.counted.is_some() {
             return Ok(ran);
         }
@@ -225,7 +225,7 @@ impl Run {
             Ok((frame, piece))
         };
         let pieces = pieces.unwrap_or_default().into_iter().map(run).collect::<Result<_, String>>()?;
-        Ok(Ran { via: Some(via), pieces, ..ran })
+        Ok(Ran { segmenter: Some(segmenter), pieces, ..ran })
     }
 
     fn once(
@@ -241,7 +241,7 @@ impl Run {
             (Some(counters), Some(Ok(rule))) => counters.take(rule).map_err(|error| error.to_string())?,
             _ => None,
         };
-        Ok(Ran { outcome, counted, via: None, pieces: Vec::new() })
+        Ok(Ran { outcome, counted, segmenter: None, pieces: Vec::new() })
     }
 }
 

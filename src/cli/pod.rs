@@ -81,7 +81,7 @@ impl Wishes {
     }
 
     /// How, and where in the namespace that `netns` leads to.
-    pub(super) fn settle(
+    pub(super) fn resolve(
         &self,
         interfaces: Vec<String>,
         netns: &str,
@@ -110,7 +110,7 @@ impl Wishes {
         netns: &str,
         console: &mut Console<'_>,
     ) -> Result<(), Failure> {
-        let (target, how) = self.settle(interfaces, netns, console)?;
+        let (target, how) = self.resolve(interfaces, netns, console)?;
         match self.source {
             Some(source) => attach_to(&target, how, settings::defined(source, &self.attach.defines), console),
             None => Ok(()),

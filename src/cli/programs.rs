@@ -11,7 +11,7 @@ use super::rules::Rules;
 use super::{Console, Failure};
 use crate::codegen::{Companion, Options};
 use crate::net::companion::CompanionProgram;
-use crate::net::gso::Aside;
+use crate::net::gso::HookSetup;
 use crate::net::{Hook, Mark};
 use crate::{elf, kernel, policy};
 
@@ -53,12 +53,11 @@ impl Programs {
     }
 
     /// The program for this, and what its filter's name says.
-    pub fn of(&self, options: Options, aside: Aside) -> Option<(&kernel::Program, String)> {
+    pub fn of(&self, options: Options, setup: HookSetup) -> Option<(&kernel::Program, String)> {
         let (_, compiled, loaded) = self.each.iter().find(|(of, ..)| *of == options)?;
-        let Aside { large, merging, finishing, reach } = aside;
+        let HookSetup { gso, merging, finishing, reach } = setup;
         let fast = options.fast;
-        let mark =
-            Mark { large, merging, finishing, reach, fast, ..Mark::new(&compiled.bytes(), self.rules) };
+        let mark = Mark { gso, merging, finishing, reach, fast, ..Mark::new(&compiled.bytes(), self.rules) };
         Some((loaded, mark.to_string()))
     }
 

@@ -13,7 +13,7 @@ use crate::kernel::counters::{About, Count, Counts, ReasonCount, RuleCount};
 use crate::kernel::written::{self, Unknown, Written};
 use crate::net::health::{self, Broken};
 use crate::net::links::{self, Device};
-use crate::net::mark::Large;
+use crate::net::mark::GsoSetup;
 use crate::net::pair::Pair;
 use crate::net::{self, Filter, Hook, Mark, Point, gso, macvlan, pair, tcx};
 use crate::page::attached::{self, Attached};
@@ -75,9 +75,9 @@ impl<'a> Entry<'a> {
             used.then(|| ends.map(|end| end.map(|device| device.interface.name.as_str())))
         };
         let macvlan = macvlan::at(devices, filter.interface.number(), filter.hook)
-            .filter(|_| mark.as_ref().is_some_and(|mark| mark.large == Large::Macvlan));
-        let gso_max_segs_was = match mark.as_ref().map(|mark| mark.large) {
-            Some(Large::Limited(before)) => Some(before),
+            .filter(|_| mark.as_ref().is_some_and(|mark| mark.gso == GsoSetup::Macvlan));
+        let gso_max_segs_was = match mark.as_ref().map(|mark| mark.gso) {
+            Some(GsoSetup::Limited(before)) => Some(before),
             _ => None,
         };
         let (counters, counters_error) = match found {

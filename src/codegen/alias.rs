@@ -43,7 +43,7 @@ pub(super) fn emit_unalias(e: &mut Emit, family: Family, end: End, list: usize, 
         inplace::pass_if_urgent(e, tcp);
         e.load(HIDDEN, tcp, tcp::URGENT);
         let listed = e.label(format!("{name}_listed{kind}"));
-        let miss = Miss { label: e.because(Reason::NotListed), verdict: e.unless_counted(UNSPEC) };
+        let miss = Miss { label: e.exit_for(Reason::NotListed), verdict: e.unless_counted(UNSPEC) };
         one_of(e, HIDDEN, ports, listed, miss);
         e.bind(listed);
         e.load_raw(PORTS, tcp, port(end));

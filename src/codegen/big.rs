@@ -127,7 +127,7 @@ impl Big {
     /// Finds out the length and goes back. Uses R3, and R1 over IPv6.
     fn emit(self, e: &mut Emit, jumbo: impl FnOnce(&mut Emit, Label)) {
         let Big { at, join, least: Least(least, short), header } = self;
-        let short = e.because(short);
+        let short = e.exit_for(short);
         e.bind(at);
         e.jump_if_note(Cond::ne32(L4_LEN, 0_u32), short, "too short for its headers");
         e.load_skb(R3, skb::GSO_SIZE);

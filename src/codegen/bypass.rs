@@ -222,7 +222,7 @@ fn answer(e: &mut Emit, nodes: &Nodes, ip: &Window, tcp: &Window, port: u16) {
     e.op_note(Insn::rsh32(R1, 16_u32), "sport");
     e.jump_if(Cond::ne32(R1, port), none);
     unless_probe(e, "from_probe", nodes, (ip, tcp), tcp::SYN | tcp::ACK, none);
-    let pass = e.because(Reason::NoPeer);
+    let pass = e.exit_for(Reason::NoPeer);
     e.goto(pass);
     e.bind(none);
 }

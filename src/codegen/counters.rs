@@ -157,7 +157,7 @@ const RULES: u32 = 1;
 
 impl Emit {
     /// Where to go with a packet for this reason: to `pass` or `fail`, by way of its counter.
-    pub(super) fn because(&mut self, reason: Reason) -> Label {
+    pub(super) fn exit_for(&mut self, reason: Reason) -> Label {
         if !self.variant.counted {
             return if reason.verdict() == SHOT { self.plain_fail() } else { self.pass };
         }
@@ -171,7 +171,7 @@ impl Emit {
 
     /// Drops the packet: only where it is half rewritten and the kernel refuses to go on.
     pub(super) fn fail(&mut self) -> Label {
-        self.because(Reason::Failed)
+        self.exit_for(Reason::Failed)
     }
 
     /// The verdict, where there is nothing to count on the way to it.
@@ -181,7 +181,7 @@ impl Emit {
 
     /// `if cond goto pass`, for this reason.
     pub(super) fn pass_if(&mut self, cond: Cond, reason: Reason, note: &str) {
-        let pass = self.because(reason);
+        let pass = self.exit_for(reason);
         self.jump_if_note(cond, pass, note);
     }
 
@@ -226,7 +226,7 @@ impl Emit {
     }
 
     /// The cold blocks, one for each reason that there may be.
-    pub(super) fn finish_counting(&mut self) {
+    pub(super) fn emit_counting(&mut self) {
         for (reason, label) in std::mem::take(&mut self.reasons) {
             self.bind(label);
             self.add_to_counter(reason.place(), 0);

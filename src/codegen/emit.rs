@@ -10,7 +10,7 @@ use super::counters::Reason;
 use super::frame::Slot;
 use super::routine::Variant;
 use super::tags::Kept;
-use super::{Large, Link, Onward, Options, Target, merge, segment};
+use super::{GsoPackets, Link, Onward, Options, Target};
 use crate::packet::{Field, skb, vlan};
 use crate::settings;
 
@@ -73,7 +73,7 @@ pub(super) struct Emit {
     pub(super) link: Link,
     /// Whether `SKB` holds the context.
     pub(super) entered: bool,
-    pub(super) large: Large,
+    pub(super) gso: GsoPackets,
     /// Whether all packets to funnel go to the segmentation pair.
     pub(super) finish: bool,
     pub(super) target: Target,
@@ -82,7 +82,7 @@ pub(super) struct Emit {
     /// Whether there is a merging pair.
     pub(super) merges: bool,
     /// Where to go with what is for it, once something has jumped there.
-    merge: Option<Label>,
+    pub(super) merge: Option<Label>,
     pub(super) onward: Onward,
     pub(super) fast: bool,
     /// What the routine that is being emitted does besides its action.
@@ -105,7 +105,7 @@ pub(super) struct Emit {
 
 impl Emit {
     pub(super) fn new(options: Options) -> Self {
-        let Options { link, large, merge, finish, target, onward, fast } = options;
+        let Options { link, gso, merge, finish, target, onward, fast } = options;
         let mut asm = Assembler::new();
         asm.reach(REACH);
         asm.long_jumps(target.long_jumps);
@@ -114,7 +114,7 @@ impl Emit {
             asm,
             link,
             entered: false,
-            large,
+            gso,
             finish,
             target,
             segment: None,
@@ -134,26 +134,8 @@ impl Emit {
         }
     }
 
-    pub(super) fn finish(mut self) -> Result<Program, asm::Error> {
-        self.finish_passing();
-        self.finish_counting();
-        let failed = self.finish_failing();
-        if let (Large::Segment(side, via), Some(label)) = (self.large, self.segment) {
-            self.bind(label);
-            segment::emit(&mut self, side, via);
-        }
-        if let Some(label) = self.merge {
-            self.bind(label);
-            merge::emit(&mut self);
-        }
-        if !failed {
-            self.finish_failing();
-        }
-        self.asm.finish()
-    }
-
-    /// Whether anything fails, up to here.
-    fn finish_failing(&mut self) -> bool {
+    /// The exit of packets that are dropped and that nobody counts, if something jumps there; whether it does.
+    pub(super) fn emit_drop(&mut self) -> bool {
         if self.can_fail {
             self.bind(self.fail);
             self.exit(SHOT);
@@ -167,8 +149,7 @@ impl Emit {
         self.fail
     }
 
-    /// A program that has its own exits.
-    pub(super) fn finish_alone(self) -> Result<Program, asm::Error> {
+    pub(super) fn finish(self) -> Result<Program, asm::Error> {
         self.asm.finish()
     }
 
@@ -325,7 +306,7 @@ impl Emit {
     ///
     /// The pull is a block of its own out of the way, which ends by joining the usual path.
     pub(super) fn pull_window(&mut self, name: &str, after_link: i16) -> (Window, Cold) {
-        let short = self.because(Reason::Malformed);
+        let short = self.exit_for(Reason::Malformed);
         self.pull_or(name, after_link, short)
     }
 

@@ -115,7 +115,7 @@ impl Emit {
     /// `bpf_skb_load_bytes(skb, offset, slot, len)`, or `pass`. Uses R0 to R5.
     pub(super) fn load_bytes(&mut self, offset: Offset, slot: Slot, len: Len) {
         self.load_bytes_or_zeros(offset, slot, len);
-        let short = self.because(Reason::Malformed);
+        let short = self.exit_for(Reason::Malformed);
         self.jump_if(Cond::ne64(R0, 0), short);
     }
 
@@ -190,7 +190,7 @@ impl Emit {
     /// that it has summed up (`CHECKSUM_COMPLETE`) follows what is popped and what `bpf_l4_csum_replace` writes, and
     /// IPv4's header sums to the same; it does not follow what is stored. Where it is off, the kernel sums again.
     pub(super) fn adjust_room(&mut self, void: Window, by: i16) {
-        let no_room = self.because(Reason::NoRoom);
+        let no_room = self.exit_for(Reason::NoRoom);
         self.adjust_room_or(void, by, no_room);
     }
 

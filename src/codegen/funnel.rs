@@ -16,7 +16,7 @@ use super::counters::Reason;
 use super::emit::{Emit, IP, L4_LEN, PORTS, UNSPEC, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, PUSHED};
 use super::mss;
-use super::mtu::Question;
+use super::mtu::FitCheck;
 use super::payload;
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
@@ -50,7 +50,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     let ip = Window::of_ip_header(family.shortest());
 
     // The kernel cannot segment an L4 header inside another: it would drop the packet.
-    e.if_large_or_unfinished();
+    e.if_gso_or_unfinished();
     let with_options = validate_plain(e, family, least, &name);
     let longest = family.longest_l4() - pushed.unsigned_abs();
     e.pass_if(Cond::gt32(L4_LEN, longest), Reason::TooLong, "would be longer than IP can say");
@@ -59,7 +59,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
         e.jump_if_note(Cond::eq32(R1, marker::SEQUENCE), tcp.suspect, "a funneling header?");
         e.bind(tcp.innocent);
     }
-    let question = Question::raise(e, (family, outer), &name, (L4_LEN, len));
+    let check = FitCheck::test(e, (family, outer), &name, (L4_LEN, len));
     if inner == Proto::Udp {
         e.load(INNER_CHECKSUM, &ip.at(len), udp::LENGTH_CHECKSUM);
         check_inner_udp(e, family, sum.as_ref().map(|sum| (sum.needed, sum.plain)));
@@ -122,7 +122,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, sha
     if let Some(cold) = cold {
         e.pull(cold);
     }
-    question.emit(e, shared.too_long);
+    check.emit(e, shared.too_long);
 }
 
 /// The same for a packet with IP options; `R1` holds `ip.ihl`. The kernel opens room before the
@@ -137,7 +137,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Paylo
     let longest = u16::MAX - pushed.unsigned_abs();
     e.pass_if(Cond::gt32(R2, longest), Reason::TooLong, "would be longer than IP can say");
     let name = format!("funnel_{inner}_in_{outer}_options");
-    let question;
+    let check;
     match inner {
         Proto::Tcp => {
             let innocent = e.label(format!("tcp_in_{outer}_options_not_funneled"));
@@ -145,10 +145,10 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Paylo
             pass_if_funneled(e, at, innocent);
             e.bind(innocent);
             e.load(R2, &ip, ipv4::LENGTH);
-            question = Question::raise(e, (Family::V4, outer), &name, (R2, 0));
+            check = FitCheck::test(e, (Family::V4, outer), &name, (R2, 0));
         }
         Proto::Udp => {
-            question = Question::raise(e, (Family::V4, outer), &name, (R2, 0));
+            check = FitCheck::test(e, (Family::V4, outer), &name, (R2, 0));
             e.load(R1, &ip, ipv4::VERSION_IHL);
             e.op_note(Insn::and32(R1, 0x0f_u32), "ip.ihl");
             e.ip_header_len(R1);
@@ -190,7 +190,7 @@ fn emit_options(e: &mut Emit, inner: Proto, outer: Proto, summing: Option<&Paylo
         }
         _ => e.done(pushed),
     }
-    question.emit(e, shared.too_long);
+    check.emit(e, shared.too_long);
 }
 
 /// What TCP needs once in a while: blocks out of the way.

@@ -73,8 +73,10 @@ fn set_hash(e: &mut Emit, family: Family, ip: &Window, tcp: &Window) {
     e.call(Helper::SetHash);
 }
 
-/// The block that redirects to the pair; falls through from nowhere.
+/// The block that redirects to the pair, if something jumps there; falls through from nowhere.
 pub(super) fn emit(e: &mut Emit) {
+    let Some(label) = e.merge else { return };
+    e.bind(label);
     e.put_tag_back("what_is_merged");
     if e.link == Link::None {
         push_link_header(e);
@@ -100,5 +102,5 @@ pub fn compile_merged() -> Result<Program, asm::Error> {
     e.redirect(BPF_F_INGRESS);
     e.bind(drop);
     e.exit(SHOT);
-    e.finish_alone()
+    e.finish()
 }

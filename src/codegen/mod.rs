@@ -83,7 +83,7 @@ pub use self::bypass::Onward;
 pub use self::companion::Companion;
 pub use self::fast::{Fast, compile_delivered, compile_leaving};
 pub use self::merge::compile_merged;
-pub use self::segment::{Large, Via, compile_crossed, compile_cut};
+pub use self::segment::{GsoPackets, Segmenter, compile_crossed, compile_cut};
 pub use self::target::{Features, Mtu, Target};
 pub use self::wants::{bypasses, funnels, wants_checksums, wants_merging, wants_segments};
 
@@ -116,7 +116,7 @@ impl Link {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Options {
     pub link: Link,
-    pub large: Large,
+    pub gso: GsoPackets,
     /// What `unfunnel` makes of TCP goes through the interface's merging pair. The program is for ingress only.
     pub merge: bool,
     /// Every packet to funnel crosses the segmentation pair first, for a finished checksum: never with a macvlan.
@@ -134,7 +134,7 @@ impl Options {
     pub const fn pass_gso(link: Link) -> Self {
         Options {
             link,
-            large: Large::Pass,
+            gso: GsoPackets::Pass,
             merge: false,
             finish: false,
             target: Target::NEWEST,
@@ -165,13 +165,26 @@ pub fn compile(ruleset: &Ruleset, diagram: &Diagram, options: Options) -> Result
         body(&mut e, ruleset, diagram);
         e.bind(rebuilt);
         // No companion device: on its way there the packet would lose what says that it was decrypted.
-        (e.link, e.large, e.merges, e.finish) = (Link::Ethernet, Large::Pass, false, false);
+        (e.link, e.gso, e.merges, e.finish) = (Link::Ethernet, GsoPackets::Pass, false, false);
         body(&mut e, ruleset, diagram);
-        (e.link, e.large, e.merges) = (Link::None, options.large, options.merge);
+        (e.link, e.gso, e.merges) = (Link::None, options.gso, options.merge);
     } else {
         body(&mut e, ruleset, diagram);
     }
+    shared_ends(&mut e);
     e.finish()
+}
+
+/// What all parts of a program jump to: its exits, and the blocks that redirect to companion devices.
+fn shared_ends(e: &mut Emit) {
+    e.emit_pass();
+    e.emit_counting();
+    let dropped = e.emit_drop();
+    segment::emit(e);
+    merge::emit(e);
+    if !dropped {
+        e.emit_drop();
+    }
 }
 
 /// All but the exits that everything shares.

@@ -36,7 +36,7 @@ const TOLD: Reg = PORTS;
 const L4_AT: Reg = L4_LEN;
 
 /// Whether a packet fits, asked at one of the places that funnel.
-pub(super) struct Question {
+pub(super) struct FitCheck {
     family: Family,
     outer: Proto,
     name: String,
@@ -44,31 +44,31 @@ pub(super) struct Question {
     fits: Label,
 }
 
-impl Question {
-    /// `if length > what every link carries goto` the question, which comes back here if the packet fits.
+impl FitCheck {
+    /// `if length > what every link carries goto` the check, which comes back here if the packet fits.
     /// `length` is that of the IP packet less `without`. What is in R0 to R5 is lost.
-    pub(super) fn raise(
+    pub(super) fn test(
         e: &mut Emit,
         (family, outer): (Family, Proto),
         name: &str,
         (length, without): (Reg, i16),
-    ) -> Question {
+    ) -> FitCheck {
         let asked = e.label(format!("{name}_large"));
         let fits = e.label(format!("{name}_fits"));
         let (mtu, note) = match e.target.mtu {
             Mtu::Asked => (family.least_mtu(), "not every link carries it"),
             Mtu::Is(mtu) => (mtu, "not for this interface"),
-            Mtu::Unknown => return Question { family, outer, name: name.to_owned(), asked, fits },
+            Mtu::Unknown => return FitCheck { family, outer, name: name.to_owned(), asked, fits },
         };
         let most = mtu.saturating_sub(u16::from(outer.header_len()) + without.unsigned_abs());
         e.jump_if_note(Cond::gt32(length, most), asked, note);
         e.bind(fits);
-        Question { family, outer, name: name.to_owned(), asked, fits }
+        FitCheck { family, outer, name: name.to_owned(), asked, fits }
     }
 
     /// The block out of the way; `too_long` is where [`emit`] is.
     pub(super) fn emit(self, e: &mut Emit, too_long: Label) {
-        let Question { family, outer, name, asked, fits } = self;
+        let FitCheck { family, outer, name, asked, fits } = self;
         let pushed = i32::from(outer.header_len());
         match e.target.mtu {
             Mtu::Asked => {}

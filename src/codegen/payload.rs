@@ -67,7 +67,7 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     e.op_note(Insn::add32(correction, Proto::Udp.number()), "what the sum lacks");
     e.op(Insn::be32(correction));
     e.op(Insn::add64(correction, IP));
-    let short = e.because(Reason::Malformed);
+    let short = e.exit_for(Reason::Malformed);
     let _ = e.window_again(IP, ipv4::LEN + 8, short);
 }
 

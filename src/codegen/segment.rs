@@ -39,16 +39,16 @@ use crate::packet::{ethernet, skb};
 /// What a program does with a packet of several segments that it would have to funnel, or that may be
 /// several funneled ones which the receiver has merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Large {
+pub enum GsoPackets {
     /// Leaves it as it is.
     Pass,
     /// Has it cut. The program is for this hook only.
-    Segment(Side, Via),
+    Segment(Side, Segmenter),
 }
 
 /// What cuts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Via {
+pub enum Segmenter {
     /// The interface's segmentation pair, crossed.
     Pair,
     /// The macvlan on its end. Checksums stay as they are.
@@ -69,13 +69,15 @@ const PRIORITY: u32 = 0x00ff;
 
 pub(super) const BPF_F_INGRESS: u32 = 1;
 
-/// The block that redirects to what cuts; falls through from nowhere.
-pub(super) fn emit(e: &mut Emit, side: Side, via: Via) {
+/// The block that redirects to what cuts, if something jumps there; falls through from nowhere.
+pub(super) fn emit(e: &mut Emit) {
+    let (GsoPackets::Segment(side, segmenter), Some(label)) = (e.gso, e.segment) else { return };
+    e.bind(label);
     e.put_tag_back("what_is_cut");
     if e.link == Link::None {
         push_link_header(e);
     }
-    if via == Via::Macvlan {
+    if segmenter == Segmenter::Macvlan {
         let tagged = e.label("tagged");
         e.load_skb(R2, skb::VLAN_PRESENT);
         e.jump_if_note(Cond::ne32(R2, 0_u32), tagged, "a tag beside the frame");
@@ -151,7 +153,7 @@ pub fn compile_crossed(side: Side) -> Result<Program, asm::Error> {
 
     e.bind(drop);
     e.exit(SHOT);
-    e.finish_alone()
+    e.finish()
 }
 
 /// The program for the egress hook of `side`'s end. What the macvlan on it has cut goes back; what is about to cross
@@ -178,7 +180,7 @@ pub fn compile_cut(side: Side) -> Result<Program, asm::Error> {
     let_cross(&mut e);
     e.bind(crosses);
     e.exit(UNSPEC);
-    e.finish_alone()
+    e.finish()
 }
 
 /// To the interface and hook that the segment came from.
@@ -192,19 +194,19 @@ fn back(e: &mut Emit, side: Side) {
 
 impl Emit {
     /// `if skb->gso_size != 0 goto` what cuts, or `pass`: nothing has been changed so far.
-    pub(super) fn if_large(&mut self, note: &str) {
-        let label = self.aside();
+    pub(super) fn if_gso(&mut self, note: &str) {
+        let label = self.segmenting();
         self.load_skb(R2, skb::GSO_SIZE);
         self.jump_if_note(Cond::ne32(R2, 0_u32), label, note);
     }
 
     /// The same for a packet to funnel. If all of them need finished checksums, whatever has not come from the
     /// pair goes there; what has is in one segment.
-    pub(super) fn if_large_or_unfinished(&mut self) {
-        if !self.finish || self.large == Large::Pass {
-            return self.if_large("not segmented yet");
+    pub(super) fn if_gso_or_unfinished(&mut self) {
+        if !self.finish || self.gso == GsoPackets::Pass {
+            return self.if_gso("not segmented yet");
         }
-        let label = self.aside();
+        let label = self.segmenting();
         self.load_skb(R2, skb::TC_INDEX);
         self.jump_if_note(Cond::ne32(R2, CROSSED), label, "not from the segmentation pair");
         self.op(Insn::mov32(R2, 0_u32));
@@ -212,11 +214,11 @@ impl Emit {
     }
 
     /// Where packets of several segments go.
-    fn aside(&mut self) -> Label {
-        match (self.large, self.segment) {
-            (Large::Pass, _) => self.because(Reason::Gso),
-            (Large::Segment(..), Some(label)) => label,
-            (Large::Segment(..), None) => {
+    fn segmenting(&mut self) -> Label {
+        match (self.gso, self.segment) {
+            (GsoPackets::Pass, _) => self.exit_for(Reason::Gso),
+            (GsoPackets::Segment(..), Some(label)) => label,
+            (GsoPackets::Segment(..), None) => {
                 let label = self.label("segment");
                 *self.segment.insert(label)
             }

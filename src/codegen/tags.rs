@@ -230,7 +230,7 @@ impl Emit {
     }
 
     /// What all ways out have in common.
-    pub(super) fn finish_passing(&mut self) {
+    pub(super) fn emit_pass(&mut self) {
         if let Some((left, pass)) = self.left {
             self.bind(left);
             self.load_tag();

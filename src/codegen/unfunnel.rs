@@ -21,7 +21,7 @@ use super::emit::{Emit, IP, L4_LEN, PORTS, SHOT, Window};
 use super::frame::{Len, OPTIONS, Offset, PEEK, part};
 use super::merge;
 use super::port_set::{Miss, one_of};
-use super::segment::{self, Large};
+use super::segment::{self, GsoPackets};
 use super::validate::{IpHeader, Least, validate, validate_plain};
 use crate::ir::{Family, Proto};
 use crate::packet::{Field, ipv4, l4, marker, skb, tcp, udp};
@@ -42,7 +42,7 @@ pub(super) fn emit(e: &mut Emit, family: Family, inner: Proto, outer: Proto, lis
             e.load_skb(R2, skb::GSO_SIZE);
             e.pass_if(Cond::ne32(R2, 0_u32), Reason::Gso, "several packets in one");
         }
-        Proto::Udp => e.if_large("several packets in one"),
+        Proto::Udp => e.if_gso("several packets in one"),
     }
     let with_options = validate_plain(e, family, Least(headers, Reason::NotFunneled), &name);
     let (packet, cold) = e.pull_window(&name, len + headers);
@@ -139,7 +139,7 @@ impl RebaseBeforePop {
         (inner, outer): Protocols,
         name: &str,
     ) -> RebaseBeforePop {
-        let merged = outer == Proto::Udp && e.large != Large::Pass;
+        let merged = outer == Proto::Udp && e.gso != GsoPackets::Pass;
         let early = RebaseBeforePop {
             unfinished: e.label(format!("{name}_unfinished")),
             restored: merged.then(|| e.label(format!("{name}_restored"))),
@@ -236,7 +236,7 @@ impl<'a> Guard<'a> {
             .filter_map(|(field, list)| Some((field, lists.get(list?)?, format!("{name}_{}", field.name))))
             .collect();
         let refuse = (!ports.is_empty()).then(|| match e.unless_counted(SHOT) {
-            None => Miss { label: e.because(Reason::Guarded), verdict: None },
+            None => Miss { label: e.exit_for(Reason::Guarded), verdict: None },
             verdict => Miss { label: e.label(format!("{name}_refuse")), verdict },
         });
         Guard { ports, refuse }
@@ -286,7 +286,7 @@ fn pass_unless_funneled(e: &mut Emit, family: Family, l4: &Window, inner: Proto,
             e.load(R1, &below, tcp::DATA_OFFSET);
             e.op(Insn::rsh32(R1, 4_u32));
             e.op_note(Insn::lsh32(R1, 2_u32), "length of the inner TCP header");
-            let pass = e.because(Reason::NotFunneled);
+            let pass = e.exit_for(Reason::NotFunneled);
             e.jump_if(Cond::lt32(R1, Proto::Tcp.header_len()), pass);
             e.jump_if(Cond::gt32(R1, R2), pass);
             if outer == Proto::Udp {

@@ -65,7 +65,7 @@ fn options_elsewhere(e: &mut Emit, family: Family, name: &str) -> Option<Label> 
 /// Not a fragment; no shorter than it says; `least` bytes or more after the IP header. Leaves their
 /// number in `L4_LEN`. Uses R2 to R4.
 pub(super) fn validate(e: &mut Emit, least: Least, header: IpHeader) {
-    lengths(e, least.0, header, |e| e.because(least.1), None);
+    lengths(e, least.0, header, |e| e.exit_for(least.1), None);
 }
 
 /// The same where packets of several segments may come: the length of those of TCP may not be in the IP header.

@@ -74,7 +74,7 @@ fn address(bits: u32) -> String {
 
 /// `found =` what `KEY` leads to, or `pass`.
 pub(super) fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(Leaf) -> String) {
-    let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
+    let (known, unknown) = (e.label(name), e.exit_for(Reason::NoPeer));
     let mut load = |e: &mut Emit, leaf: Leaf| {
         e.op_note(Insn::mov32(found, leaf.value), &show(leaf));
         if leaf.plus != 0 {
@@ -98,7 +98,7 @@ pub(super) fn find_pods(
     let tables: Vec<Table> = hosts.values().map(|pods| Table::of(pods)).collect();
     let each = hosts.keys().zip(&tables).map(|(host, table)| (host.to_bits(), host.to_bits(), table));
     let runs = runs(each);
-    let (known, unknown) = (e.label(name), e.because(Reason::NoPeer));
+    let (known, unknown) = (e.label(name), e.exit_for(Reason::NoPeer));
     let mut load = |e: &mut Emit, base: u32| {
         e.op_note(Insn::mov32(found, base), &address(base));
         e.goto(known);

@@ -5,7 +5,7 @@
 
 use super::guarded;
 use super::report::Fate;
-use crate::codegen::Via;
+use crate::codegen::Segmenter;
 use crate::codegen::counters::Reason;
 use crate::ir::Action;
 use crate::kernel::counters::Counted;
@@ -18,7 +18,7 @@ pub struct Ran {
     /// By the matching rule.
     pub counted: Option<Counted>,
     /// The device that it was sent to, uncounted: it comes back from there.
-    pub via: Option<Via>,
+    pub segmenter: Option<Segmenter>,
     /// What comes back, and what the program then does with it: segments, or the packet with a finished checksum.
     pub pieces: Vec<(Vec<u8>, Ran)>,
 }
@@ -52,8 +52,8 @@ impl Ran {
 
     /// What became of it, and why not what the rule says.
     pub fn verdict(&self, before: &[u8], action: Option<&Action>) -> String {
-        if let Some(via) = self.via {
-            return self.after(via, action);
+        if let Some(segmenter) = self.segmenter {
+            return self.after(segmenter, action);
         }
         let settings = self.outcome.settings.iter().filter(|(_, value)| *value != 0);
         let with: String = settings.map(|(field, value)| format!(", with {field} {value}")).collect();
@@ -85,10 +85,10 @@ impl Ran {
     }
 
     /// Of a packet that a companion device has cut, or has finished the checksum of.
-    fn after(&self, via: Via, action: Option<&Action>) -> String {
-        let device = match via {
-            Via::Pair => "the segmentation pair",
-            Via::Macvlan => "a macvlan",
+    fn after(&self, segmenter: Segmenter, action: Option<&Action>) -> String {
+        let device = match segmenter {
+            Segmenter::Pair => "the segmentation pair",
+            Segmenter::Macvlan => "a macvlan",
         };
         let mut verdicts: Vec<(String, usize)> = Vec::new();
         for (frame, piece) in &self.pieces {

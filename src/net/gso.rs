@@ -11,18 +11,18 @@ use super::companion::{self, CompanionProgram};
 use super::ethtool::Ethtool;
 use super::filter::{Filter, Hook};
 use super::links::{self, Device, Interface};
-use super::mark::{Large, Mark, Reach};
+use super::mark::{GsoSetup, Mark, Reach};
 use super::netlink::Netlink;
 use super::pair::{self, Pair};
 use super::{Result, limit, macvlan, seen};
-use crate::codegen::{Companion, Via};
+use crate::codegen::{Companion, Segmenter};
 use crate::ir::Side;
 pub use crate::policy::{Companions, Gso, Needs};
 
 /// What a hook has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Aside {
-    pub large: Large,
+pub struct HookSetup {
+    pub gso: GsoSetup,
     pub merging: bool,
     /// All packets to funnel go through the segmentation pair.
     pub finishing: bool,
@@ -30,13 +30,13 @@ pub struct Aside {
     pub reach: Option<Reach>,
 }
 
-impl Aside {
+impl HookSetup {
     /// The same, for whoever compiles the hook's program.
     pub fn companions(self) -> Companions {
-        let cut = match self.large {
-            Large::Pass | Large::Limited(_) => None,
-            Large::Pair => Some(Via::Pair),
-            Large::Macvlan => Some(Via::Macvlan),
+        let cut = match self.gso {
+            GsoSetup::Pass | GsoSetup::Limited(_) => None,
+            GsoSetup::Pair => Some(Segmenter::Pair),
+            GsoSetup::Macvlan => Some(Segmenter::Macvlan),
         };
         Companions { cut, merge: self.merging, finish: self.finishing }
     }
@@ -45,7 +45,7 @@ impl Aside {
 /// What was prepared, and not yet relied on: undone if attaching fails.
 #[derive(Debug, Default)]
 pub struct Prepared {
-    hooks: HashMap<(i32, Hook), Aside>,
+    hooks: HashMap<(i32, Hook), HookSetup>,
     made: Vec<(Pair, Interface)>,
     /// Macvlans, also on pairs that there were before.
     added: Vec<(Interface, Hook)>,
@@ -57,21 +57,21 @@ pub struct Prepared {
 
 impl Prepared {
     /// What this hook's filter has to say of it.
-    pub fn of(&self, interface: &Interface, hook: Hook) -> Aside {
+    pub fn of(&self, interface: &Interface, hook: Hook) -> HookSetup {
         self.hooks.get(&(interface.index, hook)).copied().unwrap_or_default()
     }
 
     /// Whether the sockets of this interface are to send single segments.
     pub fn limits(&self, interface: &Interface) -> bool {
-        matches!(self.of(interface, Hook::Egress).large, Large::Limited(_))
+        matches!(self.of(interface, Hook::Egress).gso, GsoSetup::Limited(_))
     }
 
-    fn at(&mut self, interface: &Interface, hook: Hook) -> &mut Aside {
+    fn at(&mut self, interface: &Interface, hook: Hook) -> &mut HookSetup {
         self.hooks.entry((interface.index, hook)).or_default()
     }
 
     /// The new programs are there. What only the programs before needed is given up; where it stays, it costs time.
-    pub fn rely(self) {
+    pub fn release_previous(self) {
         let Some(mut ethtool) = self.unfinished.first().and_then(|_| Ethtool::open().ok()) else { return };
         for end in &self.unfinished {
             let _ = pair::finish_checksums(&mut ethtool, end, false);
@@ -142,8 +142,8 @@ impl<'a> Ask<'a> {
 
     /// The kernel drops what devices send too deep inside each other, at eight (`XMIT_RECURSION_LIMIT`), or four or
     /// five in tunnels (`IP_TUNNEL_RECURSION_LIMIT`). The way by a macvlan takes three.
-    fn via(&self, needs: &Needs) -> Via {
-        needs.via(!self.device.is_some_and(|device| device.stacked))
+    fn segmenter(&self, needs: &Needs) -> Segmenter {
+        needs.segmenter(!self.device.is_some_and(|device| device.stacked))
     }
 }
 
@@ -251,20 +251,20 @@ impl Prepared {
             return Ok(());
         }
         let devices = links::devices(netlink)?;
-        let direct = hooks.iter().filter(|(ask, needs)| ask.via(needs) == Via::Macvlan);
+        let direct = hooks.iter().filter(|(ask, needs)| ask.segmenter(needs) == Segmenter::Macvlan);
         let direct: Vec<(&Interface, Hook)> =
             direct.map(|(ask, needs)| (ask.interface, Hook::from(needs.side))).collect();
         let results = macvlan::ensure(netlink, &devices, &direct, back)?;
         let made = direct.iter().zip(&results).filter(|(_, result)| matches!(result, Ok(true)));
         self.added.extend(made.map(|((interface, hook), _)| ((*interface).clone(), *hook)));
         for (ask, needs) in &hooks {
-            let aside = self.at(ask.interface, needs.side.into());
-            aside.large = Large::Pair;
-            aside.finishing = needs.finish_all;
+            let setup = self.at(ask.interface, needs.side.into());
+            setup.gso = GsoSetup::Pair;
+            setup.finishing = needs.finish_all;
         }
         for ((interface, hook), result) in direct.into_iter().zip(results) {
             match result {
-                Ok(_) => self.at(interface, hook).large = Large::Macvlan,
+                Ok(_) => self.at(interface, hook).gso = GsoSetup::Macvlan,
                 Err(error) if error.is_final() => return Err(error),
                 // Nothing is lost but speed.
                 Err(error) => self.notes.push(format!(
@@ -305,14 +305,14 @@ impl Prepared {
         if ask.cut().any(|needs| Hook::from(needs.side) == Hook::Egress) {
             let now = ask.device.and_then(|device| device.gso_max_segs).unwrap_or(u32::from(u16::MAX));
             let before = limit::before(standing, interface).unwrap_or(now);
-            self.at(interface, Hook::Egress).large = Large::Limited(before);
+            self.at(interface, Hook::Egress).gso = GsoSetup::Limited(before);
         }
     }
 }
 
 /// After a change, by whoever has the turn: removes what no filter of these interfaces asks for, and what is left of
 /// interfaces that are gone. Returns the names of the pairs that were removed.
-pub fn settle(netlink: &mut Netlink, interfaces: &[Interface]) -> Result<Vec<String>> {
+pub fn remove_unused(netlink: &mut Netlink, interfaces: &[Interface]) -> Result<Vec<String>> {
     let devices = links::devices(netlink)?;
     let now = seen::status(netlink, interfaces, &Hook::ALL)?;
     let unused = |interface: &Interface| {
@@ -342,7 +342,7 @@ pub fn settle(netlink: &mut Netlink, interfaces: &[Interface]) -> Result<Vec<Str
 /// Whether a filter sends to the interface's pair.
 pub fn uses(filters: &[Filter], pair: Pair, interface: &Interface) -> bool {
     marks_of(filters, interface).any(|mark| match pair {
-        Pair::Segmentation => matches!(mark.large, Large::Pair | Large::Macvlan),
+        Pair::Segmentation => matches!(mark.gso, GsoSetup::Pair | GsoSetup::Macvlan),
         Pair::Merging => mark.merging,
     })
 }
@@ -350,7 +350,7 @@ pub fn uses(filters: &[Filter], pair: Pair, interface: &Interface) -> bool {
 /// Whether this hook's filter sends to a macvlan.
 pub fn shortens(filters: &[Filter], interface: &Interface, hook: Hook) -> bool {
     let mut here = filters.iter().filter(|f| f.interface.index == interface.index && f.hook == hook);
-    here.any(|filter| filter.name.as_deref().and_then(Mark::read).is_some_and(|m| m.large == Large::Macvlan))
+    here.any(|filter| filter.name.as_deref().and_then(Mark::read).is_some_and(|m| m.gso == GsoSetup::Macvlan))
 }
 
 fn marks_of<'a>(filters: &'a [Filter], interface: &'a Interface) -> impl Iterator<Item = Mark> + 'a {

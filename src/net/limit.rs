@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::filter::Filter;
 use super::links::{Device, Interface};
-use super::mark::{Large, Mark};
+use super::mark::{GsoSetup, Mark};
 use super::netlink::{self, Netlink, Request};
 use super::{Error, Result};
 
@@ -69,8 +69,8 @@ pub fn before(filters: &[Filter], interface: &Interface) -> Option<u32> {
 
 /// The same as one filter has it.
 pub fn said_by(filter: &Filter) -> Option<u32> {
-    match Mark::read(filter.name.as_deref()?)?.large {
-        Large::Limited(before) => Some(before),
-        Large::Pass | Large::Pair | Large::Macvlan => None,
+    match Mark::read(filter.name.as_deref()?)?.gso {
+        GsoSetup::Limited(before) => Some(before),
+        GsoSetup::Pass | GsoSetup::Pair | GsoSetup::Macvlan => None,
     }
 }

@@ -10,7 +10,7 @@ use super::filter::NAME_PREFIX;
 
 /// What a hook does with packets of several segments that it cannot funnel as they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Large {
+pub enum GsoSetup {
     /// Leaves them alone, or meets none.
     #[default]
     Pass,
@@ -37,7 +37,7 @@ pub struct Mark {
     /// The first twelve hex digits of the SHA-256 of the program.
     pub hash: String,
     pub rules: usize,
-    pub large: Large,
+    pub gso: GsoSetup,
     /// What is unfunneled goes through the interface's merging pair.
     pub merging: bool,
     /// All that is funneled goes through the segmentation pair.
@@ -67,7 +67,7 @@ impl Mark {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hash,
             rules,
-            large: Large::Pass,
+            gso: GsoSetup::Pass,
             merging: false,
             finishing: false,
             counted: false,
@@ -86,23 +86,23 @@ impl Mark {
         let mut words = name.strip_prefix(NAME_PREFIX)?.strip_prefix('/')?.split(' ');
         let (version, hash, rules) = (words.next()?, words.next()?, words.next()?);
         let rules = rules.parse().ok()?;
-        let large = match name.split_once(LIMITED).and_then(|(_, number)| number.parse().ok()) {
-            Some(before) => Large::Limited(before),
-            None if name.ends_with(PAIR) => Large::Pair,
-            None if name.ends_with(MACVLAN) => Large::Macvlan,
-            None => Large::Pass,
+        let gso = match name.split_once(LIMITED).and_then(|(_, number)| number.parse().ok()) {
+            Some(before) => GsoSetup::Limited(before),
+            None if name.ends_with(PAIR) => GsoSetup::Pair,
+            None if name.ends_with(MACVLAN) => GsoSetup::Macvlan,
+            None => GsoSetup::Pass,
         };
         let (version, hash) = (version.to_owned(), hash.to_owned());
         let [merging, finishing, counted, fast] =
             [MERGING, FINISHING, COUNTED, FAST].map(|word| name.contains(word));
         let reach = name.split(", ").find_map(reach);
-        Some(Self { version, hash, rules, large, merging, finishing, counted, reach, fast })
+        Some(Self { version, hash, rules, gso, merging, finishing, counted, reach, fast })
     }
 }
 
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, hash, rules, large, merging, finishing, counted, reach, fast } = self;
+        let Self { version, hash, rules, gso, merging, finishing, counted, reach, fast } = self;
         write!(f, "{NAME_PREFIX}/{version} {hash} {rules} {}", if *rules == 1 { "rule" } else { "rules" })?;
         f.write_str(if *counted { COUNTED } else { "" })?;
         if let Some(Reach { reached, all }) = reach {
@@ -111,11 +111,11 @@ impl fmt::Display for Mark {
         f.write_str(if *fast { FAST } else { "" })?;
         f.write_str(if *merging { MERGING } else { "" })?;
         f.write_str(if *finishing { FINISHING } else { "" })?;
-        match large {
-            Large::Pass => Ok(()),
-            Large::Pair => f.write_str(PAIR),
-            Large::Macvlan => f.write_str(MACVLAN),
-            Large::Limited(before) => write!(f, "{LIMITED}{before}"),
+        match gso {
+            GsoSetup::Pass => Ok(()),
+            GsoSetup::Pair => f.write_str(PAIR),
+            GsoSetup::Macvlan => f.write_str(MACVLAN),
+            GsoSetup::Limited(before) => write!(f, "{LIMITED}{before}"),
         }
     }
 }
@@ -131,14 +131,17 @@ mod tests {
 
     #[test]
     fn a_mark_survives_the_filters_name() {
-        for (rules, large) in
-            [(0, Large::Pass), (1, Large::Pair), (2, Large::Macvlan), (65_536, Large::Limited(65_535))]
-        {
+        for (rules, gso) in [
+            (0, GsoSetup::Pass),
+            (1, GsoSetup::Pair),
+            (2, GsoSetup::Macvlan),
+            (65_536, GsoSetup::Limited(65_535)),
+        ] {
             for bits in 0..16 {
                 let [counted, merging, finishing, fast] = [1, 2, 4, 8].map(|bit| bits & bit != 0);
                 let reach = counted.then_some(Reach { reached: rules, all: 65_536 });
                 let mark =
-                    Mark { large, merging, finishing, counted, reach, fast, ..Mark::new(b"program", rules) };
+                    Mark { gso, merging, finishing, counted, reach, fast, ..Mark::new(b"program", rules) };
                 assert_eq!(Mark::read(&mark.to_string()), Some(mark));
             }
         }

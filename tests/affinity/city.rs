@@ -119,7 +119,8 @@ impl City {
     /// The pod on which a client landed ends, and one with another address takes its place. (Which pods a client gets is
     /// chance: any other pod may have none.)
     pub fn replace_pod_of(&mut self, landed: &BTreeSet<Option<Ipv4Addr>>, ports: &[Port]) -> Ipv4Addr {
-        let at = self.pods.iter().position(|pod| landed.contains(&Some(pod.address))).expect("the client's pod");
+        let at =
+            self.pods.iter().position(|pod| landed.contains(&Some(pod.address))).expect("the client's pod");
         let pod = self.pods.remove(at);
         pod.ns.as_ref().expect("a pod that lives").tool("ip", "link del eth0");
         let gone = pod.address;

@@ -38,7 +38,7 @@ fn a_chain_needs_a_segmentation_pair_only_for_its_own_hook() {
         succeed(sfunnel().args(["attach", "-i", "eth", "--ruleset", rules]));
         let paired = Hook::ALL.map(|hook| {
             let name = names(netlink, &eth, hook).remove(0);
-            Mark::read(&name).unwrap().large != sfunnel::net::mark::Large::Pass
+            Mark::read(&name).unwrap().gso != sfunnel::net::mark::GsoSetup::Pass
         });
         assert_eq!(paired, [false, true]);
     });

@@ -6,7 +6,7 @@ use sfunnel::codegen::Companion;
 use sfunnel::ir::Side;
 use sfunnel::net::companion::CompanionProgram;
 use sfunnel::net::detach::Whose;
-use sfunnel::net::gso::{self, Aside};
+use sfunnel::net::gso::{self, HookSetup};
 use sfunnel::net::{self, Attachment, Hook, Interface, Mark, health, links};
 use sfunnel::policy::{Gso, Needs};
 
@@ -48,15 +48,15 @@ fn listings(interfaces: usize) -> [usize; 4] {
             let prepared = gso::prepare(netlink, Gso::Segment, &all, &needs, &before, &back, &[]).unwrap();
             assert_eq!(prepared.notes, [""; 0]);
             let attachment = |interface: &Interface, hook| {
-                let Aside { large, merging, finishing, .. } = prepared.of(interface, hook);
-                let mark = Mark { large, merging, finishing, ..Mark::new(b"x", 1) };
+                let HookSetup { gso, merging, finishing, .. } = prepared.of(interface, hook);
+                let mark = Mark { gso, merging, finishing, ..Mark::new(b"x", 1) };
                 Attachment::new(interface.clone(), hook, &program, mark.to_string())
             };
             let attachments = all.iter().flat_map(|i| Hook::ALL.map(|hook| attachment(i, hook))).collect();
             let done = net::plan(netlink, attachments).unwrap().apply(netlink).unwrap();
             assert_eq!(done.len(), 2 * interfaces);
-            prepared.rely();
-            assert_eq!(gso::settle(netlink, &all).unwrap(), [""; 0]);
+            prepared.release_previous();
+            assert_eq!(gso::remove_unused(netlink, &all).unwrap(), [""; 0]);
             count(netlink.listings());
         }
         let devices = links::devices(netlink).unwrap();
@@ -66,7 +66,7 @@ fn listings(interfaces: usize) -> [usize; 4] {
         assert_eq!(health::left_behind(netlink, &devices).unwrap(), [""; 0]);
         count(netlink.listings());
         net::detach(netlink, &all, &Hook::ALL, Whose::Ours).unwrap();
-        assert_eq!(gso::settle(netlink, &all).unwrap().len(), 2 * interfaces);
+        assert_eq!(gso::remove_unused(netlink, &all).unwrap().len(), 2 * interfaces);
         assert_eq!(links::list(netlink).unwrap().len(), 1 + 2 * interfaces);
         count(netlink.listings());
         tell.send(counts).unwrap();

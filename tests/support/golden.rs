@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use asm::Program;
-use sfunnel::codegen::{self, Large, Link, Mtu, Options, Target, Via};
+use sfunnel::codegen::{self, GsoPackets, Link, Mtu, Options, Segmenter, Target};
 use sfunnel::ir::Side;
 
 /// All of them, in order.
@@ -23,16 +23,16 @@ pub fn options(head: &str) -> Option<Options> {
     match head {
         "rules" => Some(plain),
         "rules, segmented on egress" => {
-            Some(Options { large: Large::Segment(Side::Egress, Via::Pair), ..plain })
+            Some(Options { gso: GsoPackets::Segment(Side::Egress, Segmenter::Pair), ..plain })
         }
         "rules, segmented on ingress" => {
-            Some(Options { large: Large::Segment(Side::Ingress, Via::Pair), ..plain })
+            Some(Options { gso: GsoPackets::Segment(Side::Ingress, Segmenter::Pair), ..plain })
         }
         "rules, cut on egress" => {
-            Some(Options { large: Large::Segment(Side::Egress, Via::Macvlan), ..plain })
+            Some(Options { gso: GsoPackets::Segment(Side::Egress, Segmenter::Macvlan), ..plain })
         }
         "rules, finished on egress" => {
-            Some(Options { large: Large::Segment(Side::Egress, Via::Pair), finish: true, ..plain })
+            Some(Options { gso: GsoPackets::Segment(Side::Egress, Segmenter::Pair), finish: true, ..plain })
         }
         "rules, for the oldest kernels" => {
             Some(plain.on(Target { long_jumps: false, nested_tags: false, mtu: Mtu::Is(1500) }))

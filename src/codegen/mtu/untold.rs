@@ -29,7 +29,7 @@ use crate::packet::{ethernet, ipv4, ipv6, skb};
 const NO_UNICAST_ROUTE: (u32, u32) = (1, 4);
 
 pub(super) fn drop_them(e: &mut Emit, family: Family, ip: &Window) {
-    let untold = e.because(Reason::MtuUntold);
+    let untold = e.exit_for(Reason::MtuUntold);
     if e.link == Link::Ethernet {
         let [first, ..] = ethernet::DESTINATION;
         e.load(R1, &Window::of_link_header(ethernet::LEN), first);
@@ -94,7 +94,7 @@ pub(super) fn drop_them(e: &mut Emit, family: Family, ip: &Window) {
 
 /// An IPv4 header whose checksum is wrong; `quote` holds it with its options. On ingress, nobody has looked yet.
 pub(super) fn drop_damaged(e: &mut Emit, ip: &Window, quote: Slot) {
-    let untold = e.because(Reason::MtuUntold);
+    let untold = e.exit_for(Reason::MtuUntold);
     e.load(L4_AT, ip, ipv4::VERSION_IHL);
     e.op_note(Insn::and32(L4_AT, 0x0f_u32), "ip.ihl");
     e.ip_header_len(L4_AT);
