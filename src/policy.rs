@@ -234,7 +234,10 @@ pub fn every_choice() -> Vec<Choices> {
     Gso::ALL.into_iter().flat_map(of).filter_map(Result::ok).collect()
 }
 
-/// Names of programs are no longer than 15: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
+/// `BPF_OBJ_NAME_LEN` (include/uapi/linux/bpf.h), less the zero at the end.
+const LONGEST_NAME: usize = 15;
+
+/// Names of programs are no longer than [`LONGEST_NAME`]: `sfunnel_l3_inmd`. The last letter: finished, or cut directly.
 pub fn name(Options { link, gso, merge, finish, .. }: Options) -> String {
     let link = match link {
         Link::Ethernet => "",
@@ -254,6 +257,22 @@ pub fn name(Options { link, gso, merge, finish, .. }: Options) -> String {
     };
     let merge = if merge { "m" } else { "" };
     format!("sfunnel{link}{gso}{merge}{how}")
+}
+
+/// A name for each of the programs of one object, no two alike: those that differ only in what they ask the kernel for are
+/// told apart by a number.
+pub fn names(all: &[Options]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for options in all {
+        let plain = name(*options);
+        let numbered = (2..).map(|number| {
+            let number = format!("_{number}");
+            format!("{plain:.length$}{number}", length = LONGEST_NAME - number.len())
+        });
+        let free = std::iter::once(plain.clone()).chain(numbered).find(|name| !names.contains(name));
+        names.extend(free);
+    }
+    names
 }
 
 /// The programs of the companion devices, which need no rules: name, device, the device's hook, program.

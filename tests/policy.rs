@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
@@ -13,6 +13,7 @@ use std::time::Instant;
 use sfunnel::codegen::counters::Reason;
 use sfunnel::diag::Source;
 use sfunnel::explain::words;
+use sfunnel::ir::Side;
 use sfunnel::net::Mark;
 use sfunnel::{check, codegen, diagram, kernel, policy};
 use support::lab::{DEADLINE, Ns};
@@ -140,6 +141,27 @@ fn tried(rules: &str) -> Vec<String> {
         Mark::new(&codegen::compile(&ruleset, &diagram, options).expect("a program").bytes(), 0).hash
     };
     policy::every(&ruleset, kernel::features()).into_iter().map(hash).collect()
+}
+
+/// On a kernel that lacks something, programs of one run may differ in nothing but what is done instead.
+#[test]
+fn no_two_programs_of_a_run_have_the_same_name() {
+    let ruleset = check::read(&Source::new("rules", RULES[0])).expect("rules").ruleset;
+    for features in codegen::Features::EVERY {
+        let mut all = policy::every(&ruleset, features);
+        // On 5.10, for each MTU another.
+        for options in all.clone() {
+            for mtu in [9_000, 65_535] {
+                let other = options.on(policy::target(features, Side::Egress, &ruleset, Some(mtu)));
+                if !all.contains(&other) {
+                    all.push(other);
+                }
+            }
+        }
+        let names: BTreeSet<String> = policy::names(&all).into_iter().collect();
+        assert_eq!(names.len(), all.len(), "{features:?}");
+        assert!(names.iter().all(|name| name.len() < 16), "{names:?}: longer than the kernel takes");
+    }
 }
 
 #[test]

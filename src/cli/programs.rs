@@ -38,7 +38,7 @@ impl Programs {
         }
         let compiled =
             all.iter().map(|options| rules.compile(*options)).collect::<Result<Vec<Program>, Failure>>()?;
-        let own: Vec<String> = all.iter().map(|options| policy::name(*options)).collect();
+        let own = policy::names(&all);
         let mapped: Vec<Program> = compiled.iter().map(|program| with_maps(program, [0; 2], flows)).collect();
         let named: Vec<(&str, &Program)> = own.iter().map(String::as_str).zip(&mapped).collect();
         let names: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
