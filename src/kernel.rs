@@ -3,7 +3,7 @@
 //! Comes in: an ELF object and the names of the programs in it. Goes out: descriptors that keep the programs
 //! alive, or an error that says what the kernel said and what to do. Never attaches: see `net`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::error::Error;
 use std::fs;
 use std::hash::RandomState;
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use aya::maps::MapError;
-use aya::programs::{ProgramError, SchedClassifier, loaded_programs};
+use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -23,6 +23,7 @@ pub mod bpf;
 pub mod counters;
 mod features;
 pub mod flows;
+mod loaded;
 pub mod trial;
 mod verdict;
 pub mod written;
@@ -30,6 +31,7 @@ pub mod written;
 pub use counters::Counters;
 pub use features::features;
 pub use flows::Flows;
+pub use loaded::{name_of, program_by_id, programs_by_id};
 pub use verdict::Refusal;
 
 /// A program in the kernel, for as long as this lives or a filter holds it.
@@ -140,36 +142,6 @@ fn classifier<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClass
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or_else(|| LoadError::Object(format!("no program `{name}` in the object")))
-}
-
-/// A program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
-pub fn program_by_id(id: u32) -> Option<OwnedFd> {
-    programs_by_id([id]).remove(&id)
-}
-
-/// The same for several, which costs no more: one has to ask for every program that there is.
-pub fn programs_by_id(wanted: impl IntoIterator<Item = u32>) -> HashMap<u32, OwnedFd> {
-    let mut wanted: HashSet<u32> = wanted.into_iter().collect();
-    let mut found = HashMap::new();
-    let mut all = loaded_programs();
-    while !wanted.is_empty()
-        && let Some(info) = all.next()
-    {
-        let Ok(info) = info else { continue };
-        if wanted.remove(&info.id())
-            && let Ok(program) = info.fd()
-            && let Ok(program) = program.as_fd().try_clone_to_owned()
-        {
-            found.insert(info.id(), program);
-        }
-    }
-    found
-}
-
-/// The name of a program that somebody loaded, by number. Needs CAP_SYS_ADMIN: `None` without, or if it is gone.
-pub fn name_of(id: u32) -> Option<String> {
-    let info = loaded_programs().find_map(|info| info.ok().filter(|info| info.id() == id))?;
-    info.name_as_str().map(str::to_owned)
 }
 
 /// Kernels before 5.11 count a program against RLIMIT_MEMLOCK. Later ones do not care, so failing is fine.

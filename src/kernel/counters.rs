@@ -14,12 +14,11 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, Map, MapData, MapError};
-use aya::programs::loaded_programs;
 use nix::errno::Errno;
 use rustix::thread::{MembarrierCommand, membarrier};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{LoadError, cause, permission, raise_memlock, said};
+use super::{LoadError, cause, loaded, permission, raise_memlock, said};
 use crate::codegen::counters::{MAPS, PLACES, Reason};
 use crate::ir::Ruleset;
 use crate::rule_text;
@@ -160,19 +159,7 @@ impl Counters {
 
     /// The counters of a program that somebody has loaded; none if it has none. It need not be there any more.
     pub fn of_program(id: u32) -> Result<Option<Self>, Unreadable> {
-        let mut info = None;
-        for program in loaded_programs() {
-            match program.map_err(unreadable) {
-                Ok(program) if program.id() == id => {
-                    info = Some(program);
-                    break;
-                }
-                // All numbers are gone through, and any program may go between its number and its descriptor.
-                Ok(_) | Err(Unreadable::Gone) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let info = info.ok_or(Unreadable::Gone)?;
+        let info = loaded::find([id]).map_err(unreadable)?.remove(&id).ok_or(Unreadable::Gone)?;
         let mut found = [None, None];
         for map in info.map_ids().map_err(unreadable)?.unwrap_or_default() {
             let data = MapData::from_id(map).map_err(unreadable)?;

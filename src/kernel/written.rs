@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use aya::programs::loaded_programs;
+use aya::programs::ProgramInfo;
 use nix::errno::Errno;
 
-use super::{bpf, cause};
+use super::{bpf, cause, loaded};
 use crate::elf;
 
 /// Why rules cannot be shown.
@@ -27,32 +27,23 @@ pub type Written = Result<Rc<[String]>, Unknown>;
 
 /// The rules of each of these programs. Of a program that is gone nothing is said.
 pub fn of_programs(wanted: &HashMap<u32, usize>) -> HashMap<u32, Written> {
-    let mut found = HashMap::new();
+    let found = match loaded::find(wanted.keys().copied()) {
+        Ok(found) => found,
+        Err(error) => {
+            let refused = cause(&error).and_then(|source| source.raw_os_error()).map(Errno::from_raw);
+            let why = if refused == Some(Errno::EPERM) { Unknown::Permission } else { Unknown::NotKept };
+            return wanted.keys().map(|program| (*program, Err(why))).collect();
+        }
+    };
     let mut read: HashMap<(u32, usize), Written> = HashMap::new();
-    // To ask for one, the numbers of all have to be gone through.
-    for program in loaded_programs() {
-        if found.len() == wanted.len() {
-            break;
-        }
-        match program {
-            Ok(program) => {
-                let Some(&count) = wanted.get(&program.id()) else { continue };
-                let written = match program.btf_id() {
-                    None => Err(Unknown::NotKept),
-                    Some(id) => read.entry((id, count)).or_insert_with(|| text(id, count)).clone(),
-                };
-                found.insert(program.id(), written);
-            }
-            Err(error) => {
-                let refused = cause(&error).and_then(|source| source.raw_os_error()).map(Errno::from_raw);
-                if refused == Some(Errno::EPERM) {
-                    return wanted.keys().map(|program| (*program, Err(Unknown::Permission))).collect();
-                }
-                // It went between its number and its descriptor.
-            }
-        }
-    }
-    found
+    let mut written = |program: u32, info: &ProgramInfo| {
+        let (count, id) = (*wanted.get(&program)?, info.btf_id());
+        Some(match id {
+            None => Err(Unknown::NotKept),
+            Some(id) => read.entry((id, count)).or_insert_with(|| text(id, count)).clone(),
+        })
+    };
+    found.iter().filter_map(|(program, info)| Some((*program, written(*program, info)?))).collect()
 }
 
 fn text(btf: u32, count: usize) -> Written {
