@@ -26,10 +26,10 @@ use crate::codegen::{self, Options};
 use crate::diag::Source;
 use crate::ir::Side;
 use crate::net::detach::Whose;
-use crate::net::gso::HookSetup;
+use crate::net::gso::{self, HookSetup};
 use crate::net::mark::Reach;
 use crate::net::probe::Answer;
-use crate::net::{self, Filter, Hook, Mark, Netlink};
+use crate::net::{self, Filter, Hook, Mark, Netlink, limit, links};
 
 pub(super) use contained::{VARIABLES, is_wanted, log_level, run as run_in_container};
 use given::Given;
@@ -145,10 +145,18 @@ fn put(
     if !anew && there.is_some() && there == Some(mark(rules, options, reach)?) {
         return Ok(());
     }
+    // What `attach` has limited or made beside the interface goes with the program that this one replaces.
+    let alone = std::slice::from_ref(interface);
+    let limits = match hook {
+        Hook::Egress => limit::changes(&links::devices(netlink)?, alone, standing, |_| false),
+        Hook::Ingress => Vec::new(),
+    };
     let lists = vec![(rules, vec![wanted])];
-    for attached in attach::attach_lists(lists, (standing, Vec::new()), how, netlink, console)? {
+    for attached in attach::attach_lists(lists, (standing, limits), how, netlink, console)? {
         console.say(point::said(&attached));
     }
+    let pairs = gso::remove_unused(netlink, alone).map_err(net::Error::after_attaching)?;
+    attach::say_removed(&pairs, console);
     Ok(())
 }
 

@@ -72,6 +72,31 @@ fn drift_is_what_attaching_would_change() {
     assert!(code == Some(2) && said.contains("between which nodes?"), "{said}");
 }
 
+/// What `attach` has changed on an interface goes with its program, whoever replaces that.
+#[test]
+fn what_an_earlier_attach_has_limited_or_made_is_put_back() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let cluster = Cluster::new(2, 1);
+    let host = cluster.host(0);
+    let funnel = cluster.rules("udp dport 5000 actions funnel tcp sport 540 dport 179\n");
+    let link = || host.tool("ip", "-d link show dev vx0");
+    let before = link();
+    for gso in ["limit", "segment"] {
+        let args = ["attach", "-i", "vx0", "-d", "egress", "--gso", gso, "--ruleset", &funnel];
+        let (code, said) = run(&cluster, 0, &args);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(link().contains("gso_max_segs 1 "), gso == "limit", "{}", link());
+        assert_eq!(host.tool("ip", "link").contains("sf"), gso == "segment", "{}", host.tool("ip", "link"));
+        cluster.attach(1, RULES, &["--receive-only"]);
+        cluster.attach(0, RULES, &[]);
+        assert_eq!(link(), before, "--gso {gso}");
+        assert!(!host.tool("ip", "link").contains("sf"), "{}", host.tool("ip", "link"));
+        assert!(cluster.sfunnel(0, &["detach"]).status.success());
+    }
+}
+
 #[test]
 fn status_says_which_nodes_are_bypassed_and_why_others_are_not() {
     if !require(&NEEDS) {
