@@ -266,7 +266,8 @@ fn check_inner_udp(e: &mut Emit, family: Family, sum: Option<(Label, Label)>) {
     }
     if let Some((needed, summed)) = sum {
         e.jump_if_note(Cond::eq32(INNER_CHECKSUM, 0_u32), needed, "no checksum");
-        e.op_note(Insn::mov32(INNER_CHECKSUM, 0_u32), "nothing to correct");
+        // All of the register: it is added in 64 bits, and kernels (6.18) may take its upper half for unused.
+        e.op_note(Insn::mov64(INNER_CHECKSUM, 0), "nothing to correct");
         e.bind(summed);
     }
 }

@@ -32,7 +32,9 @@ pub(super) fn emit(e: &mut Emit, correction: Reg) {
     e.op(Insn::lsh32(PORTS, 2_u32));
     let start = i32::from(e.ip_offset().bytes);
     e.op_note(Insn::add32(PORTS, start), "offset of the datagram");
-    e.op_note(Insn::mov32(IP, 0_u32), "sum");
+    // All of the register: it is added in 64 bits, and where this and the other sums join, kernels (6.18) may take the
+    // upper half for unused.
+    e.op_note(Insn::mov64(IP, 0), "sum");
 
     let tail = e.label("sum_tail");
     let mut left = LONGEST;
@@ -87,5 +89,5 @@ fn sum(e: &mut Emit, len: i16) {
     e.op(Insn::mov32(R4, i32::from(len)));
     e.op(Insn::mov32(R5, IP));
     e.op(Insn::call(Helper::CsumDiff));
-    e.op(Insn::mov32(IP, R0));
+    e.op(Insn::mov64(IP, R0));
 }

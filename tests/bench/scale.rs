@@ -71,7 +71,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let effort = if measured { Effort { rounds: 8, copies: 2 } } else { Effort { rounds: 1, copies: 1 } };
-    let mut loader = Loader::default();
+    let mut loader = Loader::as_the_product();
     let device = Device::new(&mut loader)?;
     let empty = timing::empty(&mut loader, effort.copies)?;
     let mut bench = Bench { loader, device, empty, effort };

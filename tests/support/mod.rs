@@ -13,6 +13,7 @@ pub mod case;
 pub mod counts;
 pub mod engine;
 pub mod fields;
+pub mod flagged;
 pub mod flows;
 pub mod golden;
 pub mod iperf;

@@ -1,12 +1,17 @@
 //! Loads programs into the kernel and runs packets through them (`BPF_PROG_TEST_RUN`).
 //!
-//! In: an ELF object, frames. Out: verdicts and frames as the kernel left them. Attaches nothing.
+//! In: an ELF object, frames. Out: verdicts and frames as the kernel left them. Attaches nothing. Each program is in the
+//! kernel twice, as the product loads it and [with the verifier's test flags](super::flagged), and both must do the same.
 
-use anyhow::{Context, Result, anyhow};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 
 use super::fields::{SKB, Skb};
+use super::flagged::Flagged;
+use super::packet::hex;
 
 /// The most that `BPF_PROG_TEST_RUN` takes: a page less head room and `skb_shared_info`.
 pub const LONGEST: usize = 3520;
@@ -38,7 +43,10 @@ const SK_BUFF_DATA_END: usize = 80;
 const SK_BUFF_GSO_SIZE: usize = 176;
 
 /// Parses the kernel's BTF once; make one a thread and use it again.
-pub struct Loader(EbpfLoader<'static>);
+pub struct Loader {
+    loader: EbpfLoader<'static>,
+    flagged: bool,
+}
 
 impl Default for Loader {
     fn default() -> Self {
@@ -47,7 +55,7 @@ impl Default for Loader {
         let mut loader = EbpfLoader::new();
         // Our programs have no relocations that would need it.
         loader.btf(None);
-        Loader(loader)
+        Loader { loader, flagged: true }
     }
 }
 
@@ -57,12 +65,19 @@ pub struct Loaded {
     ebpf: Ebpf,
     name: String,
     maps: usize,
+    flagged: Option<Flagged>,
+    runs: AtomicUsize,
 }
 
 impl Loader {
+    /// For what measures: each program is in the kernel once, without flags.
+    pub fn as_the_product() -> Loader {
+        Loader { flagged: false, ..Loader::default() }
+    }
+
     /// Loads the program `name` of an object. A refusal says what the verifier said.
     pub fn load(&mut self, elf: &[u8], name: &str) -> Result<Loaded> {
-        let mut ebpf = self.0.load(elf).context("aya cannot read the object")?;
+        let mut ebpf = self.loader.load(elf).context("aya cannot read the object")?;
         let maps = ebpf.maps().count();
         let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("no program `{name}`"))?;
         let program: &mut SchedClassifier = program.try_into().context("not a tc classifier")?;
@@ -75,7 +90,8 @@ impl Loader {
             }
             other => other.into(),
         })?;
-        Ok(Loaded { ebpf, name: name.to_owned(), maps })
+        let flagged = self.flagged.then(|| Flagged::of_object(elf, name)).transpose()?;
+        Ok(Loaded { ebpf, name: name.to_owned(), maps, flagged, runs: AtomicUsize::new(0) })
     }
 }
 
@@ -123,17 +139,48 @@ impl Loaded {
         SKB.iter().zip(context.skb).for_each(|((_, at), value)| set(*at, value));
         set(SK_BUFF_DATA_END, context.linear);
         set(SK_BUFF_IFINDEX, context.interface);
-        let mut out = vec![0; frame.len() + 128];
-        let mut ctx_out = [0; SK_BUFF_LEN];
-        let result = self.program()?.test_run(TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&ctx),
-            ctx_out: Some(&mut ctx_out),
-            ..TestRunOptions::default()
-        })?;
-        out.truncate(result.data_size_out as usize);
-        let word = |at: usize| ctx_out[at..at + 4].try_into().map(u32::from_ne_bytes).expect("four bytes");
-        Ok((result.return_value.cast_signed(), out, SKB.map(|(_, at)| word(at))))
+        let once = |flagged: Option<&Flagged>| -> Result<(i32, Vec<u8>, Skb)> {
+            let mut out = vec![0; frame.len() + 128];
+            let mut ctx_out = [0; SK_BUFF_LEN];
+            let verdict = match flagged {
+                Some(flagged) => flagged.run(frame, &ctx, &mut out, &mut ctx_out)?,
+                None => {
+                    let result = self.program()?.test_run(TestRunOptions {
+                        data_in: Some(frame),
+                        data_out: Some(&mut out),
+                        ctx_in: Some(&ctx),
+                        ctx_out: Some(&mut ctx_out),
+                        ..TestRunOptions::default()
+                    })?;
+                    out.truncate(result.data_size_out as usize);
+                    result.return_value
+                }
+            };
+            let word =
+                |at: usize| ctx_out[at..at + 4].try_into().map(u32::from_ne_bytes).expect("four bytes");
+            Ok((verdict.cast_signed(), out, SKB.map(|(_, at)| word(at))))
+        };
+        let turn = self.runs.fetch_add(1, Ordering::Relaxed);
+        match &self.flagged {
+            None => once(None),
+            // A second run would find what the first has left: by turns.
+            Some(flagged) if flagged.remembers => once(turn.is_multiple_of(2).then_some(flagged)),
+            Some(flagged) => {
+                let (plain, other) = (once(None)?, once(Some(flagged))?);
+                ensure!(
+                    plain == other,
+                    "with the verifier's test flags, the program does something else\n  before  {}\n  without {} {} {:?}\n  \
+                     with    {} {} {:?}",
+                    hex(frame),
+                    plain.0,
+                    hex(&plain.1),
+                    plain.2,
+                    other.0,
+                    hex(&other.1),
+                    other.2
+                );
+                Ok(plain)
+            }
+        }
     }
 }
