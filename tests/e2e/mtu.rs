@@ -199,7 +199,9 @@ fn a_sender_behind_a_router_learns_the_mtu() {
             ("rc", "ingress", Way::Routed),
             ("rc", "ingress", Way::Finished),
         ];
-        for (iface, hook, way) in places {
+        // Without `bpf_check_mtu`, nobody tells the sender of what arrives there (docs/container.md).
+        let told = |place: &(&str, &str, Way)| place.1 == "egress" || kernel::features().check_mtu;
+        for (iface, hook, way) in places.into_iter().filter(told) {
             let world = make(way);
             attach(world.router.as_ref().expect("a router"), iface, hook, &rule(outer));
             unfunnel_at_the_server(&world, outer);

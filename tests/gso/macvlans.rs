@@ -110,7 +110,7 @@ fn a_macvlan_that_does_not_work_is_reported_and_repaired() {
     }
 }
 
-/// By sockets (TCP and UDP_SEGMENT), on both hooks, over IPv4 and IPv6: none crosses the pair.
+/// By sockets (TCP and UDP_SEGMENT), over IPv4 and IPv6: none crosses the pair.
 #[test]
 fn packets_are_cut_without_crossing_the_pair() {
     if !require(&NEEDS) || !require(&TOOLS) {
@@ -126,7 +126,13 @@ fn packets_are_cut_without_crossing_the_pair() {
     funnel_strictly(&world, "udp", "tcp");
     assert_eq!(flows::udp_gso(&world.client, &world.server, world.to(8080), 30, 1_200), 30);
     assert_eq!((sent(&world.client, "sfc"), crossed(&world.client)), (30, 0));
+}
 
+#[test]
+fn what_a_router_funnels_on_ingress_is_cut_without_crossing_the_pair() {
+    if !require(&NEEDS) || !require(&TOOLS) {
+        return;
+    }
     let world = World::new(Way::Routed);
     let router = world.router.as_ref().expect("a router");
     router.tool("ethtool", "-K rc gro on");

@@ -55,6 +55,8 @@ busybox mount -t devtmpfs dev /dev
 busybox mount -t tmpfs tmp /tmp
 while read module; do busybox insmod /lib/$module; done < /lib/order
 busybox ip link set lo up
+# The emulator's firmware has begun this line.
+echo
 echo "KERNEL $(busybox uname -r)"
 step() {
     name=$1; shift
@@ -78,7 +80,7 @@ done
 /// Name and command. Steps with the same name are one in the report.
 fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
     let caps = format!("/bin/setpriv --bounding-set -all,{}", suite.capabilities);
-    let tcx = if suite.tcx { "" } else { "--skip tcx::" };
+    let skip: String = suite.without.iter().map(|test| format!(" --skip {test}")).collect();
     let one = "--test-threads 1";
     vec![
         ("capabilities", format!("{caps} sfunnel attach -i lo -d both --rules /rules")),
@@ -99,7 +101,7 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
             "attach",
             format!(
                 "attach {one} library:: binary::the_filter binary::kill_9 binary::ethernet_and_l3 binary::detach_and_clean \
-                 binary::a_legacy chains::one_run counters::status drift::the_same tcx::a_program_on tcx::nor_does {tcx}"
+                 binary::a_legacy chains::one_run counters::status drift::the_same tcx::a_program_on tcx::nor_does{skip}"
             ),
         ),
         (
@@ -113,7 +115,7 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
         (
             "segments",
             format!(
-                "gso {one} cut_without_crossing where_no_macvlan gro_has_forgotten_are_made segments_of_a_burst"
+                "gso {one} cut_without_crossing where_no_macvlan gro_has_forgotten_are_made segments_of_a_burst{skip}"
             ),
         ),
         ("ipvs", format!("affinity {one} ipvs")),

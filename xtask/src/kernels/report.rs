@@ -70,6 +70,8 @@ const HEAD: &str = "\
 
 Made by `cargo xtask kernels`, which boots Debian's kernels under QEMU and runs the tests there: see
 [testing.md](testing.md#other-kernels). Not run: the archive did not serve that suite any more.
+Tests of what a kernel came too early for are left out there: TCX (6.6), telling senders on a
+router's ingress that packets have become too long (5.12), forwarding what GRO has merged of UDP (5.12).
 
 ";
 
