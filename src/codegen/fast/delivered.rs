@@ -11,7 +11,7 @@ use super::{ANY, FLOW, IN, Kind};
 use crate::codegen::bypass;
 use crate::codegen::emit::{Emit, PORTS, Window};
 use crate::codegen::validate::{IpHeader, Least, validate};
-use crate::codegen::{Link, Options};
+use crate::codegen::{Link, Options, shared_ends};
 use crate::flow::{OPENED_BY_PEER, OPENED_UNSEEN, UNSCALED, value};
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
@@ -25,6 +25,7 @@ use crate::packet::{ipv4, tcp};
 pub fn compile_delivered(nodes: &Nodes, own: Ipv4Addr) -> Result<Program, asm::Error> {
     let mut e = Emit::new(Options::pass_gso(Link::Ethernet));
     emit(&mut e, nodes, own);
+    shared_ends(&mut e);
     e.finish()
 }
 

@@ -12,7 +12,7 @@ use crate::codegen::bypass;
 use crate::codegen::emit::{Emit, IP, PORTS, Window};
 use crate::codegen::segment::BPF_F_INGRESS;
 use crate::codegen::validate::{IpHeader, Least, validate};
-use crate::codegen::{Link, Options};
+use crate::codegen::{Link, Options, shared_ends};
 use crate::flow::{LIFE, OPENED_BY_PEER, OPENED_HERE, OPENED_UNSEEN, PAUSE, UNSCALED, value};
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
@@ -27,6 +27,7 @@ pub fn compile_leaving(fast: Fast, nodes: &Nodes, own: Ipv4Addr) -> Result<Progr
     let mut e = Emit::new(Options::pass_gso(Link::Ethernet));
     e.onward.interface = fast.host;
     emit(&mut e, fast, nodes, own);
+    shared_ends(&mut e);
     e.finish()
 }
 
