@@ -296,6 +296,8 @@ fn the_container_keeps_the_originals_exit_codes() {
 #[test]
 fn no_ruleset_at_all_is_exit_1() {
     if Path::new("/etc/sfunnel/ruleset").exists() {
+        let required = std::env::var("SFUNNEL_REQUIRE_KERNEL").is_ok_and(|value| value == "1");
+        assert!(!required, "this test needs a machine without /etc/sfunnel/ruleset");
         eprintln!("skipped: this machine has /etc/sfunnel/ruleset");
         return;
     }
