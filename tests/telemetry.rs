@@ -1,5 +1,6 @@
 //! The use case that docs/use-cases/telemetry.md describes, with its programs: routers with BGP (BIRD) and flow records
-//! (softflowd), and several replicas of a collector (nfacctd) behind one Service with kube-proxy's rules.
+//! (softflowd) or samples of packets (pmacctd), and several replicas of a collector (nfacctd, sfacctd) behind one Service with
+//! kube-proxy's rules.
 //!
 //! A replica labels a router's records with AS paths if it has that router's BGP session, and only then.
 
@@ -21,12 +22,13 @@ use std::time::{Duration, Instant};
 use proxy::{Kind, Mode, NODE, Port, Service};
 use support::lab::{Ns, link};
 use support::{Need, require};
-use tools::{Daemon, as_path, bird, capture, export, nfacctd, records};
+use tools::{Collector, Daemon, as_path, bird, capture, collector, export, records, sample, sfprobe};
 
 const ROUTERS: u8 = 8;
 const REPLICAS: u8 = 4;
 const BGP: Port = ("tcp", 179);
 const RECORDS: Port = ("udp", 4739);
+const SAMPLES: Port = ("udp", 6343);
 
 struct Pipeline {
     service: Service,
@@ -39,14 +41,14 @@ struct Pipeline {
 struct Router {
     ns: Ns,
     address: Ipv4Addr,
-    _bird: Daemon,
+    _daemons: Vec<Daemon>,
     _directory: tempfile::TempDir,
 }
 
 struct Replica {
     ns: Ns,
     directory: tempfile::TempDir,
-    _nfacctd: Daemon,
+    _collector: Daemon,
 }
 
 impl Replica {
@@ -66,7 +68,7 @@ impl Replica {
 
 impl Pipeline {
     /// `rules`: the text for both ends, if sfunnel is there.
-    fn new(ports: &[Port], rules: Option<&str>) -> Pipeline {
+    fn new(kind: Collector, ports: &[Port], rules: Option<&str>) -> Pipeline {
         let service = Service { kind: Kind::LoadBalancer, local: true, ports: ports.to_vec() };
         let (gateway, node) = (Ns::new("gateway"), Ns::new("node"));
         link((&gateway, "eth0", "10.3.0.1/24"), (&node, "wan", &format!("{NODE}/24")));
@@ -86,30 +88,35 @@ impl Pipeline {
                 attach(&ns, "pod", rules);
             }
             let directory = tempfile::tempdir().expect("a directory");
-            let nfacctd = nfacctd(&ns, directory.path());
+            let collector = collector(kind, &ns, directory.path());
             addresses.push(own);
-            replicas.push(Replica { ns, directory, _nfacctd: nfacctd });
+            replicas.push(Replica { ns, directory, _collector: collector });
         }
         service.sync(&node, Mode::Nftables, &addresses, &[]);
         if let Some(rules) = rules {
             attach(&gateway, "client", rules);
         }
-        let routers = (0..ROUTERS).map(|number| router(number, &gateway, service.address())).collect();
+        let routers = (0..ROUTERS).map(|number| router(number, &gateway, service.address(), kind)).collect();
         Pipeline { service, routers, replicas, gateway, _node: node }
+    }
+
+    /// As [`Self::split_of`], with softflowd's records of that version.
+    fn split(&self, version: u8) -> usize {
+        let directory = tempfile::tempdir().expect("a directory");
+        let capture = capture(directory.path());
+        self.split_of(&|router| export(&router.ns, &capture, self.service.address(), version))
     }
 
     /// Waits for all sessions, has records sent until each router's have been written, twice over, and gives how many
     /// routers have their session on one replica and their records on another.
-    fn split(&self, version: u8) -> usize {
+    fn split_of(&self, send: &dyn Fn(&Router)) -> usize {
         wait("sessions", || {
             self.replicas.iter().map(|replica| replica.sessions().len()).sum::<usize>()
                 == usize::from(ROUTERS)
         });
-        let directory = tempfile::tempdir().expect("a directory");
-        let capture = capture(directory.path());
         let mut split = 0;
         for (number, router) in (0..).zip(&self.routers) {
-            let sent = || export(&router.ns, &capture, self.service.address(), version);
+            let sent = || send(router);
             let with_session = |replica: &&Replica| replica.sessions().contains(&router.address);
             let home = self.replicas.iter().find(with_session).expect("a session");
             let with_records = || {
@@ -142,7 +149,7 @@ impl Pipeline {
     }
 }
 
-fn router(number: u8, gateway: &Ns, collector: Ipv4Addr) -> Router {
+fn router(number: u8, gateway: &Ns, collector: Ipv4Addr, kind: Collector) -> Router {
     let ns = Ns::new("router");
     let (address, far) = (Ipv4Addr::new(10, 1, number, 1), Ipv4Addr::new(10, 1, number, 2));
     link(
@@ -151,8 +158,11 @@ fn router(number: u8, gateway: &Ns, collector: Ipv4Addr) -> Router {
     );
     ns.tool("ip", &format!("route add default via {far}"));
     let directory = tempfile::tempdir().expect("a directory");
-    let bird = bird(&ns, directory.path(), number, address, collector);
-    Router { ns, address, _bird: bird, _directory: directory }
+    let mut daemons = vec![bird(&ns, directory.path(), number, address, collector)];
+    if kind == Collector::Samples {
+        daemons.push(sfprobe(&ns, directory.path(), address, collector));
+    }
+    Router { ns, address, _daemons: daemons, _directory: directory }
 }
 
 fn attach(ns: &Ns, end: &str, rules: &str) {
@@ -170,35 +180,53 @@ fn wait(what: &str, mut there: impl FnMut() -> bool) {
     }
 }
 
-/// The rules as the document has them.
-fn documented() -> String {
+/// The rules as the document has them: the first, or that with this port.
+fn documented(port: u16) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/use-cases/telemetry.md");
     let text = std::fs::read_to_string(path).expect("the document");
-    let (_, rest) = text.split_once("```sfunnel\n").expect("rules");
-    rest.split_once("```").expect("an end").0.to_owned()
+    let mut all = text.split("```sfunnel\n").skip(1).filter_map(|rest| Some(rest.split_once("```")?.0));
+    all.find(|rules| rules.contains(&format!("udp dport {port} "))).expect("rules").to_owned()
 }
+
+const NEEDS: [Need; 5] = [
+    Need::Root,
+    Need::Tool("nft", "nftables"),
+    Need::Tool("ss", "iproute2"),
+    Need::Tool("bird", "bird2"),
+    // With sfacctd and pmacctd.
+    Need::Tool("nfacctd", "pmacct"),
+];
 
 #[test]
 fn routers_and_their_records_meet_on_one_replica() {
-    let tools = [
-        Need::Root,
-        Need::Tool("nft", "nftables"),
-        Need::Tool("ss", "iproute2"),
-        Need::Tool("bird", "bird2"),
-        Need::Tool("softflowd", "softflowd"),
-        Need::Tool("nfacctd", "pmacct"),
-    ];
-    if !require(&tools) {
+    if !require(&NEEDS) || !require(&[Need::Tool("softflowd", "softflowd")]) {
         return;
     }
-    let without = Pipeline::new(&[BGP, RECORDS], None);
+    let without = Pipeline::new(Collector::Records, &[BGP, RECORDS], None);
     let split = without.split(10);
     assert!(split > 0, "all of {ROUTERS} routers on one replica each, by chance alone");
     drop(without);
 
-    let with = Pipeline::new(&[BGP], Some(&documented()));
+    let with = Pipeline::new(Collector::Records, &[BGP], Some(&documented(RECORDS.1)));
     for version in [10, 9, 5] {
         assert_eq!(with.split(version), 0, "version {version}; without sfunnel {split} of {ROUTERS} routers");
     }
+    assert_eq!(with.gateway.checksum_errors(), 0);
+}
+
+/// sFlow: the router sends heads of packets, with its own address in the datagram as well.
+#[test]
+fn routers_and_their_samples_meet_on_one_replica() {
+    if !require(&NEEDS) {
+        return;
+    }
+    let send = |router: &Router| sample(&router.ns);
+    let without = Pipeline::new(Collector::Samples, &[BGP, SAMPLES], None);
+    let split = without.split_of(&send);
+    assert!(split > 0, "all of {ROUTERS} routers on one replica each, by chance alone");
+    drop(without);
+
+    let with = Pipeline::new(Collector::Samples, &[BGP], Some(&documented(SAMPLES.1)));
+    assert_eq!(with.split_of(&send), 0, "without sfunnel {split} of {ROUTERS} routers");
     assert_eq!(with.gateway.checksum_errors(), 0);
 }

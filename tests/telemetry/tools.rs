@@ -1,9 +1,9 @@
-//! The programs of a telemetry pipeline: BIRD, softflowd, and nfacctd of pmacct.
+//! The programs of a telemetry pipeline: BIRD, softflowd, and of pmacct nfacctd, sfacctd and pmacctd.
 //!
-//! In: namespaces and addresses. Out: running processes, which end with what holds them, and what nfacctd wrote.
+//! In: namespaces and addresses. Out: running processes, which end with what holds them, and what collectors wrote.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -62,18 +62,31 @@ pub fn bird(ns: &Ns, directory: &Path, router: u8, address: Ipv4Addr, collector:
     Daemon::start(ns, "bird", directory, &["-f", "-c", "bird.conf", "-s", "bird.ctl"])
 }
 
-/// A replica of the collector: BGP on TCP 179, NetFlow and IPFIX on UDP 4739.
-pub fn nfacctd(ns: &Ns, directory: &Path) -> Daemon {
+/// What routers export, and so what their collector is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Collector {
+    /// NetFlow and IPFIX on UDP 4739: nfacctd.
+    Records,
+    /// sFlow on UDP 6343: sfacctd.
+    Samples,
+}
+
+/// A replica of the collector, with BGP on TCP 179.
+pub fn collector(kind: Collector, ns: &Ns, directory: &Path) -> Daemon {
+    let (name, port) = match kind {
+        Collector::Records => ("nfacctd", 4739),
+        Collector::Samples => ("sfacctd", 6343),
+    };
     let config = format!(
         "daemonize: false
-nfacctd_port: 4739
+{name}_port: {port}
 bgp_daemon: true
 bgp_daemon_ip: 0.0.0.0
 bgp_daemon_port: 179
 bgp_daemon_as: {AS}
 bgp_daemon_max_peers: 100
-nfacctd_as: bgp
-nfacctd_net: bgp
+{name}_as: bgp
+{name}_net: bgp
 plugins: print
 aggregate: peer_src_ip, dst_host, as_path
 print_output: json
@@ -82,14 +95,46 @@ print_output_file_append: true
 print_refresh_time: 1
 ",
     );
-    fs::write(directory.join("nfacctd.conf"), config).expect("a file");
+    pmacct(ns, directory, name, &config)
+}
+
+/// One of pmacct's programs.
+fn pmacct(ns: &Ns, directory: &Path, name: &str, config: &str) -> Daemon {
+    let file = format!("{name}.conf");
+    fs::write(directory.join(&file), config).expect("a file");
     // Its plugins are processes that outlive it, were it not for a process namespace of their own.
-    let nfacctd = find_tool("nfacctd").expect("nfacctd").display().to_string();
-    let args = ["--pid", "--fork", "--kill-child", &nfacctd, "-f", "nfacctd.conf"];
+    let program = find_tool(name).unwrap_or_else(|| panic!("no `{name}`")).display().to_string();
+    let args = ["--pid", "--fork", "--kill-child", &program, "-f", &file];
     Daemon::start(ns, "unshare", directory, &args)
 }
 
-/// What nfacctd wrote: the router, and the AS path that it found, which is empty without a route of that router.
+/// A router's exporter of sFlow: takes samples of `lan`, of every packet towards [`DESTINATION`].
+pub fn sfprobe(ns: &Ns, directory: &Path, router: Ipv4Addr, collector: Ipv4Addr) -> Daemon {
+    ns.tool("ip", "link add lan type veth peer name far");
+    ns.tool("ip", "link set far up");
+    ns.tool("ip", "link set lan up");
+    ns.tool("ip", &format!("route add {DESTINATION}/32 dev lan"));
+    ns.tool("ip", &format!("neigh add {DESTINATION} lladdr 02:00:00:00:00:09 dev lan"));
+    let config = format!(
+        "daemonize: false
+pcap_interface: lan
+pcap_filter: dst host {DESTINATION}
+plugins: sfprobe
+sfprobe_receiver: {collector}:6343
+sfprobe_agentip: {router}
+sampling_rate: 1
+"
+    );
+    pmacct(ns, directory, "pmacctd", &config)
+}
+
+/// A packet for [`sfprobe`] to sample.
+pub fn sample(ns: &Ns) {
+    let sent = ns.run(|| UdpSocket::bind("0.0.0.0:0")?.send_to(&[7; 100], (DESTINATION, 53)));
+    assert_eq!(sent.expect("a datagram"), 100);
+}
+
+/// What the collector wrote: the router, and the AS path that it found, which is empty without a route of that router.
 pub fn records(directory: &Path) -> Vec<(Ipv4Addr, String)> {
     let text = fs::read_to_string(directory.join("records.json")).unwrap_or_default();
     // The last line may be half written.
