@@ -60,5 +60,8 @@ mod injected;
 #[path = "attach/interrupted.rs"]
 mod interrupted;
 
+#[path = "attach/killed.rs"]
+mod killed;
+
 #[path = "attach/many.rs"]
 mod many;

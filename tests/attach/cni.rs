@@ -13,7 +13,7 @@ const CHAINS: &str = "chain ingress { tcp sport 540 dport 179 unfunnel udp dport
                       chain egress { udp sport 4739 funnel tcp sport 179 dport 540; tcp dport 25 drop }";
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
 
-fn network(more: Value) -> Value {
+pub fn network(more: Value) -> Value {
     let mut network = json!({
         "cniVersion": "1.1.0", "name": "podnet", "type": "sfunnel",
         "prevResult": {
@@ -29,7 +29,7 @@ fn network(more: Value) -> Value {
     network
 }
 
-fn plugin(command: &str, netns: &str) -> Command {
+pub fn plugin(command: &str, netns: &str) -> Command {
     let mut plugin = sfunnel();
     plugin.env("CNI_COMMAND", command).env("CNI_CONTAINERID", "0123").env("CNI_IFNAME", "eth0");
     plugin.env("CNI_PATH", "/opt/cni/bin").env("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web");
@@ -37,7 +37,7 @@ fn plugin(command: &str, netns: &str) -> Command {
     plugin
 }
 
-fn call(command: &str, pod: &Pod, network: &Value) -> Output {
+pub fn call(command: &str, pod: &Pod, network: &Value) -> Output {
     hear(&mut plugin(command, &pod.netns()), &network.to_string())
 }
 
@@ -47,7 +47,7 @@ fn answer(output: &Output) -> Value {
 }
 
 #[track_caller]
-fn good(output: &Output) -> Value {
+pub fn good(output: &Output) -> Value {
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), talk(output));
     answer(output)
 }

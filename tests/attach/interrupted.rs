@@ -16,7 +16,7 @@ const RULES: [&str; 2] = ["udp actions drop", "udp actions drop; tcp dport 2 act
 type Points = (&'static str, usize, usize);
 
 /// `strace` (Debian package strace) can kill a process at a system call. `false`: it is not here, and the test has said so.
-fn strace_is_here() -> bool {
+pub fn strace_is_here() -> bool {
     if Command::new("strace").arg("-V").output().is_ok() {
         return true;
     }
