@@ -7,6 +7,8 @@ mod support;
 
 #[path = "examples/bypass.rs"]
 mod bypass;
+#[path = "examples/chart.rs"]
+mod chart;
 #[path = "examples/cluster.rs"]
 mod cluster;
 #[path = "examples/manifest.rs"]
@@ -255,7 +257,7 @@ fn a_helm_chart() {
     let pods = Manifest::of(&example("init-container"));
     let cluster = Cluster::new(BALANCER, &pods.ports("web"));
     let Cluster { client, gateway, pod, .. } = &cluster;
-    let (web, daemon) = (pods.pod("Deployment", "web"), schemas::chart().pod("DaemonSet", "edge-sfunnel"));
+    let (web, daemon) = (pods.pod("Deployment", "web"), chart::chart().pod("DaemonSet", "edge-sfunnel"));
     let before = interfaces(gateway);
     start(pod, &web, |_| ());
     start(gateway, &daemon, |_| ());
