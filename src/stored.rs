@@ -9,6 +9,7 @@ mod rules;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
@@ -84,17 +85,24 @@ fn instructions<'a>(lines: &'a [Line<'a>]) -> Compared<'a> {
 
 /// The runs of lines that differ.
 fn differences(old: &Compared<'_>, new: &Compared<'_>, key: impl Fn(&Line<'_>) -> String) -> Vec<DiffOp> {
+    let keys = |lines: &Compared<'_>| lines.iter().map(|(_, line)| key(line)).collect::<Vec<_>>();
+    let until = Instant::now().checked_add(PATIENCE);
+    let mut ops = steps(Algorithm::Myers, &keys(old), &keys(new), until);
+    ops.retain(|op| !matches!(op, DiffOp::Equal { .. }));
+    ops
+}
+
+/// What leads from one list to the other. By numbers, the same ones for the same entries: the algorithms would be in the
+/// binary once for each type that they compare.
+fn steps<T: Eq + Hash>(algorithm: Algorithm, old: &[T], new: &[T], until: Option<Instant>) -> Vec<DiffOp> {
     let mut known = HashMap::new();
-    let mut number = |(_, line): &(usize, &Line<'_>)| {
+    let mut number = |entry| {
         let next = known.len();
-        *known.entry(key(line)).or_insert(next)
+        *known.entry(entry).or_insert(next)
     };
     let old: Vec<usize> = old.iter().map(&mut number).collect();
     let new: Vec<usize> = new.iter().map(&mut number).collect();
-    let until = Instant::now().checked_add(PATIENCE);
-    let mut ops = capture_diff_slices_deadline(Algorithm::Myers, &old, &new, until);
-    ops.retain(|op| !matches!(op, DiffOp::Equal { .. }));
-    ops
+    capture_diff_slices_deadline(algorithm, &old, &new, until)
 }
 
 type Side<'a> = (&'a [Line<'a>], &'a Compared<'a>);

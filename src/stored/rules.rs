@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use similar::{Algorithm, DiffOp, capture_diff_slices, diff_ratio};
+use similar::{Algorithm, DiffOp, diff_ratio};
 
 use super::place::Place;
+use super::steps;
 
 /// Pairs of texts that are compared word by word.
 const MOST_COMPARED: usize = 10_000;
@@ -40,7 +41,7 @@ impl Rules {
         if old_numbers == new_numbers {
             pairs.extend(old_numbers.iter().map(|number| (*number, *number)));
         } else {
-            for op in capture_diff_slices(Algorithm::Patience, &texts(&old), &texts(&new)) {
+            for op in steps(Algorithm::Patience, &texts(&old), &texts(&new), None) {
                 let (from, to) = (&old_numbers[op.old_range()], &new_numbers[op.new_range()]);
                 match op {
                     DiffOp::Replace { .. } if from.len() * to.len() <= MOST_COMPARED => {
@@ -110,11 +111,10 @@ fn in_order(
 
 /// Which of these rules has most of a text's words.
 fn closest(text: &str, rules: &[usize], texts: &Texts) -> Option<usize> {
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let own = words(text);
+    let own: Vec<&str> = text.split(' ').collect();
     let likeness = |rule: &usize| {
-        let other = words(&texts[rule]);
-        diff_ratio(&capture_diff_slices(Algorithm::Myers, &own, &other), own.len(), other.len())
+        let other: Vec<&str> = texts[rule].split(' ').collect();
+        diff_ratio(&steps(Algorithm::Myers, &own, &other, None), own.len(), other.len())
     };
     let scores = rules.iter().map(likeness).enumerate();
     scores.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(at, _)| at)
