@@ -1,4 +1,4 @@
-//! A table with a column for each way, and below each line its ratios to the overlay.
+//! A table with a column for each way, and below each line its ratios to the overlay and to the host.
 
 use super::Way;
 
@@ -41,14 +41,16 @@ impl Row {
         };
         let medians = cells(&|way| shown(median(self.of(way).to_vec())));
         println!("{:<WIDTH$}{medians}", self.what);
-        println!("{:<WIDTH$}{}", "  times the overlay's", cells(&|way| format!("x {:.2}", self.ratio(way))));
+        for (what, to) in [("  times the overlay's", Way::Overlay), ("  times the host's", Way::Host)] {
+            println!("{what:<WIDTH$}{}", cells(&|way| format!("x {:.2}", self.ratio(way, to))));
+        }
     }
 
-    /// Whether a way is as much better than the overlay as it should be.
-    pub fn judge(&self, way: Way, wanted: f64) {
-        let ratio = self.ratio(way);
+    /// Whether a way is as good against another one as it should be.
+    pub fn judge(&self, way: Way, to: Way, wanted: f64) {
+        let ratio = self.ratio(way, to);
         let judged = if ratio >= wanted { "met" } else { "missed" };
-        println!("{:<WIDTH$} at least {wanted:.2}: {ratio:.2}, {judged}", self.what);
+        println!("{:<WIDTH$} at least {wanted:.2}: {ratio:.3}, {judged}", self.what);
     }
 
     fn of(&self, way: Way) -> &[f64] {
@@ -56,18 +58,14 @@ impl Row {
         at.and_then(|at| self.results.get(at)).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// How many times better it is than the overlay, whatever is measured.
-    fn ratio(&self, way: Way) -> f64 {
-        let pairs = self.of(way).iter().zip(self.of(Way::Overlay));
-        median(
-            pairs
-                .map(
-                    |(this, overlay)| {
-                        if self.better == Better::More { this / overlay } else { overlay / this }
-                    },
-                )
-                .collect(),
-        )
+    /// How many times better than another way it is, whatever is measured.
+    fn ratio(&self, way: Way, to: Way) -> f64 {
+        let pairs = self.of(way).iter().zip(self.of(to));
+        let times = |(this, other): (&f64, &f64)| match self.better {
+            Better::More => this / other,
+            Better::Less => other / this,
+        };
+        median(pairs.map(times).collect())
     }
 }
 
