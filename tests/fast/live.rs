@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster::{SERVICE, address, to};
 use super::nodes::{
@@ -111,7 +111,7 @@ fn a_policy_holds_for_flows_that_are_fast() {
         let mut echo = Echo::connect(client, to(1, 0, 7000));
         wait_until_fast(&cluster, &mut echo, 7000);
         forbid();
-        echo.exchange_until_silence();
+        echo.exchange_until_silence(Instant::now());
         allow();
         echo.receive_owed();
         wait_until_fast(&cluster, &mut echo, 7000);
