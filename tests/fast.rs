@@ -18,6 +18,8 @@ mod live;
 mod model;
 #[path = "fast/nodes.rs"]
 mod nodes;
+#[path = "fast/operating.rs"]
+mod operating;
 #[path = "fast/pods.rs"]
 mod pods;
 #[path = "fast/transitions.rs"]

@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::bypass::{Bypass, BypassGiven, BypassStatus, BypassWatch, Command as BypassCommand, PeersArg};
+pub use self::bypass::{
+    Bypass, BypassGiven, BypassStatus, BypassWatch, Command as BypassCommand, FLOWS, PeersArg,
+};
 pub use self::pods::{OciHook, OnError};
 pub use self::tools::{Completions, Diff, Doctor, Explain, Input, Manual, Mirror};
 pub use self::treatment::{End, GsoArg, HookArg, LogFormat, Treatment};

@@ -10,6 +10,7 @@ mod drift;
 mod fast;
 mod given;
 mod known;
+mod pods;
 mod status;
 mod watch;
 

@@ -4,12 +4,14 @@
 //! that of [`flow`](crate::flow). A process has its own; those of one before it go with its programs, once these are
 //! replaced: what they knew is learned anew.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
+use aya::programs::loaded_programs;
 
 use super::{LoadError, counters};
 use crate::flow::{MAPS, key, value};
@@ -103,6 +105,22 @@ impl Flows {
     pub fn remove(&mut self, key: &Key) -> Result<(), LoadError> {
         unless_missing(self.flows.remove(key))
     }
+}
+
+/// Of programs that are loaded, by number: the number of the map that it remembers flows in, if it has one. Those that go meanwhile are
+/// left out, as are all that cannot be looked at.
+pub fn of_programs(wanted: &[u32]) -> BTreeMap<u32, u32> {
+    let mut found = BTreeMap::new();
+    for program in loaded_programs().flatten().filter(|program| wanted.contains(&program.id())) {
+        let maps = program.map_ids().ok().flatten().unwrap_or_default();
+        let is_flows = |id: &u32| {
+            MapInfo::from_id(*id).is_ok_and(|info| info.name_as_str().is_some_and(|name| MAPS[0] == name))
+        };
+        if let Some(map) = maps.into_iter().find(is_flows) {
+            found.insert(program.id(), map);
+        }
+    }
+    found
 }
 
 /// What is to be removed may not be there.

@@ -158,3 +158,60 @@ fn variables_of_the_original_are_checked() {
         text(&output)
     );
 }
+
+/// With a variable more, flows go past the stack as well; what the container leaves when it dies, cleaning takes away.
+#[test]
+fn a_daemonset_takes_flows_past_the_stack() {
+    if !require(&NEEDS) || !require(&[TCPDUMP]) {
+        return;
+    }
+    let manifest = Manifest::of(&example("bypass"));
+    let mut pod = manifest.pod("DaemonSet", "bypass");
+    let [container] = &mut pod.containers[..] else { panic!("one container") };
+    for (name, value) in [("ROUTER_FAST", "yes"), ("ROUTER_FLOWS", "1000")] {
+        container.env.insert(name.to_owned(), value.to_owned());
+    }
+    let cluster = Cluster::new(2, 1);
+    let mut pods: Vec<Pod> = (0..2).map(|node| Pod::start(&cluster, node, container)).collect();
+    for node in [0, 1] {
+        cluster.wait_for_status(node, |status| {
+            status.contains("1 of 1 peers, fast")
+                && status.contains("pod0 ingress")
+                && status.contains("pod0 egress")
+        });
+    }
+    // As `kubectl exec` does it.
+    let given = ["--peers", "kernel", "--router-rules", "/etc/rules"];
+    let run = |command: &[&str], container: &mut Container, more: &[(&str, &str)]| {
+        container.args = command.iter().chain(&given).map(|&word| word.to_owned()).collect();
+        let output = runtime::run_with(cluster.host(0), container, more);
+        container.args.clear();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &text(&output))
+    };
+    let (code, said) = run(&["bypass", "status"], container, &[]);
+    assert!(code == Some(0) && said.contains("pod0: flows past the stack"), "{said}");
+    assert_eq!(run(&["bypass", "attach", "--check"], container, &[]), (Some(0), String::new()));
+    let (code, said) = run(&["bypass", "attach", "--check"], container, &[("ROUTER_FAST", "no")]);
+    assert!(code == Some(3) && said.contains("without `--fast`"), "{said}");
+
+    // Told to stop, it takes them away; killed, it cannot.
+    let hooks = |node| status(cluster.host(node)).len();
+    pods[1].stop();
+    assert_eq!(hooks(1), 1, "it receives still");
+    kill(Pid::from_raw(i32::try_from(pods[0].running.child.id()).expect("a process id")), Signal::SIGKILL)
+        .expect("a process");
+    let _ = pods[0].running.child.wait();
+    assert_eq!(hooks(0), 4);
+    for node in [0, 1] {
+        let cleaned = runtime::run_with(cluster.host(node), container, &[("CLEAN", "1")]);
+        assert!(cleaned.status.success(), "{}", text(&cleaned));
+        assert_eq!(hooks(node), 0);
+    }
+    for (name, value, wanted) in [
+        ("ROUTER_FAST", "maybe", "ROUTER_FAST is `maybe`; it must be 1, true, yes"),
+        ("ROUTER_FLOWS", "3", "ROUTER_FLOWS is `3`; it must be a number, 16 to 16777216"),
+    ] {
+        let output = runtime::run_with(cluster.host(0), container, &[(name, value)]);
+        assert!(output.status.code() == Some(1) && text(&output).contains(wanted), "{}", text(&output));
+    }
+}

@@ -1,10 +1,9 @@
 //! The words of `sfunnel bypass`. Never looks at the environment.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-
-use crate::kernel::flows::USUAL;
 
 use super::{Attach, Defines, HookArg, Place, Strict, Treatment};
 
@@ -43,14 +42,16 @@ be read, or is wrong, is reported and changes nothing.
 Ends with SIGTERM or SIGINT, and takes away what sends; what receives stays.";
 
 pub const STATUS: &str = "\
-Asks every node whether it receives, and compares with what is attached. Takes
-what `sfunnel bypass attach` takes, and changes nothing. Needs CAP_NET_RAW.";
+Asks every node whether it receives, and compares with what is attached; with
+--fast, also what is attached to pods. Takes what `sfunnel bypass attach` takes,
+and changes nothing. Needs CAP_NET_RAW.";
 
 pub const DOCTOR: &str = "\
 Looks at both interfaces, their MTUs, routes and rp_filter, at what encrypts, and
 asks every node whether it receives: an answer says that the way keeps the urgent
-pointer. Takes what `sfunnel bypass attach` takes, and changes nothing. Exit code
-1 if something would not work.";
+pointer. With --fast, at what flows past the stack would miss. Takes what
+`sfunnel bypass attach` takes, and changes nothing. Exit code 1 if something would
+not work.";
 
 #[derive(Debug, Args)]
 pub struct Bypass {
@@ -74,6 +75,9 @@ pub enum Command {
     Doctor(BypassGiven),
 }
 
+/// Of `--flows`.
+pub const FLOWS: RangeInclusive<u32> = 16..=1 << 24;
+
 /// The interfaces, and the rules between them.
 #[derive(Debug, Default, Args)]
 pub struct BypassGiven {
@@ -96,11 +100,12 @@ pub struct BypassGiven {
     #[arg(long)]
     pub receive_only: bool,
     /// Let flows go past the node's stack once netfilter has let them through: docs/bypass.md says what policies then see
+    /// [variable: ROUTER_FAST]
     #[arg(long, conflicts_with = "receive_only")]
     pub fast: bool,
-    /// How many of these are remembered at a time, 140 bytes each
-    #[arg(long, value_name = "NUMBER", requires = "fast", default_value_t = USUAL, value_parser = clap::value_parser!(u32).range(16..=1 << 24))]
-    pub flows: u32,
+    /// How many of these are remembered at a time, 140 bytes each [variable: ROUTER_FLOWS] [default: 65536]
+    #[arg(long, value_name = "NUMBER", requires = "fast", value_parser = clap::value_parser!(u32).range(i64::from(*FLOWS.start())..=i64::from(*FLOWS.end())))]
+    pub flows: Option<u32>,
     /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]
     #[arg(long, value_name = "NAME|PATH|PID")]
     pub netns: Option<String>,

@@ -1,12 +1,12 @@
 //! The container's entry point, where it is told of an overlay: what the original's DaemonSet sets, this understands.
 //!
-//! Input: OVERLAY_IF, HOST_IF, ROUTER_PORT and ROUTER_LOGLEVEL, and rules where the original has them (/etc/rules), or where
+//! Input: OVERLAY_IF, HOST_IF and variables that begin with ROUTER_, and rules where the original has them (/etc/rules), or where
 //! sfunnel has them. Output: a bypass that is attached and followed until the container is told to stop.
 
 use std::path::{Path, PathBuf};
 
 use super::given::Given;
-use super::watch;
+use super::{fast, watch};
 use crate::cli::args::{BypassGiven, PeersArg};
 use crate::cli::log::Level;
 use crate::cli::{Console, Failure, attach, settings};
@@ -14,12 +14,14 @@ use crate::net::detach::Whose;
 use crate::net::{self, Hook, links};
 
 /// Each with what it is when it is not set.
-pub(in crate::cli) const VARIABLES: [(&str, &str); 5] = [
+pub(in crate::cli) const VARIABLES: [(&str, &str); 7] = [
     ("OVERLAY_IF", "auto"),
     ("HOST_IF", "auto"),
     ("ROUTER_PORT", "1234"),
     ("ROUTER_LOGLEVEL", "INFO"),
     ("ROUTER_PODS", ""),
+    ("ROUTER_FAST", "no"),
+    ("ROUTER_FLOWS", "65536"),
 ];
 /// Where the original looks.
 const ROUTER_RULES: &str = "/etc/rules";
@@ -86,6 +88,7 @@ fn take_away(given: &Given, console: &mut Console<'_>) -> Result<(), Failure> {
     let _turn = attach::turn(&given.target, &mut netlink, console)?;
     let devices = links::devices(&mut netlink)?;
     let ends = given.ends(&mut netlink, &devices)?;
+    fast::leave(&mut netlink, &ends)?;
     for (interface, hook) in [(&ends.overlay, Hook::Egress), (&ends.host, Hook::Ingress)] {
         net::detach(&mut netlink, std::slice::from_ref(interface), &[hook], Whose::Ours)?;
         console.say(format!(

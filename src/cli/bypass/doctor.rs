@@ -3,14 +3,18 @@
 //! Input: what `bypass attach` takes. Output: findings, a line each. Asks the nodes; changes nothing.
 
 use super::given::Given;
-use super::{Seen, why_not};
+use super::known::Known;
+use super::{Seen, fast, why_not};
 use crate::cli::doctor::report;
 use crate::cli::{Console, Failure, args, attach};
 use crate::doctor::{self, Finding, Level};
-use crate::net::{Hook, links, qdisc};
+use crate::net::links::Device;
+use crate::net::{Hook, Netlink, links, pods, qdisc, xfrm};
 
 pub(super) fn run(args: &args::BypassGiven, console: &mut Console<'_>) -> Result<(), Failure> {
-    let given = Given::read(args, console)?;
+    let mut given = Given::read(args, console)?;
+    // What is in the way of flows past the stack is in the way of nothing else.
+    let fast = given.fast.take().is_some();
     let mut netlink = attach::open(&given.target)?;
     let mut found = doctor::programs();
     let devices = links::devices(&mut netlink)?;
@@ -32,6 +36,9 @@ pub(super) fn run(args: &args::BypassGiven, console: &mut Console<'_>) -> Result
         }
     }
     found.extend(doctor::overlay(&mut netlink, &devices, &known.ends, &known.nodes, known.own)?);
+    if fast {
+        found.extend(past_the_stack(&known, &devices, &mut netlink)?);
+    }
     for (host, answer) in known.ask(given.port)? {
         let (level, text) = match why_not(answer, given.port) {
             None => {
@@ -49,4 +56,30 @@ pub(super) fn run(args: &args::BypassGiven, console: &mut Console<'_>) -> Result
         });
     }
     report(&found, console)
+}
+
+/// What is in the way of `--fast`: on this node, and of single pods.
+fn past_the_stack(known: &Known, devices: &[Device], netlink: &mut Netlink) -> Result<Vec<Finding>, Failure> {
+    let finding = |level, about: &str, text| Finding { level, about: about.to_owned(), text };
+    let about = |level, text| finding(level, "fast", text);
+    let mut found = vec![match fast::try_to_load(known) {
+        Ok(()) => about(Level::Good, "the kernel takes its programs".to_owned()),
+        Err(failure) => about(Level::Bad, failure.to_string()),
+    }];
+    let rules = fast::rules_that_miss_packets(&known.rules);
+    let node = pods::obstacle(devices, &known.ends, xfrm::policies()?);
+    found.extend(rules.into_iter().chain(node).map(|why| about(Level::Bad, why)));
+    let pods = pods::find(netlink, devices, &known.ends)?;
+    for pod in &pods {
+        if let Some(why) = &pod.obstacle {
+            let text = format!("its flows stay on the way through the stack: it {why}");
+            found.push(finding(Level::Note, &pod.interface.name, text));
+        }
+    }
+    found.push(match pods.iter().filter(|pod| pod.obstacle.is_none()).count() {
+        0 => about(Level::Note, "there is no pod here whose flows could go past the stack".to_owned()),
+        1 => about(Level::Good, "flows of one pod can go past the stack".to_owned()),
+        n => about(Level::Good, format!("flows of {n} pods can go past the stack")),
+    });
+    Ok(found)
 }

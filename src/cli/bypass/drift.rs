@@ -4,7 +4,7 @@
 
 use super::given::Given;
 use super::known::Known;
-use super::{Seen, mark, received};
+use super::{Seen, mark, pods, received};
 use crate::cli::rules::Rules;
 use crate::cli::{Console, Failure};
 use crate::codegen::Features;
@@ -33,6 +33,11 @@ pub(super) fn check(given: &Given, netlink: &mut Netlink, console: &mut Console<
         }
         found.extend(differs.map(|why| format!("{} egress: {why}", known.ends.overlay.name)));
     }
+    let pods = pods::judge(&known, given.fast.is_some(), netlink)?;
+    found.extend(pods.into_iter().filter(|pod| pod.state == pods::State::Differs).map(|pod| {
+        let why = pod.why.unwrap_or_default();
+        format!("{}: {why}", pod.interface)
+    }));
     found.iter().for_each(|line| console.say(line));
     match found.len() {
         0 => Ok(()),

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use asm::Program;
+
 use super::known::Known;
 use crate::cli::how::How;
 use crate::cli::rules::Rules;
@@ -45,8 +47,22 @@ struct Programs {
 
 /// Says why flows of this node cannot go past the stack.
 pub(super) fn refuse(rules: &Rules, devices: &[Device], ends: &Ends) -> Result<(), Failure> {
+    if let Some(why) = rules_that_miss_packets(rules) {
+        return Err(Failure::Usage(format!("`--fast`: {why}")));
+    }
+    match pods::obstacle(devices, ends, xfrm::policies()?) {
+        None => Ok(()),
+        Some(why) => {
+            let interface = "--fast".to_owned();
+            Err(net::Error::Unfit { interface, why: format!("is not for this node: {why}") }.into())
+        }
+    }
+}
+
+/// Which rule would not be in force for packets past the stack, and why.
+pub(super) fn rules_that_miss_packets(rules: &Rules) -> Option<String> {
     const TOLD_APART: [Field; 4] = [Field::SADDR, Field::DADDR, Field::SPORT, Field::DPORT];
-    for rule in &rules.ruleset.rules {
+    rules.ruleset.rules.iter().find_map(|rule| {
         let other = Field::all().find(|field| !TOLD_APART.contains(field) && rule.matches_on(*field));
         let why = match (other, rule.settings.iter().next()) {
             (Some(field), _) => {
@@ -57,17 +73,26 @@ pub(super) fn refuse(rules: &Rules, devices: &[Device], ends: &Ends) -> Result<(
             (None, Some((field, _))) => {
                 format!("sets `{field}`, which packets past the stack would not have")
             }
-            (None, None) => continue,
+            (None, None) => return None,
         };
-        return Err(Failure::Usage(format!("`--fast`: `{}` {why}", rule_text::rule(rule))));
-    }
-    match pods::obstacle(devices, ends, xfrm::policies()?) {
-        None => Ok(()),
-        Some(why) => {
-            let interface = "--fast".to_owned();
-            Err(net::Error::Unfit { interface, why: format!("is not for this node: {why}") }.into())
-        }
-    }
+        Some(format!("`{}` {why}", rule_text::rule(rule)))
+    })
+}
+
+/// The hooks of a pod's veth, and the names of what belongs there.
+pub(super) fn names(known: &Known) -> Result<Vec<(Hook, String)>, Failure> {
+    let compiled = policy::of_pods(known.ends.fast(), &known.nodes, known.own)?;
+    Ok(compiled.iter().map(|(_, side, program)| (Hook::from(*side), name(program))).collect())
+}
+
+fn name(program: &Program) -> String {
+    Mark { fast: true, ..Mark::new(&program.bytes(), 0) }.to_string()
+}
+
+/// Whether the kernel takes the programs of pods' veths. Nothing of it is left.
+pub(super) fn try_to_load(known: &Known) -> Result<(), Failure> {
+    const FEW: u32 = 16;
+    Made::new(FEW)?.load(&(known.ends.fast(), known.nodes.clone(), known.own)).map(drop)
 }
 
 impl Made {
@@ -111,10 +136,10 @@ impl Made {
         });
         let named = mapped.each_ref().map(|(name, program)| (*name, program));
         let loaded = kernel::load(&elf::wrap(&named)?, &named.map(|(name, _)| name))?;
-        let each = compiled.iter().zip(loaded).map(|((_, side, program), loaded)| {
-            let mark = Mark { fast: true, ..Mark::new(&program.bytes(), 0) };
-            (Hook::from(*side), mark.to_string(), loaded)
-        });
+        let each = compiled
+            .iter()
+            .zip(loaded)
+            .map(|((_, side, program), loaded)| (Hook::from(*side), name(program), loaded));
         Ok(each.collect())
     }
 

@@ -8,11 +8,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cli::args::{BypassGiven, Defines, PeersArg};
+use crate::cli::args::{BypassGiven, Defines, FLOWS, PeersArg};
 use crate::cli::how::How;
 use crate::cli::settings::{self, Direction, Target};
 use crate::cli::{Console, Failure, files};
 use crate::diag::Source;
+use crate::kernel::flows::USUAL;
 use crate::net::links::Device;
 use crate::net::overlay::Ends;
 use crate::net::{self, Netlink};
@@ -72,7 +73,7 @@ impl Given {
             host,
             port: port(args.port, console)?,
             receive_only: args.receive_only,
-            fast: args.fast.then_some(args.flows),
+            fast: flows(args, console)?,
             peers: args.peers,
             how: How::read(&shared, console)?,
             origin,
@@ -173,6 +174,23 @@ fn interface(
         ))
     })?;
     Ok((given != "auto").then_some(given))
+}
+
+/// How many flows are to be remembered, if they are to go past the stack. A node that only receives has none.
+fn flows(args: &BypassGiven, console: &Console<'_>) -> Result<Option<u32>, Failure> {
+    let fast = args.fast || settings::truth("ROUTER_FAST", console)?;
+    let number = match (args.flows, console.variable("ROUTER_FLOWS")) {
+        (Some(number), _) => number,
+        (None, None) => USUAL,
+        (None, Some(text)) => {
+            let number = text.trim().parse().ok().filter(|number| FLOWS.contains(number));
+            number.ok_or_else(|| {
+                let (least, most) = FLOWS.into_inner();
+                Failure::Usage(format!("ROUTER_FLOWS is `{text}`; it must be a number, {least} to {most}"))
+            })?
+        }
+    };
+    Ok((fast && !args.receive_only).then_some(number))
 }
 
 /// Where nodes answer probes.

@@ -32,7 +32,7 @@ pub(super) struct Known {
     /// For what arrives by the host's interface.
     pub(super) receiving: Rules,
     /// For what leaves by the overlay's, towards all nodes.
-    rules: Rules,
+    pub(super) rules: Rules,
     /// Whether any of them says `bypass`.
     pub(super) sends: bool,
     /// Prefixes by the overlay that no host is known of.

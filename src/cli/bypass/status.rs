@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::given::Given;
 use super::known::Known;
+use super::pods::{self, PodReport};
 use super::{Seen, drift, received, why_not};
 use crate::cli::{Console, Failure, args, attach};
 use crate::ir::Side;
@@ -26,6 +27,9 @@ struct Report {
     nodes: Vec<NodeReport>,
     /// Prefixes that stay on the overlay, and why.
     left_out: Vec<(String, String)>,
+    /// Of `--fast`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pods: Vec<PodReport>,
 }
 
 #[derive(Debug, Serialize)]
@@ -99,6 +103,7 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
         receives,
         nodes: known.nodes.hosts().keys().map(node).collect(),
         left_out: known.stay(),
+        pods: pods::judge(&known, given.fast.is_some(), &mut netlink)?,
     };
     if args.json {
         serde_json::to_writer_pretty(&mut *console.out, &report)
@@ -154,7 +159,7 @@ fn sent_to(
 }
 
 fn write(report: &Report, console: &mut Console<'_>) -> Result<(), Failure> {
-    let Report { host_interface, overlay_interface, receives, nodes, left_out } = report;
+    let Report { host_interface, overlay_interface, receives, nodes, left_out, pods } = report;
     let count = |wanted: State| nodes.iter().filter(|node| node.state == wanted).count();
     let receives = if *receives { "receives" } else { "does not receive what these rules say: attach them" };
     writeln!(console.out, "{} ingress: {receives}", paint::printable(host_interface))?;
@@ -171,6 +176,10 @@ fn write(report: &Report, console: &mut Console<'_>) -> Result<(), Failure> {
     }
     for (what, why) in left_out {
         writeln!(console.out, "  {} on the overlay: {why}", paint::printable(what))?;
+    }
+    for PodReport { interface, state, why } in pods {
+        let why = why.as_ref().map_or(String::new(), |why| format!(": {}", paint::printable(why)));
+        writeln!(console.out, "{}: flows {}{why}", paint::printable(interface), state.text())?;
     }
     Ok(())
 }
