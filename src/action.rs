@@ -4,12 +4,12 @@
 //! Comes from [`check`](crate::check), which lets only legal ones through. Never knows which packets match.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use range_set_blaze::RangeSetBlaze;
 use serde::{Serialize, Serializer};
 
 use crate::field::flag_names;
+use crate::hops::Hops;
 use crate::nodes::Nodes;
 use crate::protocol::{End, Proto};
 use crate::value_text::{listed, ports};
@@ -50,6 +50,19 @@ pub enum Action {
     Unbypass {
         #[serde(serialize_with = "list")]
         nodes: Nodes,
+        /// The port at which it answers probes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        probe: Option<u16>,
+    },
+    /// Send a packet from a pod to a pod past an overlay as it is, to the host that the destination is behind.
+    #[serde(rename = "bypass-direct")]
+    Direct {
+        #[serde(serialize_with = "hosts")]
+        hops: Hops,
+    },
+    /// Hand such a packet to the overlay's interface, from where it would have come.
+    #[serde(rename = "unbypass-direct")]
+    Undirect {
         /// The port at which it answers probes.
         #[serde(skip_serializing_if = "Option::is_none")]
         probe: Option<u16>,
@@ -104,15 +117,21 @@ impl Action {
         match self {
             Action::Funnel(_) | Action::Alias { .. } => PortChange::Hidden,
             Action::Unfunnel { .. } | Action::Unalias { .. } => PortChange::Restored,
-            Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. } => {
-                PortChange::Kept
-            }
+            Action::Accept
+            | Action::Drop
+            | Action::Bypass { .. }
+            | Action::Unbypass { .. }
+            | Action::Direct { .. }
+            | Action::Undirect { .. } => PortChange::Kept,
         }
     }
 
     /// Whether it takes packets past an overlay, or takes them up from there: the same on every node.
     pub fn is_bypass(&self) -> bool {
-        matches!(self, Action::Bypass { .. } | Action::Unbypass { .. })
+        matches!(
+            self,
+            Action::Bypass { .. } | Action::Unbypass { .. } | Action::Direct { .. } | Action::Undirect { .. }
+        )
     }
 
     /// The same action for packets of the other direction.
@@ -127,7 +146,12 @@ impl Action {
                 inner: *inner,
                 guard: Guard { sport: dport.clone(), dport: sport.clone() },
             },
-            Action::Accept | Action::Drop | Action::Bypass { .. } | Action::Unbypass { .. } => self.clone(),
+            Action::Accept
+            | Action::Drop
+            | Action::Bypass { .. }
+            | Action::Unbypass { .. }
+            | Action::Direct { .. }
+            | Action::Undirect { .. } => self.clone(),
         }
     }
 }
@@ -158,6 +182,9 @@ impl fmt::Display for Action {
             Action::Bypass { .. } => f.write_str("bypass"),
             Action::Unbypass { probe: None, .. } => f.write_str("unbypass"),
             Action::Unbypass { probe: Some(port), .. } => write!(f, "unbypass probe {port}"),
+            Action::Direct { .. } => f.write_str("bypass direct"),
+            Action::Undirect { probe: None } => f.write_str("unbypass direct"),
+            Action::Undirect { probe: Some(port) } => write!(f, "unbypass direct probe {port}"),
         }
     }
 }
@@ -168,11 +195,16 @@ fn ranges<S: Serializer>(ports: &RangeSetBlaze<u16>, serializer: S) -> Result<S:
 }
 
 /// Hosts, each with the first and the last address of its pods.
+#[derive(Serialize)]
+struct Pods<A> {
+    host: A,
+    pods: [A; 2],
+}
+
 fn list<S: Serializer>(nodes: &Nodes, serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Node {
-        host: Ipv4Addr,
-        pods: [Ipv4Addr; 2],
-    }
-    serializer.collect_seq(nodes.iter().map(|node| Node { host: node.host, pods: [node.first, node.last] }))
+    serializer.collect_seq(nodes.iter().map(|node| Pods { host: node.host, pods: [node.first, node.last] }))
+}
+
+fn hosts<S: Serializer>(hops: &Hops, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(hops.iter().map(|hop| Pods { host: hop.host, pods: [hop.first, hop.last] }))
 }

@@ -23,7 +23,6 @@ use crate::diagram::{self, Diagram};
 use crate::field::Field;
 use crate::ir::{self, Family};
 use crate::matches::{self, Ports};
-use crate::nodes::Nodes;
 use crate::syntax::ast::{ActionKind, Ast, Define, Match, MatchKind, Values};
 use crate::syntax::{self, ast};
 
@@ -111,12 +110,12 @@ pub fn check(ast: &Ast) -> Result<Lists, Vec<Diagnostic>> {
             ),
         );
     }
-    let nodes = bypass::table(ast, &mut faults);
+    let table = bypass::table(ast, &mut faults);
     let mut checked = Vec::new();
     let parts = multiline::parts(&ast.rules, &mut faults);
     for (rule, is_part) in ast.rules.iter().zip(parts) {
         let found = faults.len();
-        let ir = self::rule(rule, is_part, (ast, &nodes), &mut faults);
+        let ir = self::rule(rule, is_part, (ast, &table), &mut faults);
         if !faults[found..].iter().any(|fault| fault.severity == Severity::Error)
             && !rule.damaged
             && let Some(ir) = ir
@@ -168,7 +167,7 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 fn rule(
     rule: &ast::Rule,
     is_part: bool,
-    (ast, nodes): (&Ast, &Nodes),
+    (ast, table): (&Ast, &bypass::Table),
     faults: &mut Vec<Diagnostic>,
 ) -> Option<ir::Rule> {
     let matches = Matches::read(rule, faults);
@@ -178,7 +177,7 @@ fn rule(
         faults.extend(matches.protocol.is_none().then(|| missing_protocol(rule)));
         faults.extend(rule.actions.is_empty().then(|| missing_action(rule)));
     }
-    let family = match family::family(rule) {
+    let family = match family::family(rule, ast) {
         Ok(family) => family,
         Err(wrong) => {
             faults.push(wrong);
@@ -189,7 +188,7 @@ fn rule(
         faults.extend(matches.none_left(rule, family));
     }
     let proto = proto(matches.protocol?);
-    let action = actions::meaning(rule, &matches, (ast, nodes), faults)?;
+    let action = actions::meaning(rule, &matches, (ast, table), faults)?;
     Some(ir::Rule {
         text: rule.text.clone(),
         span: rule.span,

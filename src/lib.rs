@@ -28,6 +28,7 @@ pub mod elf;
 pub mod explain;
 pub mod field;
 pub mod flow;
+pub mod hops;
 pub mod ir;
 pub mod json;
 pub mod kernel;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use crate::hops::{Clash, Hop, Hops};
+
 /// Some pods of a node: from `first` to `last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Node {
@@ -34,6 +36,10 @@ pub const MOST: u32 = 256;
 const KEPT: u32 = !0xff;
 
 impl Node {
+    pub fn hop(&self) -> Hop {
+        Hop { host: self.host.into(), first: self.first.into(), last: self.last.into() }
+    }
+
     /// One less than there are addresses.
     fn more(&self) -> u32 {
         self.last.to_bits().saturating_sub(self.first.to_bits())
@@ -49,10 +55,7 @@ pub struct Nodes(Arc<[Node]>);
 pub enum Fault {
     /// With these, its host has more pods than a byte can tell apart.
     Crowded(usize),
-    /// Both have some of the same addresses.
-    Overlap(usize, usize),
-    /// The host of the first is among the pods of the second: its own packets would look like theirs.
-    Pod(usize, usize),
+    Clash(Clash),
 }
 
 impl Nodes {
@@ -60,37 +63,24 @@ impl Nodes {
     ///
     /// All that is wrong with the list, in its order.
     pub fn new(list: &[Node]) -> Result<Self, Vec<Fault>> {
-        let mut faults: Vec<Fault> = Vec::new();
-        let mut order: Vec<usize> = (0..list.len()).collect();
-        order.sort_by_key(|at| (list[*at].first, *at));
-        // Of those in front, the one that reaches farthest.
-        let mut reach: Option<usize> = None;
-        for at in order.iter().copied() {
-            if let Some(before) = reach.filter(|before| list[*before].last >= list[at].first) {
-                faults.push(Fault::Overlap(before.min(at), before.max(at)));
-            }
-            reach = reach.filter(|before| list[*before].last >= list[at].last).or(Some(at));
-        }
-        let mut hosts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
+        let hops: Vec<Hop> = list.iter().map(Node::hop).collect();
+        let clashes = Hops::new(&hops).err().unwrap_or_default();
+        let mut faults: Vec<Fault> = clashes.into_iter().map(Fault::Clash).collect();
         let mut counts: BTreeMap<Ipv4Addr, u32> = BTreeMap::new();
         for (at, node) in list.iter().enumerate() {
-            hosts.entry(node.host).or_insert(at);
             let count = counts.entry(node.host).or_default();
             match count.saturating_add(node.more()) {
                 most if most >= MOST => faults.push(Fault::Crowded(at)),
                 more => *count = more + 1,
             }
         }
-        for (host, at) in &hosts {
-            let behind = order.partition_point(|other| list[*other].first <= *host);
-            let pods = behind.checked_sub(1).map(|last| order[last]);
-            faults.extend(pods.filter(|pods| list[*pods].last >= *host).map(|pods| Fault::Pod(*at, pods)));
-        }
         faults.sort_by_key(|fault| fault.entry());
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Nodes(order.into_iter().map(|at| list[at]).collect()))
+        let mut nodes = list.to_vec();
+        nodes.sort_by_key(|node| node.first);
+        Ok(Nodes(nodes.into()))
     }
 
     /// As many of the list as can be told apart, and the others.
@@ -161,7 +151,8 @@ impl Fault {
     /// The entry that it is told at: the last of those that it is about.
     pub fn entry(self) -> usize {
         match self {
-            Fault::Crowded(at) | Fault::Pod(at, _) | Fault::Overlap(_, at) => at,
+            Fault::Crowded(at) => at,
+            Fault::Clash(clash) => clash.entry(),
         }
     }
 }
@@ -176,7 +167,7 @@ fn is_alike(pods: &[Numbered]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fault, Node, Nodes};
+    use super::{Clash, Fault, Node, Nodes};
 
     fn node(host: &str, first: &str, last: &str) -> Node {
         let parse = |text: &str| text.parse().unwrap();
@@ -201,13 +192,19 @@ mod tests {
         assert_eq!(wrong(&[a, more, other]), [Fault::Crowded(1)]);
         assert_eq!(Nodes::most(&[a, more, other]).1, [more]);
         let inside = node("192.0.2.3", "10.0.1.7", "10.0.1.7");
-        assert_eq!(wrong(&[a, b, inside]), [Fault::Overlap(0, 2)]);
-        assert_eq!(wrong(&[inside, a]), [Fault::Overlap(0, 1)]);
+        assert_eq!(wrong(&[a, b, inside]), [Fault::Clash(Clash::Overlap(0, 2))]);
+        assert_eq!(wrong(&[inside, a]), [Fault::Clash(Clash::Overlap(0, 1))]);
         // Not hidden by one in between.
         let (first, last) =
             (node("192.0.2.4", "10.0.1.8", "10.0.1.8"), node("192.0.2.5", "10.0.1.9", "10.0.1.9"));
-        assert_eq!(wrong(&[a, first, last]), [Fault::Overlap(0, 1), Fault::Overlap(0, 2)]);
-        assert_eq!(wrong(&[a, node("10.0.1.255", "10.0.9.0", "10.0.9.255")]), [Fault::Pod(1, 0)]);
+        assert_eq!(
+            wrong(&[a, first, last]),
+            [Fault::Clash(Clash::Overlap(0, 1)), Fault::Clash(Clash::Overlap(0, 2))]
+        );
+        assert_eq!(
+            wrong(&[a, node("10.0.1.255", "10.0.9.0", "10.0.9.255")]),
+            [Fault::Clash(Clash::Pod(1, 0))]
+        );
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Takes a [`Rule`], gives a line that `check` reads back to the same sets and action. Never looks at
 //! how the rule was written.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::field::Field;
+use crate::hops::{Hop, Hops};
 use crate::ir::{Action, Family, Rule};
 use crate::matches::{Set, universe};
 use crate::nodes::{Node, Nodes};
@@ -63,6 +64,20 @@ pub fn nodes(nodes: &Nodes) -> String {
     lines.map(|(host, pods)| format!("node {host} {pods}\n")).collect()
 }
 
+/// The same of what `bypass direct` is between.
+pub fn hops(hops: &Hops) -> String {
+    let lines = hops.iter().flat_map(|hop| pods_behind(hop).into_iter().map(|pods| (hop.host, pods)));
+    lines.map(|(host, pods)| format!("node {host} {pods}\n")).collect()
+}
+
+fn pods_behind(hop: &Hop) -> Vec<String> {
+    let bits = |address| match address {
+        IpAddr::V4(address) => u128::from(Ipv4Addr::to_bits(address)),
+        IpAddr::V6(address) => Ipv6Addr::to_bits(address),
+    };
+    prefixes(hop.family(), &Set::from_iter([bits(hop.first)..=bits(hop.last)]))
+}
+
 /// The rules of a node, with this host, for what comes from the others past the overlay.
 ///
 /// What is for another host and comes by all the same (a switch sends frames everywhere whose place it does not know) is not
@@ -71,6 +86,22 @@ pub fn receiving(nodes: &Nodes, own: Ipv4Addr, port: u16) -> String {
     let others = nodes.hosts().into_keys().filter(|host| *host != own);
     let hosts = listed(others.map(|host| host.to_string()).collect());
     format!("{}ip saddr {hosts} daddr {own} tcp actions unbypass probe {port}\n", self::nodes(nodes))
+}
+
+/// The same for what comes past the overlay as it is.
+pub fn receiving_direct(hops: &Hops, own: &[IpAddr], port: u16) -> String {
+    let mut text = String::new();
+    for family in Family::ALL {
+        let (to, from): (Vec<&Hop>, Vec<&Hop>) = hops.of(family).partition(|hop| own.contains(&hop.host));
+        if to.is_empty() || from.is_empty() {
+            continue;
+        }
+        let set = |hops: &[&Hop]| listed(hops.iter().flat_map(|hop| pods_behind(hop)).collect());
+        let between = format!("saddr {} daddr {}", set(&from), set(&to));
+        text += &format!("{between} tcp actions unbypass direct probe {port}\n");
+        text += &format!("{between} udp actions unbypass direct\n");
+    }
+    text
 }
 
 /// The match on a field, if there is one.

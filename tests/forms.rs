@@ -54,6 +54,8 @@ fn assert_variety(rules: &[Rule]) {
     some("unalias", &|rule| matches!(rule.action, Action::Unalias { .. }));
     some("bypass", &|rule| matches!(rule.action, Action::Bypass { .. }));
     some("unbypass", &|rule| matches!(rule.action, Action::Unbypass { .. }));
+    some("bypass direct", &|rule| matches!(rule.action, Action::Direct { .. }));
+    some("unbypass direct", &|rule| matches!(rule.action, Action::Undirect { .. }));
     some("snat", &|rule| rule.nat.saddr.is_some());
     some("dnat with a port", &|rule| rule.nat.dport.is_some());
     some("set", &|rule| !rule.settings.is_empty());
@@ -73,6 +75,7 @@ fn the_normal_form_is_read_back_to_the_same_rule() {
         let normal = rule_text::rule(rule);
         let nodes = match &rule.action {
             Action::Bypass { nodes } | Action::Unbypass { nodes, .. } => rule_text::nodes(nodes),
+            Action::Direct { hops } => rule_text::hops(hops),
             _ => String::new(),
         };
         let checked = sfunnel::read(&Source::new("normal", nodes + &normal));

@@ -6,7 +6,6 @@
 
 use crate::diag::Diagnostic;
 use crate::ir;
-use crate::nodes::Nodes;
 use crate::settings::Settings;
 use crate::syntax::ast::{Action, ActionKind, Ast, Guard, Rule, Side};
 use crate::syntax::repeated;
@@ -22,7 +21,7 @@ pub(super) fn main(rule: &Rule) -> Option<&Action> {
 pub(super) fn meaning(
     rule: &Rule,
     matches: &Matches,
-    (ast, nodes): (&Ast, &Nodes),
+    (ast, table): (&Ast, &bypass::Table),
     faults: &mut Vec<Diagnostic>,
 ) -> Option<ir::Action> {
     Some(match &main(rule)?.kind {
@@ -45,8 +44,8 @@ pub(super) fn meaning(
             faults.extend(set::overlaps(ports));
             alias::unalias(rule, matches, set::ports(ports, false), faults)?
         }
-        ActionKind::Bypass | ActionKind::Unbypass { .. } => {
-            bypass::action(rule, matches, ast, nodes, faults)?
+        ActionKind::Bypass { .. } | ActionKind::Unbypass { .. } => {
+            bypass::action(rule, matches, ast, table, faults)?
         }
     })
 }
@@ -118,7 +117,11 @@ fn against_nat(main: &Action, nat: &Action) -> Option<Diagnostic> {
             error("not together in this version", "changes a port")
                 .help("give the packet its address at another hook"),
         ),
-        ActionKind::Bypass | ActionKind::Unbypass { .. } => Some(
+        ref kind if bypass::is_direct(kind) => Some(
+            error("not together", "sends the packet on as it is")
+                .help(format!("keep `{other}`, or give the packet its address where it comes from its pod")),
+        ),
+        ActionKind::Bypass { .. } | ActionKind::Unbypass { .. } => Some(
             error("not together", "changes the addresses")
                 .help(format!("keep `{other}`: it leaves the pods' addresses as they are, at the far end")),
         ),

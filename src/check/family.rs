@@ -5,10 +5,10 @@
 use crate::diag::Diagnostic;
 use crate::field::Notation;
 use crate::ir::Family;
-use crate::syntax::ast::{ActionKind, Item, Match, MatchKind, Rule, Value, Version};
+use crate::syntax::ast::{Action, ActionKind, Ast, Item, Match, MatchKind, Rule, Value, Version};
 
 /// Both, or the one that is said; and what is said against it.
-pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
+pub(super) fn family(rule: &Rule, ast: &Ast) -> Result<Option<Family>, Diagnostic> {
     let word = rule.matches.iter().find_map(|m| match m.kind {
         MatchKind::Ip(version) => Some((m, version)),
         _ => None,
@@ -51,7 +51,7 @@ pub(super) fn family(rule: &Rule) -> Result<Option<Family>, Diagnostic> {
         _ => None,
     };
     let named = one.is_some();
-    Ok(bypassed(rule, rewritten(rule, family, named)?, named)?.map(family_of))
+    Ok(bypassed(rule, ast, rewritten(rule, family, named)?, named)?.map(family_of))
 }
 
 /// Whether packets of this version have the field that is matched.
@@ -117,9 +117,20 @@ fn rewritten(rule: &Rule, mut family: Option<Version>, named: bool) -> Result<Op
     Ok(family)
 }
 
-/// What `bypass` and `unbypass` leave of it: nodes have IPv4 addresses.
-fn bypassed(rule: &Rule, family: Option<Version>, named: bool) -> Result<Option<Version>, Diagnostic> {
+/// What `bypass` and `unbypass` leave of it: the urgent pointer has no room for IPv6. What goes direct is of any
+/// version that nodes are of.
+fn bypassed(
+    rule: &Rule,
+    ast: &Ast,
+    family: Option<Version>,
+    named: bool,
+) -> Result<Option<Version>, Diagnostic> {
     let Some(action) = rule.actions.iter().find(|action| action.kind.is_bypass()) else { return Ok(family) };
+    match action.kind {
+        ActionKind::Bypass { direct: true } => return directed(action, ast, family),
+        ActionKind::Unbypass { direct: true, .. } => return Ok(family),
+        _ => {}
+    }
     let about = match family {
         Some(Version::V4) => return Ok(family),
         None if !named => return Ok(Some(Version::V4)),
@@ -129,6 +140,26 @@ fn bypassed(rule: &Rule, family: Option<Version>, named: bool) -> Result<Option<
     let message = format!("`{}` in a rule {about}", action.kind.keyword());
     let error = Diagnostic::error(message, action.span, "takes IPv4, whose addresses are short enough");
     Err(error.help("write the rule for IPv4; IPv6 stays on the overlay"))
+}
+
+/// Those of the rule's versions that there are nodes of.
+fn directed(action: &Action, ast: &Ast, family: Option<Version>) -> Result<Option<Version>, Diagnostic> {
+    let [v4, v6] =
+        Version::ALL.map(|version| ast.nodes.iter().any(|node| Version::of(node.host.first) == version));
+    let known = match (v4, v6) {
+        (true, false) => Version::V4,
+        (false, true) => Version::V6,
+        // If there are none, that is said elsewhere.
+        _ => return Ok(family),
+    };
+    match family.filter(|family| *family != known && !ast.unread) {
+        None => Ok(Some(known)),
+        Some(other) => {
+            let message = format!("`bypass direct` in a rule about {}", name(other));
+            let error = Diagnostic::error(message, action.span, "no node has pods of this version");
+            Err(error.help("write the nodes' addresses of this version as well: `node HOST PREFIX`"))
+        }
+    }
 }
 
 /// Of an address.

@@ -33,7 +33,7 @@ use super::segment::BPF_F_INGRESS;
 use super::whereabouts::{Leaf, find, find_pods, pods, runs};
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
-use crate::packet::{Field, ethernet, ipv4, l4, skb, tcp};
+use crate::packet::{Field, ethernet, ipv4, ipv6, l4, skb, tcp};
 
 /// Where packets that are taken off their way go on: the host's interface for `bypass`, the overlay's for `unbypass`. Known
 /// where a program is attached, and all zeros elsewhere.
@@ -157,24 +157,33 @@ pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Opti
             fast::arriving(e, ip, tcp);
         }
         restore(e, ip, tcp);
-        if e.link == Link::Ethernet {
-            let [a, b, c, d, x, y] = e.onward.mac;
-            let header = Window::of_link_header(ethernet::LEN);
-            let [upper, lower] = ethernet::DESTINATION;
-            e.store_const(&header, upper, u32::from_be_bytes([a, b, c, d]));
-            e.store_const(&header, lower, u32::from(u16::from_be_bytes([x, y])));
-        }
+        address_to_overlay(e);
         e.op_note(Insn::mov32(IP, R1), "change of the addresses");
     };
     inplace::routine(e, Family::V4, name, change, |e, tcp| {
         finish(e, tcp);
-        e.op_note(Insn::mov32(R1, e.onward.interface), "the overlay's device");
-        e.redirect(BPF_F_INGRESS);
+        to_overlay(e);
     });
 }
 
+pub(super) fn to_overlay(e: &mut Emit) {
+    e.op_note(Insn::mov32(R1, e.onward.interface), "the overlay's device");
+    e.redirect(BPF_F_INGRESS);
+}
+
+/// The overlay's device takes the frame for its own.
+pub(super) fn address_to_overlay(e: &mut Emit) {
+    if e.link == Link::Ethernet {
+        let [a, b, c, d, x, y] = e.onward.mac;
+        let header = Window::of_link_header(ethernet::LEN);
+        let [upper, lower] = ethernet::DESTINATION;
+        e.store_const(&header, upper, u32::from_be_bytes([a, b, c, d]));
+        e.store_const(&header, lower, u32::from(u16::from_be_bytes([x, y])));
+    }
+}
+
 /// What belongs to a VLAN stays in it: nodes are known without.
-fn pass_if_tagged(e: &mut Emit, reason: Reason) {
+pub(super) fn pass_if_tagged(e: &mut Emit, reason: Reason) {
     e.load_skb(R1, skb::VLAN_PRESENT);
     e.pass_if(Cond::ne32(R1, 0_u32), reason, "has a VLAN tag");
 }
@@ -196,22 +205,7 @@ fn answer(e: &mut Emit, nodes: &Nodes, ip: &Window, tcp: &Window, port: u16) {
     e.op_note(Insn::and32(R1, 0xffff_u32), "dport");
     e.jump_if(Cond::ne32(R1, port), not_to);
     unless_probe(e, "to_probe", nodes, (ip, tcp), tcp::SYN, none);
-    if e.link == Link::Ethernet {
-        mtu::swap_addresses(e);
-    }
-    e.load_raw(R1, ip, ipv4::SADDR);
-    e.load_raw(R2, ip, ipv4::DADDR);
-    e.store_raw(ip, ipv4::SADDR, R2);
-    e.store_raw(ip, ipv4::DADDR, R1);
-    e.load_raw(R1, tcp, l4::SPORT);
-    e.load_raw(R2, tcp, l4::DPORT);
-    e.store_raw(tcp, l4::SPORT, R2);
-    e.store_raw(tcp, l4::DPORT, R1);
-    e.store_const(tcp, tcp::FLAGS, tcp::SYN | tcp::ACK);
-    let changed = in_packet_order(tcp::ACK);
-    e.op_note(Insn::mov32(PORTS, changed), "the sum has the flag ACK more");
-    let tcp_at = e.offset(Family::V4, 0, None);
-    e.update_tcp(tcp_at, PORTS);
+    turn_round(e, Family::V4, ip, tcp);
     e.count(0);
     e.write_settings();
     e.load_skb(R1, skb::IFINDEX);
@@ -225,6 +219,32 @@ fn answer(e: &mut Emit, nodes: &Nodes, ip: &Window, tcp: &Window, port: u16) {
     let pass = e.exit_for(Reason::NoPeer);
     e.goto(pass);
     e.bind(none);
+}
+
+/// Source and destination change places, and the flag ACK says so.
+pub(super) fn turn_round(e: &mut Emit, family: Family, ip: &Window, tcp: &Window) {
+    if e.link == Link::Ethernet {
+        mtu::swap_addresses(e);
+    }
+    let addresses: Vec<(Field, Field)> = match family {
+        Family::V4 => vec![(ipv4::SADDR, ipv4::DADDR)],
+        Family::V6 => ipv6::SADDR.into_iter().zip(ipv6::DADDR).collect(),
+    };
+    for (source, destination) in addresses {
+        e.load_raw(R1, ip, source);
+        e.load_raw(R2, ip, destination);
+        e.store_raw(ip, source, R2);
+        e.store_raw(ip, destination, R1);
+    }
+    e.load_raw(R1, tcp, l4::SPORT);
+    e.load_raw(R2, tcp, l4::DPORT);
+    e.store_raw(tcp, l4::SPORT, R2);
+    e.store_raw(tcp, l4::DPORT, R1);
+    e.store_const(tcp, tcp::FLAGS, tcp::SYN | tcp::ACK);
+    let changed = in_packet_order(tcp::ACK);
+    e.op_note(Insn::mov32(PORTS, changed), "the sum has the flag ACK more");
+    let tcp_at = e.offset(family, 0, None);
+    e.update_tcp(tcp_at, PORTS);
 }
 
 /// Goes on unless the packet has not these flags, or another sequence number than a probe between these two hosts.

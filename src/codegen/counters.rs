@@ -91,7 +91,7 @@ impl Reason {
         match self {
             Reason::Fragment => "passed: fragment",
             Reason::Gso => "passed: not segmented yet (GSO), or merged (GRO)",
-            Reason::TooLong => "passed: too long to be funneled",
+            Reason::TooLong => "passed: too long to be funneled, or for the host's interface",
             Reason::Malformed => "passed: lengths or checksum not as they must be",
             Reason::FunneledAlready => "passed: funneled already",
             Reason::NotFunneled => "passed: not a funneled packet",

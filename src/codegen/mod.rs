@@ -50,6 +50,7 @@ mod checksum;
 mod classify;
 mod companion;
 pub mod counters;
+mod direct;
 mod either;
 mod emit;
 mod fast;

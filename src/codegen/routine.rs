@@ -11,7 +11,8 @@ use range_set_blaze::RangeSetBlaze;
 
 use super::emit::{Emit, PORTS, UNSPEC};
 use super::target::Mtu;
-use super::{alias, bypass, counters, funnel, mss, mtu, nat, unfunnel, validate};
+use super::{alias, bypass, counters, direct, funnel, mss, mtu, nat, unfunnel, validate};
+use crate::hops::Hops;
 use crate::ir::{Action, End, Family, Funnel, Nat, Proto, Rule};
 use crate::nodes::Nodes;
 use crate::settings::Settings;
@@ -89,6 +90,10 @@ enum Verb {
     Bypass(usize),
     /// Answering probes at this port.
     Unbypass(usize, Option<u16>),
+    /// Towards the next hops of the table of this number.
+    Direct(usize),
+    /// Answering probes at this port.
+    Undirect(Option<u16>),
 }
 
 /// The routines in use, in the order of their first use.
@@ -101,6 +106,8 @@ pub(super) struct Routines {
     by_list: HashMap<RangeSetBlaze<u16>, usize>,
     /// What `bypass` and `unbypass` are between: one table, as rulesets are written.
     nodes: Vec<Nodes>,
+    /// The same for `bypass direct`.
+    hops: Vec<Hops>,
     /// The entries of rules that count.
     counters: Vec<Option<u32>>,
 }
@@ -109,6 +116,14 @@ pub(super) struct Routines {
 pub(super) fn does_nothing(rule: &Rule) -> bool {
     let Rule { action, nat, settings, counter, .. } = rule;
     *action == Action::Accept && nat.is_none() && *settings == Settings::default() && !counter
+}
+
+/// The number of a table.
+fn number_in<T: Clone + PartialEq>(tables: &mut Vec<T>, table: &T) -> usize {
+    tables.iter().position(|known| known == table).unwrap_or_else(|| {
+        tables.push(table.clone());
+        tables.len() - 1
+    })
 }
 
 impl Routines {
@@ -155,8 +170,10 @@ impl Routines {
                 Verb::Alias(*end)
             }
             Action::Unalias { end, ports } => Verb::Unalias(*end, self.list(ports)),
-            Action::Bypass { nodes } => Verb::Bypass(self.table(nodes)),
-            Action::Unbypass { nodes, probe } => Verb::Unbypass(self.table(nodes), *probe),
+            Action::Bypass { nodes } => Verb::Bypass(number_in(&mut self.nodes, nodes)),
+            Action::Unbypass { nodes, probe } => Verb::Unbypass(number_in(&mut self.nodes, nodes), *probe),
+            Action::Direct { hops } => Verb::Direct(number_in(&mut self.hops, hops)),
+            Action::Undirect { probe } => Verb::Undirect(*probe),
         };
         let label = self.label(e, Routine { family, verb, inner, outer, variant });
         e.goto(label);
@@ -171,14 +188,6 @@ impl Routines {
         self.lists.push(ports.clone());
         self.by_list.insert(ports.clone(), number);
         number
-    }
-
-    /// The number of a table of nodes.
-    fn table(&mut self, nodes: &Nodes) -> usize {
-        self.nodes.iter().position(|known| known == nodes).unwrap_or_else(|| {
-            self.nodes.push(nodes.clone());
-            self.nodes.len() - 1
-        })
     }
 
     fn label(&mut self, e: &mut Emit, routine: Routine) -> Label {
@@ -197,6 +206,9 @@ impl Routines {
             Verb::Bypass(table) => format!("bypass_{table}"),
             Verb::Unbypass(table, None) => format!("unbypass_{table}"),
             Verb::Unbypass(table, Some(port)) => format!("unbypass_{table}_probe_{port}"),
+            Verb::Direct(table) => format!("bypass_direct_{table}_{outer}"),
+            Verb::Undirect(None) => format!("unbypass_direct_{outer}"),
+            Verb::Undirect(Some(port)) => format!("unbypass_direct_{outer}_probe_{port}"),
         };
         let label = e.label(format!("{}{name}{variant}", family.prefix()));
         self.known.push((routine, label));
@@ -246,6 +258,16 @@ impl Routines {
                     if let Some(nodes) = self.nodes.get(table) {
                         bypass::emit(e, &format!("bypass_{table}"), nodes);
                     }
+                }
+                Verb::Direct(table) => {
+                    if let Some(hops) = self.hops.get(table) {
+                        let name = format!("{}direct_{outer}_{table}", family.prefix());
+                        direct::emit(e, (family, outer), &name, hops);
+                    }
+                }
+                Verb::Undirect(probe) => {
+                    let name = format!("{}undirect_{outer}", family.prefix());
+                    direct::emit_undirect(e, (family, outer), &name, probe);
                 }
                 Verb::Unbypass(table, probe) => {
                     if let Some(nodes) = self.nodes.get(table) {

@@ -51,7 +51,7 @@ pub(super) fn validate_plain_big(
     (with_options, validate_big(e, proto, IpHeader::Plain(family)))
 }
 
-fn options_elsewhere(e: &mut Emit, family: Family, name: &str) -> Option<Label> {
+pub(super) fn options_elsewhere(e: &mut Emit, family: Family, name: &str) -> Option<Label> {
     match family {
         Family::V4 => {
             let label = e.label(format!("{name}_options"));

@@ -10,6 +10,7 @@ use asm::{Insn, Label, Reg};
 use super::bypass::KEY;
 use super::counters::Reason;
 use super::emit::{Emit, Window};
+use super::runs::low;
 use super::search::{Run, Search, search};
 use crate::nodes::{MOST, Nodes, Numbered};
 use crate::packet::Field;
@@ -86,6 +87,91 @@ pub(super) fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], sh
     e.bind(known);
 }
 
+/// What a word of an address decides: it all, or that the next word does, for these ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word<T> {
+    Known(T),
+    Next(usize),
+}
+
+/// What the values of a word decide.
+type Words<T> = Vec<Run<Option<Word<T>>>>;
+
+/// Ranges of values, each with where it leads.
+type Ranges<T> = Vec<(u128, u128, T)>;
+
+/// `known` is emitted where an address in one of these ranges is found, which are not none; all others go to `pass`. The
+/// address is in fields of 32 bits.
+pub(super) fn find_long<T: Copy + PartialEq>(
+    e: &mut Emit,
+    name: &str,
+    (ip, words): (&Window, &[Field]),
+    ranges: &Ranges<T>,
+    known: &mut dyn FnMut(&mut Emit, T),
+) {
+    let (found, unknown) = (e.label(name), e.exit_for(Reason::NoPeer));
+    let mut emit = |e: &mut Emit, to: T| {
+        known(e, to);
+        e.goto(found);
+    };
+    by_word(e, name, (ip, words), ranges, unknown, &mut emit);
+    e.bind(found);
+}
+
+fn by_word<T: Copy + PartialEq>(
+    e: &mut Emit,
+    name: &str,
+    (ip, words): (&Window, &[Field]),
+    ranges: &Ranges<T>,
+    unknown: Label,
+    known: &mut dyn FnMut(&mut Emit, T),
+) {
+    let [word, rest @ ..] = words else { return };
+    let (runs, nexts) = cut(ranges, 32 * rest.len());
+    let key = if word.name.starts_with("ip6") { BY_WORD } else { BY_ADDRESS };
+    e.load(KEY, ip, *word);
+    let mut of_word = |e: &mut Emit, found: Word<T>| match found {
+        Word::Known(to) => known(e, to),
+        Word::Next(at) => by_word(e, &format!("{name}_{at}"), (ip, rest), &nexts[at], unknown, known),
+    };
+    search(&mut Find { e, name, key, unknown, known: &mut of_word }, KEY, 0, &runs);
+}
+
+/// By the word that is above `shift` other bits: where its values lead, and what is left to the other bits.
+fn cut<T: Copy + PartialEq>(ranges: &Ranges<T>, shift: usize) -> (Words<T>, Vec<Ranges<T>>) {
+    let most = (1_u128 << shift) - 1;
+    let mut found: Vec<(u32, u32, Word<T>)> = Vec::new();
+    let mut nexts: Vec<Ranges<T>> = Vec::new();
+    let mut next = |found: &mut Vec<(u32, u32, Word<T>)>, word: u128, range: (u128, u128, T)| match (
+        found.last(),
+        nexts.last_mut(),
+    ) {
+        (Some((known, _, Word::Next(_))), Some(ranges)) if *known == low(word) => ranges.push(range),
+        _ => {
+            found.push((low(word), low(word), Word::Next(nexts.len())));
+            nexts.push(vec![range]);
+        }
+    };
+    for (first, last, to) in ranges.iter().copied() {
+        let ((upper, from), (end, until)) = ((first >> shift, first & most), (last >> shift, last & most));
+        if upper == end && (from, until) != (0, most) {
+            next(&mut found, upper, (from, until, to));
+            continue;
+        }
+        if from != 0 {
+            next(&mut found, upper, (from, most, to));
+        }
+        let inside = upper + u128::from(from != 0)..end + u128::from(until == most);
+        if !inside.is_empty() {
+            found.push((low(inside.start), low(inside.end - 1), Word::Known(to)));
+        }
+        if until != most {
+            next(&mut found, end, (0, until, to));
+        }
+    }
+    (runs(found.into_iter()), nexts)
+}
+
 /// `found +` a pod's number `=` its address, for the host whose address is in `KEY`; or `pass`.
 pub(super) fn find_pods(
     e: &mut Emit,
@@ -152,6 +238,8 @@ impl Table {
 /// What `KEY` holds, and one as the listing says it.
 type Key = (&'static str, fn(u32) -> String);
 const BY_ADDRESS: Key = ("", address);
+/// 32 bits of an address of IPv6.
+const BY_WORD: Key = ("", |word| format!("{word:#010x}"));
 /// Of one host's pods.
 const BY_NUMBER: Key = ("number ", |number| number.to_string());
 

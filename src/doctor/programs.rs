@@ -32,7 +32,8 @@ const SAMPLES: [(&str, &str); 6] = [
     (
         "bypass",
         "node 192.0.2.1 10.244.1.0/24\nnode 192.0.2.2 10.244.2.0/24\ntcp dport 1 actions bypass\n\
-         ip saddr 192.0.2.1 daddr 192.0.2.2 tcp actions unbypass probe 2\n",
+         ip saddr 192.0.2.1 daddr 192.0.2.2 tcp actions unbypass probe 2\n\
+         udp dport 1 actions bypass direct\nip saddr 10.244.1.0/24 tcp actions unbypass direct probe 2\n",
     ),
     ("counter", "udp dport 1 actions funnel tcp sport 2 dport 3 counter\ntcp dport 4 actions counter drop\n"),
 ];

@@ -74,8 +74,14 @@ impl Ran {
             (Fate::Dropped, None) => "dropped".to_owned(),
             (Fate::Changed, _) if self.outcome.verdict == REDIRECT => match action {
                 Some(Action::Bypass { .. }) => "sent out of the host's interface, changed".to_owned(),
+                Some(Action::Undirect { .. }) => "handed to the overlay's interface".to_owned(),
                 Some(Action::Unbypass { .. }) => "handed to the overlay's interface, changed".to_owned(),
                 _ => "passed on, changed, by way of the merging pair".to_owned(),
+            },
+            // On ingress, the link address is another one.
+            (_, None) if self.outcome.verdict == REDIRECT => match action {
+                Some(Action::Undirect { .. }) => "handed to the overlay's interface".to_owned(),
+                _ => "sent out of the host's interface as it is".to_owned(),
             },
             (Fate::Changed, _) => "passed on, changed".to_owned(),
             (_, Some(why)) => format!("passed on unchanged: {why}"),

@@ -17,7 +17,7 @@ use super::{alias, bypass, flags, nat};
 use crate::diag::{Diagnostic, Span};
 use crate::field::{self, Field};
 
-/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | "bypass" | unbypass | set | "counter" | nat`
+/// `action = "accept" | "drop" | funnel | unfunnel | alias | unalias | bypass | unbypass | set | "counter" | nat`
 pub(super) fn action(i: Cursor<'_>) -> Parsed<'_, Action> {
     alt((
         keyword("accept").map(|word| Action { span: word.span, kind: ActionKind::Accept }),

@@ -162,8 +162,12 @@ pub enum ActionKind {
     Unalias {
         ports: Set,
     },
-    Bypass,
+    Bypass {
+        /// As it is, pods' addresses and all.
+        direct: bool,
+    },
     Unbypass {
+        direct: bool,
         /// Where probes are answered.
         probe: Option<u16>,
     },
@@ -234,9 +238,9 @@ impl ActionKind {
         ActionKind::keywords().any(|keyword| keyword == word)
     }
 
-    /// `bypass` or `unbypass`.
+    /// `bypass` or `unbypass`, `direct` or not.
     pub fn is_bypass(&self) -> bool {
-        matches!(self, ActionKind::Bypass | ActionKind::Unbypass { .. })
+        matches!(self, ActionKind::Bypass { .. } | ActionKind::Unbypass { .. })
     }
 
     /// Says nothing about where the packet goes: may stand beside what does.
@@ -253,7 +257,7 @@ impl ActionKind {
             ActionKind::Unfunnel { .. } => "unfunnel",
             ActionKind::Alias { .. } => "alias",
             ActionKind::Unalias { .. } => "unalias",
-            ActionKind::Bypass => "bypass",
+            ActionKind::Bypass { .. } => "bypass",
             ActionKind::Unbypass { .. } => "unbypass",
             ActionKind::Nat { side, .. } => side.of("snat", "dnat"),
             ActionKind::Set { field, .. } => field.keyword(),

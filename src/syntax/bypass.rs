@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use nom::Parser;
+use nom::combinator::opt;
 
 use super::ast::{Action, ActionKind, Item, Node};
 use super::help::{self, Spoils};
@@ -16,21 +17,27 @@ use crate::diag::Diagnostic;
 
 const EXAMPLE: &str = "write for example `node 192.0.2.1 10.244.1.0/24`: a host, and the prefix of its pods";
 
-/// `"bypass"`
+/// `bypass = "bypass" [ "direct" ]`
 pub(super) fn bypass(i: Cursor<'_>) -> Parsed<'_, Action> {
-    keyword("bypass").map(|word| Action { span: word.span, kind: ActionKind::Bypass }).parse(i)
+    let (i, key) = keyword("bypass")(i)?;
+    let (i, direct) = opt(keyword("direct")).parse(i)?;
+    let span = key.span.to(direct.map_or(key.span, |word| word.span));
+    Ok((i, Action { span, kind: ActionKind::Bypass { direct: direct.is_some() } }))
 }
 
-/// `unbypass = "unbypass" [ "probe" port ]`
+/// `unbypass = "unbypass" [ "direct" ] [ "probe" port ]`
 pub(super) fn unbypass(i: Cursor<'_>) -> Parsed<'_, Action> {
     let (i, key) = keyword("unbypass")(i)?;
+    let (i, word) = opt(keyword("direct")).parse(i)?;
+    let direct = word.is_some();
     let Ok((after, probe)) = keyword("probe")(i) else {
-        return Ok((i, Action { span: key.span, kind: ActionKind::Unbypass { probe: None } }));
+        let span = key.span.to(word.map_or(key.span, |word| word.span));
+        return Ok((i, Action { span, kind: ActionKind::Unbypass { direct, probe: None } }));
     };
     const ADVICE: &str = "choose a port between 1 and 65535, where nothing listens";
     let read = |word: Word<'_>, key: &str| values::port(word, key).map_err(|unread| unread.advise(ADVICE));
     let (rest, (port, span)) = argument(after, probe, "a port number", "1234", &read)?;
-    Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Unbypass { probe: Some(port) } }))
+    Ok((rest, Action { span: key.span.to(span), kind: ActionKind::Unbypass { direct, probe: Some(port) } }))
 }
 
 /// `node = "node" ( prefix | "$" name ) ( prefix | "$" name )`, after the keyword: a host's, and those of its pods.

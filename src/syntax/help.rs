@@ -117,6 +117,11 @@ fn unknown(word: Word<'_>) -> (Diagnostic, Spoils) {
         let error = Diagnostic::error("`probe` out of place", word.span, "goes to the end of `unbypass`");
         return (error.help("write for example `unbypass probe 1234`"), Spoils::UntilAction);
     }
+    if word.text == "direct" {
+        let label = "goes right behind `bypass` or `unbypass`";
+        let error = Diagnostic::error("`direct` out of place", word.span, label);
+        return (error.help("write for example `bypass direct`"), Spoils::Word);
+    }
     if word.text == "flags" {
         let error = Diagnostic::error("`flags` out of place", word.span, "goes to the end of `funnel tcp`");
         return (

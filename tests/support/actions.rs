@@ -15,7 +15,7 @@ use serde_json::Value;
 use sfunnel::ir;
 
 use super::arb::PORTS;
-use super::json::{end, member, nodes, number, ports, proto, text};
+use super::json::{end, hops, member, nodes, number, ports, proto, text};
 use super::model::{Packet, Verdict, be16};
 use super::packet::{TCP, UDP};
 use super::rules::{Match, Ports, Rule, proto_name};
@@ -45,6 +45,11 @@ pub enum Action {
     Unbypass {
         probe: Option<u16>,
     },
+    /// Between [`hops_of`](super::rules::hops_of) the ruleset.
+    Direct,
+    Undirect {
+        probe: Option<u16>,
+    },
 }
 
 impl Action {
@@ -66,6 +71,9 @@ impl Action {
             ["bypass"] => Action::Bypass,
             ["unbypass"] => Action::Unbypass { probe: None },
             ["unbypass", "probe", port] => Action::Unbypass { probe: Some(port.parse().ok()?) },
+            ["bypass", "direct"] => Action::Direct,
+            ["unbypass", "direct"] => Action::Undirect { probe: None },
+            ["unbypass", "direct", "probe", port] => Action::Undirect { probe: Some(port.parse().ok()?) },
             ["unfunnel", inner] => Action::Unfunnel { inner: proto(inner)? },
             ["funnel", outer, "sport", sport, "dport", dport]
             | ["funnel", outer, "dport", dport, "sport", sport] => Action::Funnel {
@@ -78,12 +86,18 @@ impl Action {
     }
 
     pub fn is_bypass(&self) -> bool {
-        matches!(self, Action::Bypass | Action::Unbypass { .. })
+        matches!(self, Action::Bypass | Action::Unbypass { .. } | Action::Direct | Action::Undirect { .. })
     }
 
     /// For ingress: it restores what another end has hidden.
     pub fn restores(&self) -> bool {
-        matches!(self, Action::Unfunnel { .. } | Action::Unalias { .. } | Action::Unbypass { .. })
+        matches!(
+            self,
+            Action::Unfunnel { .. }
+                | Action::Unalias { .. }
+                | Action::Unbypass { .. }
+                | Action::Undirect { .. }
+        )
     }
 
     /// Random ones.
@@ -99,6 +113,8 @@ impl Action {
             3 => listed().prop_map(|ports| Action::Unalias { ports }),
             2 => Just(Action::Bypass),
             2 => weighted(0.5, select(&PORTS[..])).prop_map(|probe| Action::Unbypass { probe }),
+            2 => Just(Action::Direct),
+            2 => weighted(0.5, select(&PORTS[..])).prop_map(|probe| Action::Undirect { probe }),
         ]
     }
 
@@ -135,6 +151,8 @@ impl Action {
                 passed(end.and_then(|destination| packet.unalias(frame, destination, ports)))
             }
             Action::Bypass => redirected(packet.bypass(frame)),
+            Action::Direct => redirected(packet.has_hop(frame).then(|| frame.to_vec())),
+            Action::Undirect { probe } => packet.undirect(frame, *probe),
             Action::Unbypass { probe } => {
                 redirected(match probe.and_then(|port| packet.probed(frame, port)) {
                     Some(answer) => answer,
@@ -167,6 +185,7 @@ impl Action {
             Action::Unbypass { .. } if pointer == 0 => "not-bypassed",
             Action::Bypass if urgent || pointer != 0 => "not-aliasable",
             Action::Bypass | Action::Unbypass { .. } => "no-peer",
+            Action::Direct | Action::Undirect { .. } => "no-peer",
             Action::Accept | Action::Drop => unreachable!("nothing speaks against a verdict"),
         }
     }
@@ -184,6 +203,9 @@ impl fmt::Display for Action {
             Action::Bypass => f.write_str("bypass"),
             Action::Unbypass { probe: None } => f.write_str("unbypass"),
             Action::Unbypass { probe: Some(port) } => write!(f, "unbypass probe {port}"),
+            Action::Direct => f.write_str("bypass direct"),
+            Action::Undirect { probe: None } => f.write_str("unbypass direct"),
+            Action::Undirect { probe: Some(port) } => write!(f, "unbypass direct probe {port}"),
             Action::Alias { destination: true, port } => write!(f, "alias dport {port}"),
             Action::Alias { destination: false, port } => write!(f, "alias sport {port}"),
             Action::Unalias { ports } => match &ports[..] {
@@ -227,6 +249,8 @@ pub fn repair(rule: &mut Rule) {
                 Some(4)
             };
         }
+        Action::Undirect { probe: Some(_) } => rule.proto = TCP,
+        Action::Direct | Action::Undirect { probe: None } => {}
         Action::Accept | Action::Drop | Action::Funnel { .. } | Action::Unfunnel { .. } => {}
     }
 }
@@ -264,6 +288,8 @@ pub fn from_json(value: &Value) -> ir::Action {
             nodes: nodes(member(value, "nodes")),
             probe: value.get("probe").map(number),
         },
+        "bypass-direct" => ir::Action::Direct { hops: hops(member(value, "hops")) },
+        "unbypass-direct" => ir::Action::Undirect { probe: value.get("probe").map(number) },
         other => panic!("no action: {other}"),
     }
 }

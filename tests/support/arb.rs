@@ -593,6 +593,9 @@ impl Pick {
 
     /// Half of the packets between hosts that some rule answers probes of are probes or answers, or nearly.
     fn probe(&self, rules: &[Rule], rule: &Rule, packet: &mut Packet) {
+        if let Action::Undirect { probe: Some(port) } = rule.action {
+            return self.probe_direct(port, packet);
+        }
         let Action::Unbypass { probe: Some(port) } = rule.action else { return };
         let (IpAddr::V4(from), IpAddr::V4(to)) = (packet.ip.src, packet.ip.dst) else { return };
         let choice = self.rule.index(usize::MAX);
@@ -609,6 +612,23 @@ impl Pick {
         }
         l4.flags = Some([0x12, 0x02, 0x02, 0x12, 0x02, 0x10][choice / 2 % 6]);
         l4.urg = 0xa55a;
+    }
+
+    /// The same of `unbypass direct`: between any two addresses.
+    fn probe_direct(&self, port: u16, packet: &mut Packet) {
+        let choice = self.rule.index(usize::MAX);
+        if packet.layers.len() != 1 || packet.layers[0].proto != TCP || !choice.is_multiple_of(2) {
+            return;
+        }
+        let l4 = &mut packet.layers[0];
+        match choice / 2 % 3 {
+            0 => l4.sport = port,
+            _ => l4.dport = port,
+        }
+        l4.flags = Some([0x12, 0x02, 0x02, 0x12, 0x02, 0x10][choice / 2 % 6]);
+        let sequence = u32::try_from(choice % 0xffff_ffff).expect("32 bits");
+        l4.seq = Some(sequence);
+        l4.ack = Some(!sequence ^ u32::from(choice.is_multiple_of(14)));
     }
 
     fn resolve(&self, rules: &[Rule]) -> Sample {

@@ -43,6 +43,7 @@ pub fn of(
     let changed = outcome.frame != frame;
     let done = match rule.action {
         Action::Accept => outcome.key.is_some(),
+        Action::Direct | Action::Undirect { .. } => outcome.verdict != Verdict::Pass,
         Action::Drop => outcome.verdict == Verdict::Drop,
         // What a guard refuses is dropped, whatever it would have become.
         _ => changed && outcome.verdict != Verdict::Drop,
@@ -55,6 +56,7 @@ pub fn of(
         _ if pushes && gso != 0 => "gso",
         _ if packet.fragment => "fragment",
         _ if packet.claims > packet.has => "malformed",
+        Action::Direct | Action::Undirect { .. } if tagged && outcome.key.is_some() => "no-peer",
         Action::Bypass if tagged && outcome.key.is_some() => "no-peer",
         Action::Unbypass { .. } if tagged && outcome.key.is_some() => "not-bypassed",
         action => {

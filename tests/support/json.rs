@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
+use sfunnel::hops::{Hop, Hops};
 use sfunnel::ir::{End, Proto};
 use sfunnel::matches::Ports;
 use sfunnel::nodes::{Node, Nodes};
@@ -54,6 +55,17 @@ pub fn nodes(value: &Value) -> Nodes {
         _ => panic!("not a range: {value}"),
     };
     Nodes::new(&value.as_array().expect("nodes").iter().map(node).collect::<Vec<_>>()).expect("no fault")
+}
+
+pub fn hops(value: &Value) -> Hops {
+    let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok()).expect("an address");
+    let hop = |value: &Value| match member(value, "pods").as_array().map(Vec::as_slice) {
+        Some([first, last]) => {
+            Hop { host: address(member(value, "host")), first: address(first), last: address(last) }
+        }
+        _ => panic!("not a range: {value}"),
+    };
+    Hops::new(&value.as_array().expect("hops").iter().map(hop).collect::<Vec<_>>()).expect("no clash")
 }
 
 /// An address or a number.

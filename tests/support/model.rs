@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use super::actions::Action;
 use super::fields::{self, Skb, View};
-use super::rules::{Key, Node, Rule, nodes_of};
+use super::rules::{HOPS6, Key, Node, Rule, nodes_of};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -484,6 +484,50 @@ impl Packet {
             (from, to, 0x12) if from == port && to != port => Some(None),
             _ => None,
         }
+    }
+
+    /// Whether `bypass direct` knows both ends: where the next hop leads, a test run does not say.
+    pub(super) fn has_hop(&self, frame: &[u8]) -> bool {
+        let width = if self.six { 16 } else { 4 };
+        self.addresses(frame).chunks(width).all(|address| {
+            let known = |(first, last): (&[u8], &[u8])| first <= address && address <= last;
+            match self.six {
+                false => self.nodes.iter().any(|(_, first, last)| known((first, last))),
+                true => HOPS6.iter().any(|(_, first, last)| known((&first.octets(), &last.octets()))),
+            }
+        })
+    }
+
+    /// To the overlay's device, which is given no address but zeros; a probe at that port is answered, and an answer
+    /// ends.
+    pub(super) fn undirect(&self, frame: &[u8], probe: Option<u16>) -> (Option<Vec<u8>>, Verdict) {
+        let plain = self.l4 - self.ip == if self.six { 40 } else { 20 };
+        if let Some(port) = probe.filter(|_| plain) {
+            let segment = &frame[self.l4..self.end];
+            let marked = be32(segment, 4) == !be32(segment, 8);
+            match (be16(segment, 0), be16(segment, 2), segment[13]) {
+                (_, to, 0x02) if to == port && marked => {
+                    let mut answer = self.readdress(frame.to_vec(), |addresses, segment| {
+                        addresses.rotate_left(addresses.len() / 2);
+                        segment[..4].rotate_left(2);
+                        segment[13] = 0x12;
+                    });
+                    if self.ip == 14 {
+                        answer[..12].rotate_left(6);
+                    }
+                    return (Some(answer), Verdict::Redirect);
+                }
+                (from, to, 0x12) if from == port && to != port && marked => {
+                    return (Some(frame.to_vec()), Verdict::Drop);
+                }
+                _ => {}
+            }
+        }
+        let mut handed = frame.to_vec();
+        if self.ip == 14 {
+            handed[..6].fill(0);
+        }
+        (Some(handed), Verdict::Redirect)
     }
 
     /// And back. The kernel has to take the frame for its own: tests give the overlay's device no address but zeros.

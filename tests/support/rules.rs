@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
@@ -98,6 +99,25 @@ const NODES: [Node; 7] = [
     ([10, 1, 0, 1], [128, 0, 1, 0], [128, 0, 1, 255]),
     // With these, that host's differ in more than the last byte: they are numbered.
     ([172, 16, 0, 1], [10, 255, 1, 0], [10, 255, 1, 3]),
+];
+
+/// The same of IPv6, which only `bypass direct` knows.
+pub static HOPS6: LazyLock<Vec<(Ipv6Addr, Ipv6Addr, Ipv6Addr)>> = LazyLock::new(|| {
+    let hop = |(host, pods, length): &(&str, &str, u32)| {
+        let first: Ipv6Addr = pods.parse().expect("an address");
+        let last = first.to_bits() | u128::MAX.checked_shr(*length).unwrap_or(0);
+        (host.parse().expect("an address"), first, Ipv6Addr::from(last))
+    };
+    WRITTEN6.iter().map(hop).collect()
+});
+
+/// Of any length; some within one word of the address, others of one.
+const WRITTEN6: [(&str, &str, u32); 5] = [
+    ("2001:db9:1::1", "2001:db8::", 112),
+    ("2001:db9:1::2", "2001:db8:0:0:7fff:ffff::", 96),
+    ("2001:db9:1::1", "2001:db8:8000::", 33),
+    ("2001:db9:1::3", "fd00::1", 128),
+    ("2001:db9:1::3", "2001:db8::ffff:ffff:ffff:ffff", 128),
 ];
 
 /// Those of a ruleset that has rules about any. Every other one has pods that are numbered.
@@ -514,7 +534,11 @@ impl fmt::Display for Extra {
 /// What stands in front of the rules.
 pub fn head(rules: &[Rule]) -> String {
     let bypasses = rules.iter().any(|rule| rule.action.is_bypass());
-    if bypasses { written(nodes_of(rules)) } else { String::new() }
+    let mut text = if bypasses { written(nodes_of(rules)) } else { String::new() };
+    if rules.iter().any(|rule| rule.action == Action::Direct) {
+        text.extend(WRITTEN6.iter().map(|(host, pods, length)| format!("node {host} {pods}/{length}\n")));
+    }
+    text
 }
 
 /// The ruleset's text, one rule a line.
