@@ -6,6 +6,8 @@ mod support;
 #[allow(dead_code)]
 #[path = "bypass/cluster.rs"]
 mod cluster;
+#[path = "bypass/direct.rs"]
+mod direct;
 #[path = "bypass/lives.rs"]
 mod lives;
 #[path = "bypass/operating.rs"]

@@ -15,7 +15,6 @@ mod status;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use super::args;
 use super::attach;
@@ -34,6 +33,7 @@ use crate::net::{self, Filter, Hook, Mark, Netlink, limit, links};
 
 pub(super) use contained::{VARIABLES, is_wanted, log_level, run as run_in_container};
 use given::Given;
+use known::Way;
 
 pub fn run(args: &args::Bypass, console: &mut Console<'_>) -> Result<(), Failure> {
     match &args.command {
@@ -57,7 +57,7 @@ pub fn run(args: &args::Bypass, console: &mut Console<'_>) -> Result<(), Failure
 /// What has been found out of each node, for the next time: only what changes is said again.
 #[derive(Default)]
 struct Seen {
-    answers: BTreeMap<Ipv4Addr, Answer>,
+    answers: BTreeMap<Way, Answer>,
     /// Whatever else there was to say.
     notes: Vec<String>,
     /// The rules that have been read, and judged.
@@ -103,11 +103,11 @@ impl Given {
         if self.receive_only {
             return Ok(());
         }
-        let answers = known.ask(self.port)?;
-        for (host, answer) in &answers {
-            let before = seen.answers.get(host);
+        let answers = known.ask(netlink, self.port)?;
+        for (way, answer) in &answers {
+            let before = seen.answers.get(way);
             if before != Some(answer) {
-                said(*host, *answer, before, self.port).into_iter().for_each(|said| console.say(said));
+                said(*way, *answer, before, self.port).into_iter().for_each(|said| console.say(said));
             }
         }
         seen.answers = answers;
@@ -167,24 +167,29 @@ fn mark(rules: &Rules, options: Options, reach: Option<Reach>) -> Result<Mark, F
     Ok(Mark { counted: rules.ruleset.counts(), reach, fast: options.fast, ..mark })
 }
 
-/// The hosts that receive.
-fn received(answers: &BTreeMap<Ipv4Addr, Answer>) -> Vec<Ipv4Addr> {
+/// The ways to those that receive.
+fn received(answers: &BTreeMap<Way, Answer>) -> Vec<Way> {
     let received = answers.iter().filter(|(_, answer)| **answer == Answer::Received);
-    received.map(|(host, _)| *host).collect()
+    received.map(|(way, _)| *way).collect()
 }
 
 /// What a node's answer means, if there is anything to say about it.
-fn said(host: Ipv4Addr, answer: Answer, before: Option<&Answer>, port: u16) -> Option<String> {
-    match why_not(answer, port) {
-        None => before.map(|_| format!("node {host} receives: bypassed from now on")),
-        Some(why) => Some(format!("warning: node {host} stays on the overlay: {why}")),
+fn said(way: Way, answer: Answer, before: Option<&Answer>, port: u16) -> Option<String> {
+    match why_not(answer, way, port) {
+        None => before.map(|_| format!("node {way} receives: bypassed from now on")),
+        Some(why) => Some(format!("warning: node {way} stays on the overlay: {why}")),
     }
 }
 
 /// Why nothing is to be sent past the overlay to a node that answers like this.
-fn why_not(answer: Answer, port: u16) -> Option<String> {
+fn why_not(answer: Answer, way: Way, port: u16) -> Option<String> {
     match answer {
         Answer::Received => None,
+        Answer::Distant => Some("there is a router on the way to it, which knows nothing of pods".to_owned()),
+        _ if way.direct => Some(format!(
+            "no answer between pods' addresses, from port {port}: no program there takes them, or the network between \
+             the nodes does not let them through"
+        )),
         Answer::Refused => Some(
             "no program there takes what is sent past it, or something on the way clears the urgent pointer"
                 .to_owned(),

@@ -11,6 +11,7 @@ use crate::codegen::{self, Options};
 use crate::diag::{self, Diagnostic, Label, Severity, Source};
 use crate::diagram::{self, Diagram};
 use crate::elf::{self, Line};
+use crate::hops::Hops;
 use crate::ir::{Action, Rule, Ruleset, Rulesets, Side};
 use crate::kernel::LoadError;
 use crate::mirror;
@@ -177,12 +178,14 @@ impl Rules {
         Self { source, ruleset, diagram }
     }
 
-    /// The same, with `bypass` between these nodes only.
-    pub fn between(&self, nodes: &Nodes) -> Self {
+    /// The same, with `bypass` between these nodes only, and `bypass direct` towards these hops.
+    pub fn between(&self, nodes: &Nodes, hops: &Hops) -> Self {
         let mut ruleset = self.ruleset.clone();
         for rule in &mut ruleset.rules {
-            if let Action::Bypass { nodes: all } = &mut rule.action {
-                *all = nodes.clone();
+            match &mut rule.action {
+                Action::Bypass { nodes: all } => *all = nodes.clone(),
+                Action::Direct { hops: all } => *all = hops.clone(),
+                _ => {}
             }
         }
         Self { ruleset, source: self.source.clone(), diagram: self.diagram.clone() }

@@ -4,21 +4,19 @@
 //! nothing.
 
 use std::fs;
-use std::net::Ipv4Addr;
 
 use super::{Finding, Level};
 use crate::net::links::Device;
 use crate::net::overlay::Ends;
 use crate::net::{self, Netlink, peers, xfrm};
-use crate::nodes::Nodes;
+use crate::nodes::Node;
 
-/// `own` is the host that this node is.
+/// `others`: the pods of the other nodes.
 pub fn overlay(
     netlink: &mut Netlink,
     devices: &[Device],
     ends: &Ends,
-    nodes: &Nodes,
-    own: Ipv4Addr,
+    others: &[Node],
 ) -> net::Result<Vec<Finding>> {
     let device = |number: u32| devices.iter().find(|device| device.interface.number() == number);
     let (Some(over), Some(under)) = (device(ends.overlay.number()), device(ends.host.number())) else {
@@ -39,7 +37,7 @@ pub fn overlay(
             "net.ipv4.ip_forward is 0: what arrives for pods is not forwarded, with or without the overlay";
         found.push(Finding::new(Level::Bad, "forwarding", text));
     }
-    found.extend(routes(netlink, ends, nodes, own)?);
+    found.extend(routes(netlink, ends, others)?);
     if let Some(count @ 1..) = xfrm::policies()? {
         let text = format!(
             "{count} IPsec policies are in force: what they encrypt of the overlay's packets leaves as it is where it is \
@@ -87,13 +85,13 @@ fn mtu(over: &Device, under: &Device) -> Option<Finding> {
 }
 
 /// Whether what comes by the overlay's interface is let in: its reverse path has to lead there.
-fn routes(netlink: &mut Netlink, ends: &Ends, nodes: &Nodes, own: Ipv4Addr) -> net::Result<Vec<Finding>> {
+fn routes(netlink: &mut Netlink, ends: &Ends, others: &[Node]) -> net::Result<Vec<Finding>> {
     let filter = ["all", &ends.overlay.name].map(|of| sysctl(&format!("conf/{of}/rp_filter")).unwrap_or(0));
     let strict = filter.into_iter().max() == Some(1);
     let table = peers::routes(netlink)?;
     let mut found = Vec::new();
     let mut right = 0_usize;
-    for node in nodes.iter().filter(|node| node.host != own) {
+    for node in others {
         // A host's own route, if it has one, is for one address.
         let last = node.last;
         let about = ends.overlay.name.as_str();

@@ -78,7 +78,7 @@ pub enum Error {
         "cannot ask {host} whether it receives: {source}{}",
         if *source == Errno::EPERM { " (CAP_NET_RAW is needed)" } else { system::advice(*source) }
     )]
-    Probe { host: std::net::Ipv4Addr, source: Errno },
+    Probe { host: std::net::IpAddr, source: Errno },
 
     #[error("no overlay to bypass: {why}")]
     NoOverlay { why: String },

@@ -5,7 +5,7 @@
 //! link address, and that one's forwarding entry has the host. Never guesses: what is not known to the end is left out,
 //! and said.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::links::Interface;
 use super::netlink::{self, Answer, Netlink};
@@ -14,6 +14,7 @@ use super::{Error, Result};
 use crate::nodes::Node;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const AF_BRIDGE: u8 = 7;
 const RTM_GETADDR: u16 = 22;
 const RTM_GETROUTE: u16 = 26;
@@ -42,6 +43,47 @@ pub fn addresses(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Ipv
         of(IFA_LOCAL).or(of(IFA_ADDRESS)).filter(|_| ours)
     };
     Ok(answers.iter().filter_map(read).collect())
+}
+
+/// The same of IPv6.
+pub fn addresses6(netlink: &mut Netlink, interface: &Interface) -> Result<Vec<Ipv6Addr>> {
+    const IFA_ADDRESS: u16 = 1;
+    let message = [AF_INET6, 0, 0, 0, 0, 0, 0, 0];
+    let answers = dump(netlink, "list the addresses", RTM_GETADDR, &message)?;
+    let read = |answer: &Answer| {
+        let [family, _, _, _, i0, i1, i2, i3] = answer.header()?;
+        let ours = family == AF_INET6 && u32::from_ne_bytes([i0, i1, i2, i3]) == interface.number();
+        let (_, value) = answer.attributes(8).find(|(kind, _)| *kind == IFA_ADDRESS)?;
+        Some(Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)).filter(|_| ours)
+    };
+    Ok(answers.iter().filter_map(read).collect())
+}
+
+/// Whether the route to a host leads straight to it, by this interface.
+pub fn is_on_link(netlink: &mut Netlink, interface: &Interface, host: IpAddr) -> Result<bool> {
+    const RTA_DST: u16 = 1;
+    const RTA_OIF: u16 = 4;
+    const RTA_GATEWAY: u16 = 5;
+    const RTA_VIA: u16 = 18;
+    let (family, address) = match host {
+        IpAddr::V4(host) => (AF_INET, host.octets().to_vec()),
+        IpAddr::V6(host) => (AF_INET6, host.octets().to_vec()),
+    };
+    let bytes = u8::try_from(address.len()).unwrap_or_default();
+    let mut message = vec![0; HEADER];
+    (message[0], message[1]) = (family, bytes * 8);
+    message.extend((u16::from(bytes) + 4).to_ne_bytes());
+    message.extend(RTA_DST.to_ne_bytes());
+    message.extend(address);
+    let Ok(answers) = netlink.request_bytes(RTM_GETROUTE, &message) else {
+        // There is none.
+        return Ok(false);
+    };
+    Ok(answers.iter().any(|answer| {
+        let has = |wanted| answer.attributes(HEADER).any(|(kind, _)| kind == wanted);
+        let by = answer.attributes(HEADER).find(|(kind, _)| *kind == RTA_OIF).map(|(_, value)| value);
+        by.and_then(|by| netlink::word(&by)) == Some(interface.number()) && !has(RTA_GATEWAY) && !has(RTA_VIA)
+    }))
 }
 
 /// What there is to know of all nodes.

@@ -5,6 +5,8 @@
 //! program on ingress of the other host's interface sends it back. So an answer says that there is such a program, that
 //! it knows the same pods, and that the way keeps the field.
 
+pub mod direct;
+
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
@@ -31,6 +33,8 @@ pub enum Answer {
     /// The host says that nobody listens on the port: no program has taken the probe, or not known it for one.
     Refused,
     Silent,
+    /// The host is behind a router, so that it cannot be the next hop.
+    Distant,
 }
 
 /// How often each is asked, and how long it may take to answer each time.
@@ -87,7 +91,7 @@ fn open_yet(answer: Answer) -> bool {
 
 /// A socket for TCP segments from and to that host, and no others.
 fn open(own: Ipv4Addr, host: Ipv4Addr) -> Result<OwnedFd> {
-    let wrong = |source| Error::Probe { host, source };
+    let wrong = |source| Error::Probe { host: host.into(), source };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Tcp).map_err(wrong)?;
     bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(own, 0))).map_err(wrong)?;
@@ -115,17 +119,22 @@ fn segment(own: Ipv4Addr, peer: Peer, (sport, dport): (u16, u16)) -> [u8; 20] {
     segment[12..14].copy_from_slice(&[0x50, SYN]);
     segment[14..16].copy_from_slice(&1024_u16.to_be_bytes());
     segment[18..20].copy_from_slice(&URGENT.to_be_bytes());
-    let pseudo = [own.octets(), peer.host.octets(), [0, 6, 0, 20]].concat();
+    let sum = checksum(&[&own.octets(), &peer.host.octets(), &[0, 6, 0, 20], &segment]);
+    segment[16..18].copy_from_slice(&sum);
+    segment
+}
+
+/// Of parts of even lengths (RFC 1071).
+fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum: u32 = 0;
-    for word in pseudo.chunks_exact(2).chain(segment.chunks_exact(2)) {
+    for word in parts.iter().flat_map(|part| part.chunks_exact(2)) {
         sum += word.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
     }
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
     }
     let [.., a, b] = (sum ^ 0xffff).to_be_bytes();
-    segment[16..18].copy_from_slice(&[a, b]);
-    segment
+    [a, b]
 }
 
 /// What a packet answers to the probe, if it is about it.

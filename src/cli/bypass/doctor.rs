@@ -35,18 +35,24 @@ pub(super) fn run(args: &args::BypassGiven, console: &mut Console<'_>) -> Result
             found.extend(doctor::interface(&mut netlink, device, &devices, qdisc, &[hook])?);
         }
     }
-    found.extend(doctor::overlay(&mut netlink, &devices, &known.ends, &known.nodes, known.own)?);
-    if fast {
+    found.extend(doctor::overlay(&mut netlink, &devices, &known.ends, &known.others())?);
+    if fast && known.nodes.is_empty() {
+        let text = "it is for flows that are rewritten: leave it out, or `direct`".to_owned();
+        found.push(Finding { level: Level::Bad, about: "fast".to_owned(), text });
+    } else if fast {
         found.extend(past_the_stack(&known, &devices, &mut netlink)?);
     }
-    for (host, answer) in known.ask(given.port)? {
-        let (level, text) = match why_not(answer, given.port) {
+    for (way, answer) in known.ask(&mut netlink, given.port)? {
+        let (level, text) = match why_not(answer, way, given.port) {
+            None if way.direct => {
+                (Level::Good, "it receives, and pods' addresses get there and back".to_owned())
+            }
             None => {
                 (Level::Good, "it receives, and the way to it and back keeps the urgent pointer".to_owned())
             }
             Some(why) => (Level::Note, format!("stays on the overlay: {why}")),
         };
-        found.push(Finding { level, about: host.to_string(), text });
+        found.push(Finding { level, about: way.to_string(), text });
     }
     for (what, why) in known.stay() {
         found.push(Finding {

@@ -24,7 +24,7 @@ pub(super) fn check(given: &Given, netlink: &mut Netlink, console: &mut Console<
     }
     found.extend(differs.map(|why| format!("{} ingress: {why}", known.ends.host.name)));
     if !given.receive_only {
-        let sending = known.sending(&received(&known.ask(given.port)?));
+        let sending = known.sending(&received(&known.ask(netlink, given.port)?));
         let of_overlay = on(&seen.ours, &known, Side::Egress);
         let wanted = sending.as_ref().map(|(rules, reach)| (rules, Some(*reach)));
         let mut differs = difference(&known, of_overlay, Side::Egress, wanted)?;

@@ -17,6 +17,7 @@ use crate::kernel::flows::USUAL;
 use crate::net::links::Device;
 use crate::net::overlay::Ends;
 use crate::net::{self, Netlink};
+use crate::syntax::ast::ActionKind;
 use crate::{router_rules, syntax};
 
 pub(super) struct Given {
@@ -123,6 +124,15 @@ pub(super) fn bypasses(source: &Source) -> bool {
     let mut actions = ast.rules.iter().flat_map(|rule| &rule.actions);
     // What is wrong with the others is said where they are read with their nodes.
     !faults.is_empty() || actions.any(|action| action.kind.is_bypass())
+}
+
+/// Whether all that do say `direct`.
+pub(super) fn only_direct(source: &Source) -> bool {
+    let (ast, _) = syntax::recover(source);
+    let actions = ast.rules.iter().flat_map(|rule| &rule.actions);
+    let mut bypasses = actions.filter(|action| action.kind.is_bypass()).peekable();
+    bypasses.peek().is_some()
+        && bypasses.all(|action| matches!(action.kind, ActionKind::Bypass { direct: true }))
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Failure {

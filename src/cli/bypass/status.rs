@@ -4,12 +4,12 @@
 //! a program does not say which nodes it is for, but the same nodes make the same program. Changes nothing.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 
 use super::given::Given;
-use super::known::Known;
+use super::known::{Known, Way};
 use super::pods::{self, PodReport};
 use super::{Seen, drift, received, why_not};
 use crate::cli::{Console, Failure, args, attach};
@@ -34,7 +34,9 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct NodeReport {
-    host: Ipv4Addr,
+    host: IpAddr,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    direct: bool,
     state: State,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -79,7 +81,7 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
         Some(mark) => drift::is_of(&known, &known.receiving, None, Side::Ingress, &mark)?,
         None => false,
     };
-    let answers = known.ask(given.port)?;
+    let answers = known.ask(&mut netlink, given.port)?;
     let sent = match drift::on(&ours, &known, Side::Egress) {
         None => Some(BTreeSet::new()),
         Some(_) => match there(Side::Egress) {
@@ -87,21 +89,23 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
             None => None,
         },
     };
-    let node = |host: &Ipv4Addr| {
-        let (state, why) = match answers.get(host) {
+    let node = |way: Way| {
+        let (state, why) = match answers.get(&way) {
             None => (State::Own, None),
             Some(Answer::Received) if !known.sends && sent.as_ref().is_some_and(BTreeSet::is_empty) => {
                 (State::Overlay, Some("no rule says `bypass`".to_owned()))
             }
-            Some(answer) => judged(sent.as_ref().map(|sent| sent.contains(host)), *answer, given.port),
+            Some(answer) => {
+                judged(sent.as_ref().map(|sent| sent.contains(&way)), why_not(*answer, way, given.port))
+            }
         };
-        NodeReport { host: *host, state, why }
+        NodeReport { host: way.host, direct: way.direct, state, why }
     };
     let report = Report {
         host_interface: known.ends.host.name.clone(),
         overlay_interface: known.ends.overlay.name.clone(),
         receives,
-        nodes: known.nodes.hosts().keys().map(node).collect(),
+        nodes: known.hosts().into_iter().map(node).collect(),
         left_out: known.stay(),
         pods: pods::judge(&known, given.fast.is_some(), &mut netlink)?,
     };
@@ -114,9 +118,9 @@ pub(super) fn run(args: &args::BypassStatus, console: &mut Console<'_>) -> Resul
 }
 
 /// What becomes of packets for a node that is sent to, or not, and that answers like this.
-fn judged(sent: Option<bool>, answer: Answer, port: u16) -> (State, Option<String>) {
+fn judged(sent: Option<bool>, why_not: Option<String>) -> (State, Option<String>) {
     const ATTACH: &str = "`sfunnel bypass attach` or `watch` would change that";
-    match (sent, why_not(answer, port)) {
+    match (sent, why_not) {
         (Some(true), None) => (State::Bypassed, None),
         (Some(true), Some(why)) => {
             (State::Lost, Some(format!("it is sent past the overlay, and {why}; {ATTACH}")))
@@ -135,24 +139,18 @@ fn judged(sent: Option<bool>, answer: Answer, port: u16) -> (State, Option<Strin
 }
 
 /// Whom the program with this name sends to, if that can be found out: those that receive now, all, or one more or less.
-fn sent_to(
-    known: &Known,
-    received: &[Ipv4Addr],
-    there: &Mark,
-) -> Result<Option<BTreeSet<Ipv4Addr>>, Failure> {
-    let now: BTreeSet<Ipv4Addr> = received.iter().copied().collect();
-    let others: BTreeSet<Ipv4Addr> =
-        known.nodes.hosts().into_keys().filter(|host| *host != known.own).collect();
+fn sent_to(known: &Known, received: &[Way], there: &Mark) -> Result<Option<BTreeSet<Way>>, Failure> {
+    let now: BTreeSet<Way> = received.iter().copied().collect();
+    let others: BTreeSet<Way> = known.ways().into_iter().collect();
     let toggled =
-        others.iter().map(|host| now.symmetric_difference(&BTreeSet::from([*host])).copied().collect());
+        others.iter().map(|way| now.symmetric_difference(&BTreeSet::from([*way])).copied().collect());
     let candidates = [now.clone(), others.clone()].into_iter().chain(toggled);
-    let right_size =
-        |hosts: &BTreeSet<Ipv4Addr>| there.reach.is_none_or(|reach| reach.reached == hosts.len());
-    for hosts in candidates.filter(right_size).take(MOST_TRIED) {
-        let list: Vec<Ipv4Addr> = hosts.iter().copied().collect();
+    let right_size = |ways: &BTreeSet<Way>| there.reach.is_none_or(|reach| reach.reached == ways.len());
+    for ways in candidates.filter(right_size).take(MOST_TRIED) {
+        let list: Vec<Way> = ways.iter().copied().collect();
         let Some((rules, reach)) = known.sending(&list) else { continue };
         if drift::is_of(known, &rules, Some(reach), Side::Egress, there)? {
-            return Ok(Some(hosts));
+            return Ok(Some(ways));
         }
     }
     Ok(None)
@@ -168,11 +166,12 @@ fn write(report: &Report, console: &mut Console<'_>) -> Result<(), Failure> {
         "{} egress: {} of {} nodes bypassed",
         paint::printable(overlay_interface),
         count(State::Bypassed),
-        nodes.len() - 1
+        nodes.iter().filter(|node| node.state != State::Own).count()
     )?;
-    for NodeReport { host, state, why } in nodes {
+    for NodeReport { host, direct, state, why } in nodes {
         let why = why.as_ref().map_or(String::new(), |why| format!(": {why}"));
-        writeln!(console.out, "  {host} {}{why}", state.text())?;
+        let way = Way { direct: *direct, host: *host };
+        writeln!(console.out, "  {way} {}{why}", state.text())?;
     }
     for (what, why) in left_out {
         writeln!(console.out, "  {} on the overlay: {why}", paint::printable(what))?;
