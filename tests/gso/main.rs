@@ -8,6 +8,7 @@ mod support;
 mod big;
 mod devices;
 mod finish;
+mod kinds;
 mod macvlans;
 mod merging;
 mod metadata;

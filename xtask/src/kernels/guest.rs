@@ -27,7 +27,7 @@ pub const TOOLS: [(&str, &str); 7] = [
 ];
 
 /// Where they exist. What they need comes along.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 21] = [
     "veth",
     "macvlan",
     "sch_ingress",
@@ -44,6 +44,11 @@ const MODULES: [&str; 16] = [
     "nft_counter",
     "ip_vs",
     "ip_vs_rr",
+    "8021q",
+    "ipvlan",
+    "bonding",
+    "br_netfilter",
+    "vrf",
 ];
 
 /// What the guest runs first.
@@ -118,6 +123,7 @@ fn steps(suite: &Suite) -> Vec<(&'static str, String)> {
                 "gso {one} cut_without_crossing where_no_macvlan gro_has_forgotten_are_made segments_of_a_burst{skip}"
             ),
         ),
+        ("devices", format!("gso {one} --ignored kinds::")),
         ("ipvs", format!("affinity {one} --ignored ipvs")),
     ]
 }
