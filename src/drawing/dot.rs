@@ -35,7 +35,42 @@ pub fn dot(diagram: &Diagram, ruleset: &Ruleset) -> String {
     out + "}\n"
 }
 
-/// A string of the language, in which nothing but quotes and backslashes means anything.
+/// A string of the language, in which nothing but quotes and backslashes means anything. Graphviz reads no string
+/// of more than 16,384 bytes: a longer one is written in parts.
 fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    const PART: usize = 8_000;
+    let mut out = String::from("\"");
+    let mut part = 0;
+    for character in text.chars() {
+        if part >= PART {
+            out += "\" +\n      \"";
+            part = 0;
+        }
+        let before = out.len();
+        if matches!(character, '\\' | '"') {
+            out.push('\\');
+        }
+        out.push(character);
+        part += out.len() - before;
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn no_string_is_longer_than_graphviz_reads() {
+        assert_eq!(quoted(r#"a "b" \"#), r#""a \"b\" \\""#);
+        let ports = "8080, ".repeat(10_000);
+        let text = quoted(&ports);
+        let parts: Vec<&str> = text.split(" +\n      ").collect();
+        assert!(parts.iter().all(|part| part.len() < 16_384));
+        let inside =
+            |part: &&str| part.strip_prefix('"').and_then(|part| part.strip_suffix('"')).map(str::to_owned);
+        assert_eq!(parts.iter().map(inside).collect::<Option<String>>(), Some(ports));
+        // An escape is in one part.
+        assert!(quoted(&"\"".repeat(20_000)).contains("\\\"\" +\n"));
+    }
 }
