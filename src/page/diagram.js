@@ -128,24 +128,42 @@ function waysTo(nodes) {
     const steps = [];
     let at = node;
     while (!nodes.has(at)) {
-      const [field, arms, rest] = list.data.nodes[at];
-      const open = arms.filter(([, then]) => on.has(then));
-      const then = open.length ? open[0][1] : rest;
-      const values = open.filter((arm) => arm[1] === then).map(([text]) => text);
-      steps.push(values.length ? `${field} ${values.join(" or ")}` : `${field} is another`);
+      const [, arms, rest] = list.data.nodes[at];
+      const then = arms.find((arm) => on.has(arm[1]))?.[1] ?? rest;
+      steps.push(step(at, then));
       at = then;
     }
     return [{ name, steps }];
   });
 }
 
+/** A question, and the answers that lead to the next one. */
+function step(at, then) {
+  const [field, arms] = list.data.nodes[at];
+  const values = arms.filter((arm) => arm[1] === then).map(([text]) => text);
+  return values.length ? `${field} ${values.join(" or ")}` : `${field} is another`;
+}
+
+/** What a packet was asked, and what it answered. */
+function sayWayOf(packet) {
+  const { way } = lifeOf(page.packets[packet]);
+  const names = list.data.roots.filter(({ node }) => node === way[0]).map(({ name }) => name);
+  const steps = way.slice(1).map((then, at) => step(way[at], then));
+  const which = page.packets.length > 1 ? `packet ${packet + 1}` : "the packet";
+  write(names.map((name) => ({ name, steps })), `The way of ${which}`);
+}
+
 function sayWay(nodes, title) {
+  write(nodes?.size ? waysTo(nodes) : [], title);
+}
+
+/** Ways in words, below the drawings. */
+function write(ways, title) {
   const way = $("way");
   if (!way) return;
   way.replaceChildren();
-  if (!nodes || !nodes.size) return;
   const all = new Map();
-  for (const { name, steps } of waysTo(nodes)) {
+  for (const { name, steps } of ways) {
     const key = steps.join("\n");
     all.set(key, { steps, names: [...(all.get(key)?.names ?? []), name] });
   }

@@ -46,6 +46,7 @@ pub struct Life {
     way: Vec<usize>,
     slots: Vec<usize>,
     decides: Option<usize>,
+    holds: bool,
     blocks: Vec<Block>,
 }
 
@@ -76,6 +77,7 @@ impl Life {
             way: way.nodes,
             slots: way.slots,
             decides: way.decides,
+            holds: way.holds,
             blocks: blocks(&explained.change(ruleset)),
         }
     }

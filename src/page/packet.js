@@ -78,7 +78,8 @@ function drawLife(at) {
   else if (rule) said.append(link("rule", life.rule, `rule ${life.rule}`), " takes it: ", el("b", {}, shown(rule.action.slice(0, 200))));
   else said.append("no rule takes it");
   if (life.decides !== null) {
-    said.append("; decided by ", link("slot", life.decides, `instruction ${life.decides}`), ` (${list.notes[life.decides]})`);
+    const answer = `${list.notes[life.decides]}: ${life.holds ? "yes" : "no"}`;
+    said.append("; decided by ", link("slot", life.decides, `instruction ${life.decides}`), ` (${answer})`);
   }
   const isRun = life.fate !== "not run";
   said.append(isRun ? ". It is " : ". Not known is what the kernel does: ", el("b", { class: `fate ${life.fate.replace(" ", "-")}` }, shown(life.verdict)), ".");
@@ -137,6 +138,7 @@ function ofPacket(at, found) {
     found.strong = [...(list.ofRule?.get(life.rule) ?? [])];
   }
   found.nodes = new Set(life.way);
+  found.ends = new Set(life.way.slice(-1));
   found.weak = life.slots.map((slot) => [slot, slot + 1]);
   found.slot = life.decides;
   if (list.data.listing) found.touches = touchesOf([...found.weak, ...found.strong]);

@@ -19,12 +19,13 @@ function whatIs(element) {
 
 /** All that belongs to it. */
 function belongs(what) {
-  const found = { rules: new Set(), nodes: new Set(), strong: [], weak: [], slot: null, touches: [], said: "" };
+  const found = { rules: new Set(), nodes: new Set(), ends: new Set(), strong: [], weak: [], slot: null, touches: [], said: "" };
   const listing = list.data.listing;
   const spans = (of, keys) => (listing ? [...keys].flatMap((key) => of.get(key) ?? []) : []);
   const ofRule = (rule) => {
     found.rules.add(rule);
-    found.nodes = above(list.leaves.get(rule) ?? []);
+    found.ends = new Set(list.leaves.get(rule) ?? []);
+    found.nodes = above(found.ends);
     found.strong = spans(list.ofRule, [rule]);
   };
   if (what.kind === "rule") {
@@ -97,7 +98,8 @@ function light(what) {
   if (found.slot !== null) $(`insn-${found.slot}`)?.classList.add("at");
   const [rule] = found.rules;
   drawPacket(found.touches, rule === undefined ? null : list.data.rules[rule]?.protocol);
-  sayWay(rule === undefined || now.kind === "remark" ? null : new Set(list.leaves.get(rule) ?? []), `The way to rule ${rule}`);
+  if (now.kind === "packet") sayWayOf(now.id);
+  else sayWay(rule === undefined || now.kind === "remark" ? null : new Set(list.leaves.get(rule) ?? []), `The way to rule ${rule}`);
   return found;
 }
 
@@ -124,21 +126,23 @@ function keep(what, from = null) {
   const into = (pane, element) => from !== pane && element && scroll($(pane).querySelector(".body"), element);
   into("rules", document.querySelector("button.rule.lit"));
   into("listing", slot === undefined ? null : $(`insn-${slot}`));
-  into("diagram", [...document.querySelectorAll(".shape.lit")].pop());
+  const on = list.shapes.filter(({ group }) => group.classList.contains("lit"));
+  const end = on.find(({ nodes }) => [...nodes].some((node) => found.ends.has(node))) ?? on.at(-1);
+  into("diagram", end?.group);
   if (what.kind === "rule") address(`rule-${what.id}`);
   else if (what.kind === "insn") address(`insn-${what.id}`);
   else if (what.kind === "packet") address(`packet-${what.id + 1}`);
 }
 
-/** Moves a pane, and nothing else, so that the element is seen. */
+/** Moves a pane, and the drawing in it, and nothing else, so that the element is seen. */
 function scroll(pane, element) {
   const [outer, inner] = [pane.getBoundingClientRect(), element.getBoundingClientRect()];
   if (inner.top < outer.top || inner.bottom > outer.bottom) {
     pane.scrollTop += inner.top - outer.top - outer.height / 3;
   }
-  if (inner.left < outer.left || inner.right > outer.right) {
-    pane.scrollLeft += inner.left - outer.left - outer.width / 3;
-  }
+  const wide = element.closest(".drawing") ?? pane;
+  const { left, right, width } = wide.getBoundingClientRect();
+  if (inner.left < left || inner.right > right) wide.scrollLeft += inner.left - left - width / 3;
 }
 
 function address(hash) {

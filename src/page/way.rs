@@ -16,6 +16,8 @@ pub struct Way {
     pub slots: Vec<usize>,
     /// The last compare before the leaf.
     pub decides: Option<usize>,
+    /// Whether what its note says is so: then it falls through.
+    pub holds: bool,
 }
 
 /// Finds ways through one program.
@@ -80,8 +82,11 @@ impl Ways {
             }
             let jumps = text.starts_with("if ");
             let next = if note.starts_with(field.keyword()) {
-                way.decides = if jumps { Some(slot) } else { way.decides };
-                self.program.next(slot, value)?
+                let next = self.program.next(slot, value)?;
+                if jumps {
+                    (way.decides, way.holds) = (Some(slot), next == slot + 1);
+                }
+                next
             } else if jumps {
                 // What stands around the load: what is usual falls through.
                 slot + 1

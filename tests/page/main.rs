@@ -397,3 +397,45 @@ fn a_packets_life_says_what_changed_and_which_instruction_decides() {
     assert!(decides.as_str().is_some_and(|note| note.starts_with("dport ")), "{decides}");
     assert_eq!(browser.faults(), Vec::<String>::new());
 }
+
+#[test]
+fn a_packets_way_is_that_of_the_packet_and_can_be_seen() {
+    if !require(&[CHROMIUM, Need::Root]) {
+        return;
+    }
+    let folder = Folder::new();
+    let mut browser = Browser::start();
+    let mut open = |rules: &str, packet: &str| {
+        folder.write("rules.sf", rules);
+        let page = folder.page("life.html", &["explain", "rules.sf", "--html", "--packet", packet]);
+        browser.open(&page, "");
+        let shown = "[...document.querySelectorAll('.verdict, #way')].map((e) => e.textContent)";
+        let texts = browser.eval(shown);
+        let text = |at: usize| texts[at].as_str().expect("text").to_owned();
+        // The end of the way is lit, and inside of what the drawing shows.
+        let seen = browser.eval(
+            "[...document.querySelectorAll('.shape.lit:not(.test)')].map((e) => { \
+             const inner = e.getBoundingClientRect(), outer = e.closest('.drawing').getBoundingClientRect(); \
+             return inner.left >= outer.left && inner.right <= outer.right; })",
+        );
+        (text(0), text(1), seen)
+    };
+    let not = "udp dport 53 length 513-65535 actions drop\nip saddr 198.51.100.0/24 udp dport != 5060 actions drop\n";
+    // Both ways to one rule, and each packet's own.
+    for (len, answer) in [(0, "length is another"), (600, "length 513-65535")] {
+        let (verdict, way, _) = open(not, &format!("udp 198.51.100.9:4000 > 10.0.0.2:5500 len {len}"));
+        assert!(verdict.starts_with("rule 1 takes it: drop"), "{verdict}");
+        assert!(way.starts_with("The way of the packetip udp → ") && way.contains(answer), "{way}");
+    }
+    // What the instruction finds, not what it looks for.
+    let other = "udp dport != 5060 actions drop";
+    let (verdict, ..) = open(other, "udp 198.51.100.9:4000 > 10.0.0.2:5500");
+    assert!(verdict.contains(" (dport == 5060: no). It is dropped"), "{verdict}");
+    let (verdict, ..) = open(other, "udp 198.51.100.9:4000 > 10.0.0.2:5060");
+    assert!(verdict.contains(" (dport == 5060: yes). It is passed"), "{verdict}");
+    // Wider than its pane.
+    let wide = "ip saddr 10.0.0.0/8 daddr 192.0.2.0/24 udp sport 1-1000 dport 5000-6000 ttl 1-64 length 48-200 dscp 0 drop";
+    let (verdict, _, seen) = open(wide, "udp 10.0.0.1:5 > 192.0.2.1:5001 len 50");
+    assert!(verdict.starts_with("rule 0 takes it"), "{verdict}");
+    assert_eq!(seen, serde_json::json!([true]));
+}
