@@ -51,7 +51,7 @@ const KERNEL_TESTS: [&str; 13] = [
 ];
 
 /// Programs that some tests use, and the packages they come in: of Debian, and of PyPI.
-const TOOLS: [(&str, &str); 16] = [
+const TOOLS: [(&str, &str); 23] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("ethtool", "ethtool"),
@@ -68,6 +68,13 @@ const TOOLS: [(&str, &str); 16] = [
     ("systemd-analyze", "systemd"),
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
+    ("iptables-restore", "iptables"),
+    ("ipvsadm", "ipvsadm"),
+    ("haproxy", "haproxy"),
+    ("bird", "bird2"),
+    ("softflowd", "softflowd"),
+    ("nfacctd", "pmacct"),
+    ("python3", "python3"),
 ];
 const PYTHON_TOOLS: [(&str, &str); 1] = [("kubernetes-validate", "kubernetes-validate")];
 
@@ -227,4 +234,24 @@ fn exec(command: &mut Command) -> Result<()> {
         bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_that_a_test_needs_is_named() {
+        let tests = root().expect("a folder").join("tests");
+        let page = fs::read_to_string(tests.with_file_name("docs").join("testing.md")).expect("a page");
+        let files = find(&tests, &|path| path.extension().is_some_and(|kind| kind == "rs")).expect("files");
+        let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).expect("a file")).collect();
+        let needs = texts.iter().flat_map(|text| text.split("Need::Tool(\"").skip(1));
+        let packages: Vec<&str> = needs.filter_map(|need| need.split('"').nth(2)).collect();
+        assert!(packages.contains(&"iproute2"), "{packages:?}");
+        for package in packages {
+            assert!(TOOLS.iter().any(|(_, known)| *known == package), "`TOOLS` lacks {package}");
+            assert!(page.contains(&format!("`{package}`")), "docs/testing.md lacks `{package}`");
+        }
+    }
 }
