@@ -6,6 +6,8 @@
 //! | map | key | value |
 //! |---|---|---|
 //! | `flows` | [`key`]: addresses and ports as the pod has them | [`value`] |
+//! | | the same as they are past NAT, which has changed the remote end | [`value::IS_ALIAS`]: the remote end as the pod has it |
+//! | | a pod's address and port, and zeros | that of a connection which it is opening to who is not a pod |
 //! | `pods` | number of an interface | number of the pod behind it |
 //! | `devices` | number of a pod | number of its interface; the kernel removes the entry with the interface |
 //!
@@ -60,8 +62,10 @@ pub mod key {
 /// +-------------------------------+  acknowledgement of what      +
 /// |  acked_in: came in            |  went out  |  proofs          | 80, 84
 /// +-------+-------+-------+-------+-------------------------------+
-/// |closing|opener | scale_out, _in|                               | 88
-/// +-------+-------+-------+-------+-------------------------------+
+/// |closing|opener | scale_out, _in|  other: the remote end as     | 88
+/// +-------+-------+-------+-------+                       +-------+
+/// |  it is past NAT, if NAT changes it    |alias  |               | 96
+/// +---------------------------------------+-------+---------------+
 /// ```
 ///
 /// A byte each for what is set and cleared by itself, so that processors that do so at once lose nothing.
@@ -110,7 +114,15 @@ pub mod value {
     /// The four before in one store: the lowest byte is the first.
     pub const OPENING: Field = field("flow.opening", 88, Size::W);
 
-    pub const LEN: i16 = 96;
+    /// The remote end at the other side of NAT, as it is in packets; no address: NAT changes nothing.
+    pub const OTHER: Field = field("flow.other", 92, Size::W);
+    pub const OTHER_PORT: Field = field("flow.other_port", 96, Size::H);
+    /// This is no flow, but leads to the one whose remote end is that other one.
+    pub const IS_ALIAS: Field = field("flow.is_alias", 98, Size::B);
+    /// The two before in one store.
+    pub const OTHER_REST: Field = field("flow.other_port, flow.is_alias", 96, Size::W);
+
+    pub const LEN: i16 = 104;
 }
 
 /// Of [`value::OPENER`]: nobody has seen the connection being opened.

@@ -22,5 +22,7 @@ mod nodes;
 mod operating;
 #[path = "fast/pods.rs"]
 mod pods;
+#[path = "fast/services.rs"]
+mod services;
 #[path = "fast/transitions.rs"]
 mod transitions;

@@ -30,7 +30,7 @@ use super::inplace::{self, Headers};
 use super::mtu;
 use super::nat::New;
 use super::segment::BPF_F_INGRESS;
-use super::whereabouts::{Leaf, find, find_pods, pods, runs};
+use super::whereabouts::{Leaf, find, find_or, find_pods, pods, runs};
 use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
 use crate::packet::{Field, ethernet, ipv4, ipv6, l4, skb, tcp};
@@ -130,6 +130,12 @@ pub(super) fn unless_between(e: &mut Emit, ip: &Window, (from, to): (&Nodes, &No
         e.load(KEY, ip, field);
         find(e, &format!("{name}_{end}"), found, &pods(nodes, true), Leaf::host);
     }
+}
+
+/// What has no pod of these nodes in that field goes to `other`. Uses R2 and R5.
+pub(super) fn unless_pod(e: &mut Emit, ip: &Window, field: Field, nodes: &Nodes, name: &str, other: Label) {
+    e.load(KEY, ip, field);
+    find_or(e, name, SOURCE, &pods(nodes, true), Leaf::host, other);
 }
 
 pub(super) fn emit_unbypass(e: &mut Emit, name: &str, nodes: &Nodes, probe: Option<u16>) {

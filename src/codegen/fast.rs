@@ -1,7 +1,7 @@
 //! Flows that go past the stack: from a pod's veth to the host's interface, and back.
 //!
 //! `bypass` leaves the two nodes' stacks in a packet's way, since netfilter is in there. Here a flow that netfilter has
-//! let through, in both directions and without changing it, goes past it as well. [`flow`](crate::flow) is the table of
+//! let through, in both directions, goes past it as well. [`flow`](crate::flow) is the table of
 //! what is remembered; a file for each place where a packet is met:
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //! ```
 //!
 //! * What is *noted* by `leaving` and comes by at `passed` with the same addresses and ports: netfilter lets it out as it is. What
-//!   comes by at `delivered`: it lets it in. A flow that NAT changes is not the same at both places, and stays on the stack.
+//!   comes by at `delivered`: it lets it in. Where NAT changes the remote end, as that of a Service, `translated` knows both.
 //! * A proof holds for [`LIFE`]. It is renewed by a *probe*, a segment without data of our own making (`craft`), which takes the
 //!   long way and ends at `passed`, or at `delivered`. No packet of a pod can do that: conntrack has not seen those before
 //!   it, and takes it for invalid.
@@ -39,6 +39,7 @@ mod leaving;
 mod passed;
 mod prove;
 mod scale;
+mod translated;
 
 use asm::{Cond, Insn, Reg, Reg::*};
 
@@ -76,16 +77,18 @@ const FLOW: Reg = L4_LEN;
 const PROBE: u32 = 0x5201;
 const REVIVE: u32 = 0x5202;
 
-/// The urgent pointer of a probe. Where probes end, packets of pods have their own, which is 0.
+/// The urgent pointer of a probe. Where probes end, packets of pods have their own, which is 0. That of a flow whose remote end NAT
+/// changes is another one: where they end, they say no more of themselves.
 const PROBE_URGENT: u32 = 0xfffe;
+const PROBE_TRANSLATED: u32 = 0xfffd;
 /// Data offset 5, ACK.
 const PROBE_FLAGS: u32 = 0x5010;
 
 const KEY: Slot = part(CHUNK, 0, key::LEN);
 const VALUE: Slot = part(CHUNK, 16, value::LEN);
 /// Headers that are made: 40 bytes.
-const HEADERS: Slot = part(CHUNK, 112, 40);
-const MAC: Slot = part(CHUNK, 152, 8);
+const HEADERS: Slot = part(CHUNK, 120, 40);
+const MAC: Slot = part(CHUNK, 160, 8);
 const NOW: Slot = part(CHUNK, 168, 8);
 /// The sequence number behind the packet, how many it takes, and what it acknowledges.
 const END: Slot = part(CHUNK, 176, 8);
@@ -93,6 +96,10 @@ const LENGTH: Slot = part(CHUNK, 184, 8);
 const ACKED: Slot = part(CHUNK, 192, 8);
 /// What the program itself needs later.
 const MINE: [Slot; 3] = [part(CHUNK, 200, 8), part(CHUNK, 208, 8), part(CHUNK, 216, 8)];
+/// The key of the flow that an alias leads to.
+const OTHER_KEY: Slot = part(CHUNK, 224, 16);
+/// What is probed: 0, if its remote end is changed by NAT.
+const FORM: Slot = part(CHUNK, 240, 8);
 
 /// The direction of a packet, and what there is to know of it.
 struct Way {

@@ -75,7 +75,20 @@ fn address(bits: u32) -> String {
 
 /// `found =` what `KEY` leads to, or `pass`.
 pub(super) fn find(e: &mut Emit, name: &str, found: Reg, runs: &[Run<Place>], show: fn(Leaf) -> String) {
-    let (known, unknown) = (e.label(name), e.exit_for(Reason::NoPeer));
+    let unknown = e.exit_for(Reason::NoPeer);
+    find_or(e, name, found, runs, show, unknown);
+}
+
+/// The same; what leads nowhere goes to `unknown`.
+pub(super) fn find_or(
+    e: &mut Emit,
+    name: &str,
+    found: Reg,
+    runs: &[Run<Place>],
+    show: fn(Leaf) -> String,
+    unknown: Label,
+) {
+    let known = e.label(name);
     let mut load = |e: &mut Emit, leaf: Leaf| {
         e.op_note(Insn::mov32(found, leaf.value), &show(leaf));
         if leaf.plus != 0 {

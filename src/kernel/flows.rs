@@ -16,13 +16,13 @@ use aya::programs::loaded_programs;
 use super::{LoadError, counters};
 use crate::flow::{MAPS, key, value};
 
-/// Connections that are remembered, by default: 9 MB.
+/// Connections that are remembered, by default: 10 MB.
 pub const USUAL: u32 = 65_536;
 /// Interfaces of pods: more than kubelet starts on a node by far.
 const PODS: u32 = 4096;
 
 type Key = [u8; 12];
-type Value = [u8; 96];
+type Value = [u8; 104];
 const _: () = assert!(size_of::<Key>() == key::LEN.unsigned_abs() as usize);
 const _: () = assert!(size_of::<Value>() == value::LEN.unsigned_abs() as usize);
 

@@ -2,8 +2,8 @@
 //!
 //! `cargo xtask bench bypass` runs it, as root. Nothing is asserted: a number is for a person to judge. Clusters of
 //! namespaces stand side by side, each with what it needs attached for as long as the bench runs. Short runs in them take turns,
-//! in another order each round; a line has the medians of the rounds, and of their ratios to the overlay *in the same
-//! round*. The overlay is there twice: what the second's ratio is off from 1 means nothing.
+//! in another order each round; a line has the medians of the rounds, and of their ratios to the overlay and to the host *in the
+//! same round*. The overlay is there twice: what the second's ratio is off from 1 means nothing.
 //!
 //! `SFUNNEL_ROUNDS` rounds (15) of `SFUNNEL_SECONDS` (1) a run of iperf3, a third of that for ping-pong; `SFUNNEL_PROGRAMS`
 //! seconds (20) for each run of the programs that the original was measured with, 0 for none.
@@ -17,6 +17,8 @@ mod cluster;
 mod pingpong;
 #[path = "bypass/programs.rs"]
 mod programs;
+#[path = "bypass/service.rs"]
+mod service;
 #[path = "bypass/share.rs"]
 mod share;
 #[path = "../support/mod.rs"]
@@ -206,12 +208,6 @@ fn main() -> Result<()> {
         programs::run(&lab, programs)?;
     }
     println!("\nchecksum errors: {}", lab.checksum_errors());
-    println!("\nof the packets of a transfer, `fast` takes past the stack:");
-    for (end, (percent, probes)) in
-        ["client", "server"].iter().zip(share::fast(&lab.fast, &lab.of(Way::Fast), seconds * 3.0)?)
-    {
-        println!("{end}'s node: {percent:.3} %, wanted more than 99.9; {probes} probes");
-    }
     // On a busy machine, the rate is also that of everything else.
     println!("\nwanted of `bypass`, against the overlay:");
     for (row, wanted) in [(&middle, 1.15), (&pingpong, 1.15), (&without, 1.8), (&with, 1.0)] {
@@ -221,5 +217,6 @@ fn main() -> Result<()> {
     for (row, wanted) in [(&middle, 0.93), (&pingpong, 0.93), (&without, 0.85), (&with, 0.85)] {
         row.judge(Way::Fast, Way::Host, wanted);
     }
-    Ok(())
+    share::print(&lab, (PORT, (lab.of(Way::Fast).to(), PORT).into()), seconds * 3.0)?;
+    service::run(&lab, rounds, seconds)
 }

@@ -27,6 +27,9 @@ pub struct Bench {
     pub gone: u32,
 }
 
+/// A remote end.
+pub type End = (Ipv4Addr, u16);
+
 const NODES: &str = "node 192.168.77.1 10.244.1.0/24\nnode 192.168.77.2 10.244.2.0/24\n";
 const HERE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
@@ -96,12 +99,21 @@ impl Bench {
     }
 
     pub fn key() -> [u8; 12] {
-        let ports = [PORT.to_be_bytes(), PEERS_PORT.to_be_bytes()].concat();
-        [&POD.octets()[..], &PEER.octets(), &ports].concat().try_into().expect("12 bytes")
+        Self::key_to((PEER, PEERS_PORT))
+    }
+
+    /// The same to another end.
+    pub fn key_to((address, port): End) -> [u8; 12] {
+        let ports = [PORT.to_be_bytes(), port.to_be_bytes()].concat();
+        [&POD.octets()[..], &address.octets(), &ports].concat().try_into().expect("12 bytes")
     }
 
     pub fn known(&self) -> Option<Flow> {
-        self.flows.get(&Self::key()).expect("the map").map(|bytes| Flow::read(&bytes))
+        self.known_to((PEER, PEERS_PORT))
+    }
+
+    pub fn known_to(&self, to: End) -> Option<Flow> {
+        self.flows.get(&Self::key_to(to)).expect("the map").map(|bytes| Flow::read(&bytes))
     }
 
     pub fn know(&mut self, flow: Option<Flow>) {
@@ -111,10 +123,10 @@ impl Bench {
         }
     }
 
-    /// The segment as it is at that place.
-    pub fn frame(place: Place, segment: &Segment) -> Vec<u8> {
+    /// The segment as it is at that place, of a flow with that remote end.
+    pub fn frame_to((address, port): End, place: Place, segment: &Segment) -> Vec<u8> {
         let outwards = matches!(place, Place::Leaving | Place::Passed);
-        let mut l4 = if outwards { L4::new(TCP, PORT, PEERS_PORT) } else { L4::new(TCP, PEERS_PORT, PORT) };
+        let mut l4 = if outwards { L4::new(TCP, PORT, port) } else { L4::new(TCP, port, PORT) };
         let flags = [segment.fin, segment.syn, segment.rst, false, segment.ack, segment.urg];
         let flags = flags.iter().zip(0..).map(|(set, bit)| u8::from(*set) << bit).sum();
         (l4.seq, l4.ack, l4.flags, l4.urg) =
@@ -126,8 +138,8 @@ impl Bench {
             (_, false) => Vec::new(),
         };
         let (src, dst) = match place {
-            Place::Leaving | Place::Passed => (POD, PEER),
-            Place::Delivered => (PEER, POD),
+            Place::Leaving | Place::Passed => (POD, address),
+            Place::Delivered => (address, POD),
             Place::Arriving => {
                 l4.urg = 0x0702;
                 (THERE, HERE)
@@ -140,6 +152,10 @@ impl Bench {
 
     /// What happens to it, and what its frame is then.
     pub fn run(&self, place: Place, segment: &Segment) -> (Verdict, Vec<u8>) {
+        self.run_to((PEER, PEERS_PORT), place, segment)
+    }
+
+    pub fn run_to(&self, to: End, place: Place, segment: &Segment) -> (Verdict, Vec<u8>) {
         let program = match place {
             Place::Leaving => 0,
             Place::Passed => 1,
@@ -147,7 +163,7 @@ impl Bench {
             Place::Delivered => 3,
         };
         let context = SkBuff { interface: self.here.0, ..SkBuff::default() };
-        let before = Self::frame(place, segment);
+        let before = Self::frame_to(to, place, segment);
         let (verdict, frame) = self.ns.run(|| self.programs[program].run(&before, context)).expect("a run");
         const SHOT: i32 = 2;
         const REDIRECT: i32 = 7;

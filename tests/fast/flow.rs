@@ -29,9 +29,12 @@ pub struct Flow {
     pub opener: u8,
     pub scale_out: u8,
     pub scale_in: u8,
+    pub other: u32,
+    pub other_port: u16,
+    pub is_alias: bool,
 }
 
-type Bytes = [u8; 96];
+type Bytes = [u8; 104];
 
 fn get(bytes: &Bytes, field: Field) -> u64 {
     let at = usize::from(field.offset.unsigned_abs());
@@ -89,11 +92,14 @@ impl Flow {
             opener: byte(value::OPENER),
             scale_out: byte(value::SCALE_OUT),
             scale_in: byte(value::SCALE_IN),
+            other: word(value::OTHER),
+            other_port: u16::try_from(get(bytes, value::OTHER_PORT)).expect("two bytes"),
+            is_alias: truth(value::IS_ALIAS),
         }
     }
 
     pub fn bytes(&self) -> Bytes {
-        let mut bytes = [0; 96];
+        let mut bytes = [0; 104];
         for (field, value) in [
             (value::NOTED, self.noted),
             (value::OUT, self.out),
@@ -116,6 +122,9 @@ impl Flow {
             (value::OPENER, self.opener.into()),
             (value::SCALE_OUT, self.scale_out.into()),
             (value::SCALE_IN, self.scale_in.into()),
+            (value::OTHER, self.other.into()),
+            (value::OTHER_PORT, self.other_port.into()),
+            (value::IS_ALIAS, self.is_alias.into()),
         ] {
             put(&mut bytes, field, value);
         }

@@ -53,18 +53,20 @@ pub fn invalid(cluster: &Cluster) -> u64 {
 
 /// Waits until conntrack of both nodes says that of the connections from or to a port, and of nothing else.
 pub fn wait_for_state(cluster: &Cluster, port: u16, state: &str) {
-    for node in &cluster.nodes {
-        let start = Instant::now();
-        loop {
-            let all = node.host.tool("conntrack", "-L -p tcp");
-            let ours: Vec<&str> =
-                all.lines().filter(|line| line.contains(&format!("dport={port} "))).collect();
-            if !ours.is_empty() && ours.iter().all(|line| line.contains(state)) {
-                break;
-            }
-            assert!(start.elapsed() < DEADLINE, "not {state}: {all}");
-            thread::sleep(Duration::from_millis(20));
+    (0..cluster.nodes.len()).for_each(|node| wait_for_state_on(cluster, node, port, state));
+}
+
+/// The same of one node.
+pub fn wait_for_state_on(cluster: &Cluster, node: usize, port: u16, state: &str) {
+    let start = Instant::now();
+    loop {
+        let all = cluster.host(node).tool("conntrack", "-L -p tcp");
+        let ours: Vec<&str> = all.lines().filter(|line| line.contains(&format!("dport={port} "))).collect();
+        if !ours.is_empty() && ours.iter().all(|line| line.contains(state)) {
+            return;
         }
+        assert!(start.elapsed() < DEADLINE, "not {state}: {all}");
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -78,9 +80,14 @@ impl LongWay {
 
     /// The packets of TCP from or to the port that were there, on each of the nodes; without our own segments.
     pub fn packets(self, port: u16) -> Vec<Vec<Vec<u8>>> {
+        self.packets_of(&[port])
+    }
+
+    /// The same of any of these ports.
+    pub fn packets_of(self, ports: &[u16]) -> Vec<Vec<Vec<u8>>> {
         let all = self.0.into_iter().map(|capture| capture.stop(0, |_| true).frames);
-        all.map(|frames| frames.into_iter().filter(|frame| is_tcp(frame, port) && !is_probe(frame)).collect())
-            .collect()
+        let ours = |frame: &Vec<u8>| ports.iter().any(|port| is_tcp(frame, *port)) && !is_probe(frame);
+        all.map(|frames| frames.into_iter().filter(ours).collect()).collect()
     }
 }
 
@@ -95,7 +102,7 @@ pub fn is_tcp(frame: &[u8], port: u16) -> bool {
 
 /// A segment of our own making.
 pub fn is_probe(frame: &[u8]) -> bool {
-    word(frame, 52) == Some(0xfffe)
+    matches!(word(frame, 52), Some(0xfffd | 0xfffe))
 }
 
 /// The packet that a VXLAN frame carries.
@@ -133,10 +140,20 @@ pub struct Echo {
 
 impl Echo {
     pub fn connect(client: &Ns, to: SocketAddr) -> Echo {
-        let stream = client.run(|| TcpStream::connect_timeout(&to, DEADLINE)).expect("a connection");
+        Echo::of(client.run(|| TcpStream::connect_timeout(&to, DEADLINE)).expect("a connection"))
+    }
+
+    pub fn of(stream: TcpStream) -> Echo {
         stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         Echo { stream, sent: 0 }
+    }
+
+    /// Closing it will end it at once, on both sides.
+    pub fn reset(&self) {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(&self.stream, nix::sys::socket::sockopt::Linger, &linger)
+            .expect("an option");
     }
 
     /// So many bytes there and back.
@@ -187,11 +204,16 @@ impl Echo {
 
 /// Goes on with an exchange until, for a while, no packet of it takes the long way on any node.
 pub fn wait_until_fast(cluster: &Cluster, echo: &mut Echo, port: u16) {
+    wait_until_fast_on(cluster, echo, &[port]);
+}
+
+/// The same for one that has several ports, by turns.
+pub fn wait_until_fast_on(cluster: &Cluster, echo: &mut Echo, ports: &[u16]) {
     let start = Instant::now();
     loop {
         let long_way = LongWay::watch(cluster);
         echo.exchange_often(50);
-        if long_way.packets(port).iter().all(Vec::is_empty) {
+        if long_way.packets_of(ports).iter().all(Vec::is_empty) {
             return;
         }
         assert!(start.elapsed() < DEADLINE, "it stays on the long way");

@@ -92,6 +92,7 @@ fn flow(chance: &mut Chance, bench: &Bench, now: u64, segment: &Segment) -> Flow
         opener: chance.of(&[0, 1, 2]),
         scale_out: chance.of(&scales),
         scale_in: chance.of(&scales),
+        ..Flow::default()
     }
 }
 

@@ -103,7 +103,7 @@ pub struct BypassGiven {
     /// [variable: ROUTER_FAST]
     #[arg(long, conflicts_with = "receive_only")]
     pub fast: bool,
-    /// How many of these are remembered at a time, 140 bytes each [variable: ROUTER_FLOWS] [default: 65536]
+    /// How many of these are remembered at a time, 150 bytes each [variable: ROUTER_FLOWS] [default: 65536]
     #[arg(long, value_name = "NUMBER", requires = "fast", value_parser = clap::value_parser!(u32).range(i64::from(*FLOWS.start())..=i64::from(*FLOWS.end())))]
     pub flows: Option<u32>,
     /// Network namespace: a name in /var/run/netns, a path, or a process id [variable: NETNS]

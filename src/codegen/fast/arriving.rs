@@ -32,6 +32,7 @@ pub(in crate::codegen) fn arriving(e: &mut Emit, ip: &Window, tcp: &Window) {
     make_key(e, tcp);
     e.keep_now();
     e.find_flow();
+    e.follow_alias();
     e.if_copy(probe, answer);
     e.jump_if_note(Cond::eq64(FLOW, 0), slow, "not known");
     e.load(R1, tcp, tcp::FLAGS);
@@ -43,6 +44,9 @@ pub(in crate::codegen) fn arriving(e: &mut Emit, ip: &Window, tcp: &Window) {
     e.jump_if(Cond::ne32(R1, u32::from(OPENED_HERE)), not_revived);
     e.load_flow(R1, value::POD);
     e.jump_if_note(Cond::eq32(R1, 0_u32), not_revived, "has not sent");
+    // What conntrack has forgotten, nothing translates.
+    e.load_flow(R1, value::OTHER);
+    e.jump_if_note(Cond::ne32(R1, 0_u32), not_revived, "translated");
     e.jump_if_young(value::ASKED_IN, PAUSE, not_revived);
     e.unless_stale(not_revived);
     e.kept(R1, NOW, "now");
@@ -55,7 +59,9 @@ pub(in crate::codegen) fn arriving(e: &mut Emit, ip: &Window, tcp: &Window) {
     e.keep(TARGET, R0, "the pod's interface");
     e.window_again(IP, ipv4::LEN + tcp::LEN, e.pass);
     both(e);
+    e.translated_source(SOURCE);
     bypass::restore(e, ip, tcp);
+    e.translate_in(tcp);
     let header = Window::of_link_header(ethernet::LEN);
     // Only now: the change of the addresses is in R1.
     e.op(Insn::mov32(R2, R1));

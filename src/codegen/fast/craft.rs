@@ -18,7 +18,7 @@
 //! +-------+-------+---------------+-------------------------------+
 //! |   5   |   0   |      ACK      |             65535             | 32
 //! +-------+-------+---------------+-------------------------------+
-//! |           checksum            |            0xfffe             | 36
+//! |           checksum            |       0xfffe, or 0xfffd       | 36
 //! +-------------------------------+-------------------------------+
 //! ```
 //!
@@ -30,11 +30,14 @@
 
 use asm::{Cond, Helper, Insn, Label, Reg, Reg::*, Size};
 
-use super::{ACKED, END, HEADERS, IN, KEY, LENGTH, MINE, OUT, PROBE, PROBE_FLAGS, PROBE_URGENT, REVIVE, Way};
+use super::{
+    ACKED, END, HEADERS, IN, KEY, LENGTH, MINE, OUT, PROBE, PROBE_FLAGS, PROBE_TRANSLATED, PROBE_URGENT,
+    REVIVE, Way,
+};
 use crate::codegen::checksum::in_packet_order;
 use crate::codegen::emit::{Emit, Window};
 use crate::codegen::frame::{Len, Offset, Slot};
-use crate::flow::key;
+use crate::flow::{key, value};
 use crate::packet::{Field, ethernet, ipv4, skb, tcp};
 
 /// The words of the headers, 64 bits each.
@@ -166,12 +169,19 @@ impl Emit {
         self.op(Insn::add64(R5, R1));
         self.op(Insn::rsh64(R4, 32));
         let length = u32::from(tcp::LEN.unsigned_abs());
-        let of_tcp = TCP + length + PROBE_FLAGS + WIDEST + PROBE_URGENT;
-        self.sum(R0, &[R5, R4], of_tcp);
+        let of_tcp = TCP + length + PROBE_FLAGS + WIDEST;
+        let plain = self.label(if outwards { "probes_flow_out" } else { "probes_flow_in" });
+        self.op(Insn::mov64(R2, i32::from(in_packet_order(PROBE_URGENT))));
+        self.load_flow(R1, value::OTHER);
+        self.jump_if_note(Cond::eq32(R1, 0_u32), plain, "not translated");
+        self.op(Insn::mov64(R2, i32::from(in_packet_order(PROBE_TRANSLATED))));
+        self.bind(plain);
+        self.sum(R0, &[R5, R4, R2], of_tcp);
         self.op(Insn::lsh64(R0, 32));
-        let rest = in_memory(PROBE_FLAGS, WIDEST) | u64::from(in_packet_order(PROBE_URGENT)) << 48;
-        self.op(Insn::ld_imm64(R1, rest));
+        self.op(Insn::ld_imm64(R1, in_memory(PROBE_FLAGS, WIDEST)));
         self.op(Insn::or64(R0, R1));
+        self.op(Insn::lsh64(R2, 48));
+        self.op_note(Insn::or64(R0, R2), "urgent pointer");
         self.store_raw(&headers, REST, R0);
 
         let fail = self.fail();

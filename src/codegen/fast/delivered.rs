@@ -17,7 +17,7 @@ use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
 use crate::packet::{ipv4, tcp};
 
-/// From the pods of other hosts to those of the host `own`.
+/// From the pods of other hosts, and from Services, to pods of the host `own`.
 ///
 /// # Errors
 ///
@@ -33,18 +33,24 @@ fn emit(e: &mut Emit, nodes: &Nodes, own: Ipv4Addr) {
     let (here, there) = (nodes.of(|host| host == own), nodes.of(|host| host != own));
     let (packet, cold) = e.enter_tcp();
     let (ip, tcp) = (packet.at(0), packet.at(ipv4::LEN));
-    bypass::unless_between(e, &ip, (&there, &here), "delivered");
+    bypass::unless_pod(e, &ip, ipv4::DADDR, &here, "delivered_daddr", e.pass);
     validate(e, Least::header(Proto::Tcp), IpHeader::Plain(Family::V4));
     e.keep_sequence(&tcp, e.pass);
     e.make_key(&ip, &tcp, &IN);
     e.keep_now();
     e.find_flow();
+    e.ignore_alias();
 
-    let [real, syn] = ["real", "syn"].map(|name| e.label(name));
+    let [real, syn, probed] = ["real", "syn", "probed"].map(|name| e.label(name));
     let fail = e.fail();
     e.unless_probe_form(&tcp, real);
-    e.jump_if_note(Cond::eq64(FLOW, 0), fail, "not known");
+    e.jump_if(Cond::ne64(FLOW, 0), probed);
+    // Not known. Of those that are no pods, it may be anything.
+    bypass::unless_pod(e, &ip, ipv4::SADDR, &there, "probed_saddr", e.pass);
+    e.goto(fail);
+    e.bind(probed);
     e.unless_here(fail);
+    e.unless_form_fits(fail);
     e.learn(&IN, Kind::Probe);
     e.goto(fail);
 
@@ -60,6 +66,16 @@ fn emit(e: &mut Emit, nodes: &Nodes, own: Ipv4Addr) {
     e.goto(e.pass);
 
     e.bind(syn);
+    let [of_service, opening] = ["of_service", "opening"].map(|name| e.label(name));
+    bypass::unless_pod(e, &ip, ipv4::SADDR, &there, "opens_saddr", of_service);
+    e.goto(opening);
+    // Nobody but a pod opens a connection that is remembered here.
+    e.bind(of_service);
+    e.jump_if_note(Cond::eq64(FLOW, 0), e.pass, "not known");
+    e.load(R1, &tcp, tcp::FLAGS);
+    e.op(Insn::and32(R1, tcp::ACK));
+    e.jump_if_note(Cond::eq32(R1, 0_u32), e.pass, "it opens");
+    e.bind(opening);
     opens(e, &tcp);
     e.pull(cold);
 }

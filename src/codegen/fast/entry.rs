@@ -90,8 +90,13 @@ impl Emit {
 
     /// `FLOW =` the entry of the key, or 0. Uses R0 to R5.
     pub(super) fn find_flow(&mut self) {
+        self.look_up(KEY);
+    }
+
+    /// The same of a key that is elsewhere.
+    pub(super) fn look_up(&mut self, slot: Slot) {
         self.op_note(Insn::ld_map(R1, FLOWS), "flows");
-        self.address_of(R2, KEY);
+        self.address_of(R2, slot);
         self.op(Insn::call(Helper::MapLookupElem));
         self.op(Insn::mov64(FLOW, R0));
     }
@@ -109,8 +114,13 @@ impl Emit {
 
     /// Makes an entry of what is in `VALUE`. `flag`: whether it may take the place of another. Uses R0 to R5.
     pub(super) fn put_flow(&mut self, flag: u32) {
+        self.put_flow_at(KEY, flag);
+    }
+
+    /// The same for a key that is elsewhere.
+    pub(super) fn put_flow_at(&mut self, slot: Slot, flag: u32) {
         self.op_note(Insn::ld_map(R1, FLOWS), "flows");
-        self.address_of(R2, KEY);
+        self.address_of(R2, slot);
         self.address_of(R3, VALUE);
         self.op_note(Insn::mov32(R4, flag), if flag == NOEXIST { "BPF_NOEXIST" } else { "BPF_ANY" });
         self.op(Insn::call(Helper::MapUpdateElem));

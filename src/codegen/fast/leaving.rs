@@ -18,7 +18,7 @@ use crate::ir::{Family, Proto};
 use crate::nodes::Nodes;
 use crate::packet::{Field, ethernet, ipv4, skb, tcp};
 
-/// Of the pods of the host `own` to those of the others.
+/// Of the pods of the host `own` to those of the others, and to Services.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ fn emit(e: &mut Emit, fast: Fast, nodes: &Nodes, own: Ipv4Addr) {
     let (here, there) = (nodes.of(|host| host == own), nodes.of(|host| host != own));
     let (packet, cold) = e.enter_tcp();
     let (ip, tcp) = (packet.at(0), packet.at(ipv4::LEN));
-    bypass::unless_between(e, &ip, (&here, &there), "leaves");
+    bypass::unless_pod(e, &ip, ipv4::SADDR, &here, "leaves_saddr", e.pass);
     validate(e, Least::header(Proto::Tcp), IpHeader::Plain(Family::V4));
     e.keep_sequence(&tcp, e.pass);
     e.make_key(&ip, &tcp, &OUT);
@@ -50,10 +50,12 @@ fn emit(e: &mut Emit, fast: Fast, nodes: &Nodes, own: Ipv4Addr) {
     e.load(R2, &tcp, tcp::URGENT);
     e.jump_if_note(Cond::ne32(R2, 0_u32), e.pass, "in use");
     e.jump_if_note(Cond::set32(R1, tcp::SYN), syn, "SYN");
-    e.jump_if_note(Cond::set32(R1, tcp::FIN | tcp::RST), close, "FIN or RST");
-    e.op(Insn::and32(R1, tcp::ACK));
-    e.jump_if_note(Cond::eq32(R1, 0_u32), e.pass, "no ACK");
+    e.op(Insn::mov32(R2, R1));
+    e.op(Insn::and32(R2, tcp::ACK | tcp::FIN | tcp::RST));
+    e.jump_if_note(Cond::eq32(R2, 0_u32), e.pass, "no ACK");
     e.jump_if_note(Cond::eq64(FLOW, 0), new, "not known");
+    e.unless_alias(e.pass);
+    e.jump_if_note(Cond::set32(R1, tcp::FIN | tcp::RST), close, "FIN or RST");
     e.bind(known);
     whose(e);
     revive(e);
@@ -64,6 +66,7 @@ fn emit(e: &mut Emit, fast: Fast, nodes: &Nodes, own: Ipv4Addr) {
 
     // What has been copied may have moved.
     e.window_again(IP, ipv4::LEN + tcp::LEN, e.pass);
+    e.translate_out(&ip, &tcp);
     bypass::send(e, &ip, &tcp, nodes);
 
     e.bind(old);
@@ -71,21 +74,31 @@ fn emit(e: &mut Emit, fast: Fast, nodes: &Nodes, own: Ipv4Addr) {
     e.goto(e.pass);
 
     e.bind(new);
+    e.jump_if_note(Cond::set32(R1, tcp::FIN | tcp::RST), e.pass, "FIN or RST");
+    bypass::unless_pod(e, &ip, ipv4::DADDR, &there, "begins_daddr", e.pass);
     begin(e, known);
     e.bind(syn);
+    let [elsewhere, far] = ["elsewhere", "far"].map(|name| e.label(name));
+    bypass::unless_pod(e, &ip, ipv4::DADDR, &there, "opens_daddr", elsewhere);
     opens(e, &tcp);
+    e.bind(elsewhere);
+    bypass::unless_pod(e, &ip, ipv4::DADDR, &here, "opens_near", far);
+    e.goto(e.pass);
+    e.bind(far);
+    e.opens_elsewhere(&tcp);
     e.bind(close);
-    e.jump_if_note(Cond::eq64(FLOW, 0), e.pass, "not known");
     e.close_flow();
     e.goto(e.pass);
     e.bind(probe);
     let fail = e.fail();
     e.jump_if_note(Cond::eq64(FLOW, 0), fail, "forgotten meanwhile");
+    e.unless_alias(fail);
     e.unless_here(fail);
     e.make_probe(&OUT);
     e.goto(e.pass);
     e.bind(answer);
     e.jump_if_note(Cond::eq64(FLOW, 0), fail, "forgotten meanwhile");
+    e.unless_alias(fail);
     answers(e, fast);
     e.pull(cold);
 }

@@ -21,23 +21,31 @@ pub(in crate::codegen) fn passed(e: &mut Emit, ip: &Window, tcp: &Window, nodes:
     e.make_key(ip, tcp, &OUT);
     e.keep_now();
     e.find_flow();
+    e.follow_alias();
 
     e.unless_probe_form(tcp, real);
     e.jump_if_note(Cond::eq64(FLOW, 0), fail, "not known");
+    e.unless_form_fits(fail);
     e.jump_if_old(value::NOTED, LIFE, fail);
     e.learn(&OUT, Kind::Probe);
     e.goto(fail);
 
     e.bind(real);
-    e.jump_if_note(Cond::eq64(FLOW, 0), learned, "not known");
     e.load(R1, tcp, tcp::FLAGS);
-    let no_syn = e.label("no_syn");
+    let (no_syn, opens) = (e.label("no_syn"), e.label("opens"));
     e.op(Insn::mov32(R2, R1));
     e.op(Insn::and32(R2, tcp::SYN));
     e.jump_if(Cond::eq32(R2, 0_u32), no_syn);
+    e.op(Insn::mov32(R2, R1));
+    e.op(Insn::and32(R2, tcp::ACK));
+    e.jump_if_note(Cond::eq32(R2, 0_u32), opens, "a SYN alone");
+    e.jump_if_note(Cond::eq64(FLOW, 0), learned, "not known");
     e.forget_proofs();
     e.goto(learned);
+    e.bind(opens);
+    e.opens_translated(learned);
     e.bind(no_syn);
+    e.jump_if_note(Cond::eq64(FLOW, 0), learned, "not known");
     e.jump_if_note(Cond::set32(R1, tcp::FIN | tcp::RST), learned, "FIN or RST");
     e.op(Insn::and32(R1, tcp::ACK));
     e.jump_if_note(Cond::eq32(R1, 0_u32), learned, "no ACK");

@@ -1,8 +1,8 @@
 //! What netfilter has let through: proofs, and the end of them.
 
-use asm::{Cond, Label, Reg::*};
+use asm::{Cond, Insn, Label, Reg::*};
 
-use super::{ACKED, END, LENGTH, NOW, PROBE_FLAGS, PROBE_URGENT, Way};
+use super::{ACKED, END, FORM, LENGTH, NOW, PROBE_FLAGS, PROBE_TRANSLATED, PROBE_URGENT, Way};
 use crate::codegen::emit::{Emit, Window};
 use crate::flow::value;
 use crate::packet::tcp;
@@ -73,10 +73,12 @@ impl Emit {
         self.forget_proofs();
     }
 
-    /// Whether a packet has just the form of a probe; those that have not go to `not`. Uses R1.
+    /// Whether a packet has just the form of a probe; those that have not go to `not`. Keeps what is probed. Uses R1.
     pub(super) fn unless_probe_form(&mut self, tcp: &Window, not: Label) {
         self.load(R1, tcp, tcp::URGENT);
-        self.jump_if(Cond::ne32(R1, PROBE_URGENT), not);
+        self.op(Insn::sub32(R1, PROBE_TRANSLATED));
+        self.jump_if(Cond::gt32(R1, PROBE_URGENT - PROBE_TRANSLATED), not);
+        self.keep(FORM, R1, "0: a flow that is translated");
         self.load(R1, tcp, tcp::OFFSET_FLAGS);
         self.jump_if_note(Cond::ne32(R1, PROBE_FLAGS), not, "not 20 bytes of TCP, and ACK");
         self.kept(R1, LENGTH, "length of the data");

@@ -35,6 +35,16 @@ fn pin() -> Result<()> {
 pub fn run(run: &Run<'_>, seconds: f64) -> Result<PingPong> {
     let listener = run.server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
     let to = SocketAddr::from((run.to(), listener.local_addr()?.port()));
+    between(run, listener, to, seconds)
+}
+
+/// The server listens at a port; the client knows it by another address.
+pub fn run_to(run: &Run<'_>, (port, to): (u16, SocketAddr), seconds: f64) -> Result<PingPong> {
+    let listener = run.server.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
+    between(run, listener, to, seconds)
+}
+
+fn between(run: &Run<'_>, listener: TcpListener, to: SocketAddr, seconds: f64) -> Result<PingPong> {
     let serving = thread::spawn(move || -> Result<()> {
         pin()?;
         let (mut stream, _) = listener.accept()?;

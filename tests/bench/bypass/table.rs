@@ -70,7 +70,7 @@ impl Row {
 }
 
 /// Of those that are numbers; not a number, if there is none.
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.retain(|value| !value.is_nan());
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
