@@ -27,7 +27,9 @@ impl Refusal {
     /// `None` if the log says nothing: then it was not the verifier.
     pub fn read(error: &io::Error, log: &str) -> Option<Self> {
         let lines: Vec<&str> = log.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-        let last = lines.iter().rposition(|line| !is_statistics(line))?;
+        // Linux 7.3 explains its last line at length, with an excerpt of the program.
+        let end = lines.iter().position(|line| line.starts_with("Verification failed: "));
+        let last = lines[..end.unwrap_or(lines.len())].iter().rposition(|line| !is_statistics(line))?;
         let line = lines[last].to_owned();
         let printed = lines[..last].iter().rev().find_map(|line| Some((slot_of(line)?, *line)));
         let named = number_after(&line, "insn ").or_else(|| number_after(&line, "insn_idx "));
@@ -71,7 +73,7 @@ impl fmt::Display for Refusal {
 
 /// The summary lines that the kernel puts at the end of every log.
 fn is_statistics(line: &str) -> bool {
-    ["processed ", "verification time ", "stack depth ", "max_states", "peak_states", "mark_read"]
+    ["processed ", "verification time ", "stack depth ", "subprog ", "max_states", "peak_states", "mark_read"]
         .iter()
         .any(|start| line.starts_with(start))
 }
@@ -107,6 +109,29 @@ mod tests {
         assert_eq!(
             refusal.to_string(),
             "R2 invalid mem access 'scalar'; last instruction looked at: `1: (71) r0 = *(u8 *)(r2 +0)` (6 lines omitted)"
+        );
+    }
+
+    #[test]
+    fn a_new_kernel_that_explains_its_reason_is_understood() {
+        let refusal = read(
+            Errno::EACCES,
+            "0: R1=ctx() R10=fp0\n0: (61) r0 = *(u32 *)(r2 +0)\nR2 !read_ok\n\n\
+             Verification failed: Register Type Safety: Unreadable register\n\n\
+             Reason:\n  R2 has never been initialized on this path, so the verifier cannot use it as an input.\n\n\
+             At:\n  insn 0\n       | ^-- error: R2 is not readable\n  Instruction context:\n  \
+             >>> 0 | (61) r0 = *(u32 *)(r2 +0)\n      1 | (95) exit\n\n\
+             Suggestion:\n  Initialize R2 on every path before this instruction.\n\n\
+             verification time 1292 usec\nstack depth max 0\n\
+             subprog 0 (<unknown>) main insns_self 1 insns_total 1 stack 0\n\
+             processed 1 insns (limit 1000000) max_states_per_insn 0\n",
+        );
+        assert_eq!(refusal.slot, Some(0));
+        assert!(
+            refusal
+                .to_string()
+                .starts_with("R2 !read_ok; last instruction looked at: `0: (61) r0 = *(u32 *)(r2 +0)` ("),
+            "{refusal}"
         );
     }
 

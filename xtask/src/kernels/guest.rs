@@ -153,7 +153,7 @@ pub fn run(suite: &Suite, folder: &Path, payload: &Payload<'_>) -> Result<String
     let arch = payload.arch;
     // An emulated timer may be late where much else runs, and 5.10 then takes it for broken: hence `no_timer_check`.
     let mut command = Command::new("timeout");
-    command.args(["900", arch.qemu.0]).args(arch.machine);
+    command.args(["1800", arch.qemu.0]).args(arch.machine);
     command.args(["-m", "1536", "-nographic", "-no-reboot", "-append"]);
     command.arg(format!("console={} quiet panic=-1 mitigations=off no_timer_check", arch.console));
     command.arg("-kernel").arg(kernel.first().context("no vmlinuz")?).arg("-initrd").arg(initramfs);
