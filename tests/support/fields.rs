@@ -158,7 +158,9 @@ impl Other {
         let named = self.values.values.iter();
         let named =
             named.flat_map(|Numbers(first, last)| [*first, last.wrapping_add(1), first.wrapping_sub(1)]);
-        named.chain(self.row().values.iter().copied()).chain(0..=1000).find(is)
+        // What lies behind the last value may be more than the field holds.
+        let all = named.chain(self.row().values.iter().copied()).chain(0..=1000);
+        all.filter(|value| *value <= self.row().largest).find(is)
     }
 
     /// Reads `5`, `5-7` and the like.
